@@ -1,0 +1,33 @@
+"""The language of architectures: specs and their JSON, search spaces, blocks, costs, derivation, runs, reports."""
+
+from nas.arch import Architecture, BlockSpec, HeadSpec, StemSpec, resolve, signature
+from nas.blocks import build_block, build_head, build_stem, init_weights
+from nas.cost import Cost, cost, count
+from nas.errors import UserError
+from nas.files import read_json, write_json
+from nas.runs import Run
+from nas.space import SPACES, Choice, SearchSpace, frostnet_space
+
+__all__ = [
+    "SPACES",
+    "Architecture",
+    "BlockSpec",
+    "Choice",
+    "Cost",
+    "HeadSpec",
+    "Run",
+    "SearchSpace",
+    "StemSpec",
+    "UserError",
+    "build_block",
+    "build_head",
+    "build_stem",
+    "cost",
+    "count",
+    "frostnet_space",
+    "init_weights",
+    "read_json",
+    "resolve",
+    "signature",
+    "write_json",
+]

@@ -1,0 +1,299 @@
+"""The language of architectures: frozen dataclasses of explicit, resolved numbers, and their JSON.
+
+A network is built from an `Architecture` (`nas.blocks`, `frostnet.FrostNet`) and never parsed back into one.
+The frost bottleneck is the one of StatAssist & GradBoost (arXiv:2006.09679): a 1x1 "squeeze" of the input is
+concatenated with the input before the expansion, hidden = expand_ratio * (in_channels + squeeze_channels).
+"""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from nas.errors import UserError
+from nas.files import read_json, write_json
+
+FORMAT, VERSION = "architecture", 1
+ACTIVATIONS = ("relu",)
+MAX_BLOCKS = 512
+_NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+def round8(channels: float) -> int:
+    """The nearest multiple of 8, at least 8 and never more than 10 % below `channels`."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def stem_stride(input_size: int) -> int:
+    """Stride of the stem: small pictures, up to 64 px, keep their resolution in the first convolution."""
+    return 1 if input_size <= 64 else 2
+
+
+# ---- rules: what a field may hold, by field name -------------------------------------------------------------
+
+
+def _whole(low: int, high: int):
+    return (lambda v: type(v) is int and low <= v <= high), f"a whole number from {low} to {high}"
+
+
+def _one_of(*values):
+    words = ", ".join(map(repr, values[:-1])) + " or " + repr(values[-1]) if len(values) > 1 else repr(values[0])
+    return (lambda v: type(v) is type(values[0]) and v in values), words
+
+
+def _fraction(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 100 and set(value) <= _NAME_CHARACTERS and value[0] not in ".-"
+
+
+RULES = {
+    "name": (_is_name, "1 to 100 letters, digits, '_', '.' or '-', not starting with '.' or '-'"),
+    "input_size": _whole(8, 4096),
+    "op": _one_of("mb", "frost"),
+    "kernel_size": _one_of(1, 3, 5, 7),
+    "stride": _one_of(1, 2),
+    "activation": _one_of(*ACTIVATIONS),
+    "in_channels": _whole(1, 8192),
+    "out_channels": _whole(1, 8192),
+    "channels": _whole(1, 8192),
+    "expand_ratio": _whole(1, 16),
+    "squeeze_factor": _whole(0, 16),
+    "num_classes": _whole(1, 100_000),
+    "dropout": (_fraction, "a number from 0 up to, not including, 1"),
+    "provenance": ((lambda v: isinstance(v, dict)), "an object"),
+}
+
+
+def _check_fields(value: Any) -> None:
+    for f in fields(value):
+        item = getattr(value, f.name)
+        if f.name in RULES and not RULES[f.name][0](item):
+            raise UserError(f"{f.name}: {item!r}, must be {RULES[f.name][1]}")
+
+
+# ---- the specs -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StemSpec:
+    """The first convolution, with batch norm and activation."""
+
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    stride: int
+    activation: str
+
+    def __post_init__(self):
+        _check_fields(self)
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One bottleneck: "frost" (squeeze and concat, expand, depthwise, project) or "mb" (the same without squeeze)."""
+
+    op: str
+    kernel_size: int
+    in_channels: int
+    out_channels: int
+    stride: int
+    expand_ratio: int
+    squeeze_factor: int  # 0 where there is no squeeze (mb)
+    activation: str
+
+    def __post_init__(self):
+        _check_fields(self)
+        if self.op == "mb" and self.squeeze_factor != 0:
+            raise UserError(f"squeeze_factor: {self.squeeze_factor}, must be 0 in an 'mb' block, which has no squeeze")
+        if self.op == "frost" and self.squeeze_factor < 2:
+            raise UserError(f"squeeze_factor: {self.squeeze_factor}, must be 2 or more in a 'frost' block")
+
+    @property
+    def squeeze_channels(self) -> int:
+        """Channels that the squeeze convolution adds by concatenation; 0 in an mb block."""
+        return round8(self.in_channels // self.squeeze_factor) if self.op == "frost" else 0
+
+    @property
+    def hidden_channels(self) -> int:
+        """Channels of the depthwise convolution."""
+        return self.expand_ratio * (self.in_channels + self.squeeze_channels)
+
+    @property
+    def residual(self) -> bool:
+        """Whether the block adds its input to its output."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+
+def resolve(spec: BlockSpec) -> BlockSpec:
+    """The block that is really built: a frost block without room for a squeeze is a plain inverted residual.
+
+    That is so where `in_channels // squeeze_factor < 8`, or where there is no expansion for the squeeze to feed.
+    """
+    if spec.op == "frost" and (spec.in_channels // spec.squeeze_factor < 8 or spec.expand_ratio == 1):
+        return replace(spec, op="mb", squeeze_factor=0)
+    return spec
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """1x1 convolution to `channels`, global average pooling, dropout, 1x1 classifier with bias."""
+
+    in_channels: int
+    channels: int
+    num_classes: int
+    dropout: float
+    activation: str
+
+    def __post_init__(self):
+        _check_fields(self)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A whole network, as numbers. Construction checks them, so every `Architecture` can be built.
+
+    `provenance` says where it came from (free JSON); it plays no part in equality.
+    """
+
+    name: str
+    input_size: int  # pixels, height and width
+    stem: StemSpec
+    blocks: tuple[BlockSpec, ...]
+    head: HeadSpec
+    provenance: dict = field(default_factory=dict, compare=False)
+
+    def __post_init__(self):
+        _check_fields(self)
+        if not 1 <= len(self.blocks) <= MAX_BLOCKS:
+            raise UserError(f"blocks: {len(self.blocks)} of them, must be 1 to {MAX_BLOCKS}")
+        channels, source = self.stem.out_channels, "stem.out_channels"
+        for i, block in enumerate(self.blocks):
+            _check_chain(f"blocks[{i}]", block.in_channels, source, channels)
+            _check_resolved(f"blocks[{i}]", block)
+            channels, source = block.out_channels, f"blocks[{i}].out_channels"
+        _check_chain("head", self.head.in_channels, source, channels)
+
+    def for_input(self, size: int) -> "Architecture":
+        """The same blocks for pictures of `size` pixels; only the stem's stride depends on it."""
+        _check_size(size)
+        return replace(self, input_size=size, stem=replace(self.stem, stride=stem_stride(size)))
+
+    def with_classes(self, num_classes: int) -> "Architecture":
+        return replace(self, head=replace(self.head, num_classes=num_classes))
+
+    def with_name(self, name: str) -> "Architecture":
+        return replace(self, name=name)
+
+    def sizes(self) -> tuple[int, ...]:
+        """Spatial input size, in pixels, of each block and, last, of the head."""
+        size = _after(self.input_size, self.stem.stride)
+        sizes = [size]
+        for block in self.blocks:
+            sizes.append(_after(sizes[-1], block.stride))
+        return tuple(sizes)
+
+    def to_json(self) -> dict:
+        return {"format": FORMAT, "version": VERSION, **asdict(self), "blocks": [asdict(b) for b in self.blocks]}
+
+    @classmethod
+    def from_json(cls, data: Any) -> "Architecture":
+        """The architecture in `data`. Raises UserError naming the field, its value and what it must be."""
+        _check_header(data)
+        _check_keys("", data, ["format", "version", *(f.name for f in fields(cls))])
+        if not isinstance(data["blocks"], list):
+            raise UserError(f"blocks: {type(data['blocks']).__name__}, must be a list of objects")
+        if len(data["blocks"]) > MAX_BLOCKS:
+            raise UserError(f"blocks: {len(data['blocks'])} of them, must be 1 to {MAX_BLOCKS}")
+        return cls(
+            name=data["name"],
+            input_size=data["input_size"],
+            stem=_spec(StemSpec, data["stem"], "stem"),
+            blocks=tuple(_spec(BlockSpec, b, f"blocks[{i}]") for i, b in enumerate(data["blocks"])),
+            head=_spec(HeadSpec, data["head"], "head"),
+            provenance=data["provenance"],
+        )
+
+    def save(self, path: str | Path) -> None:
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Architecture":
+        """The architecture in a JSON file. Raises UserError naming the file and the field."""
+        data = read_json(path)
+        try:
+            return cls.from_json(data)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+def signature(spec: StemSpec | BlockSpec | HeadSpec, size: int) -> str:
+    """What a part's latency depends on, as one word; `size` is its spatial input size in pixels.
+
+    >>> signature(BlockSpec("frost", 5, 40, 40, 1, 6, 4, "relu"), 28)
+    'frost_k5_e6_r4_relu_40-40_s1@28'
+    """
+    s = spec
+    if isinstance(s, StemSpec):
+        return f"stem_k{s.kernel_size}_{s.activation}_{s.in_channels}-{s.out_channels}_s{s.stride}@{size}"
+    if isinstance(s, HeadSpec):
+        return f"head_{s.activation}_{s.in_channels}-{s.channels}-{s.num_classes}@{size}"
+    kind = f"{s.op}_k{s.kernel_size}_e{s.expand_ratio}_r{s.squeeze_factor}_{s.activation}"
+    return f"{kind}_{s.in_channels}-{s.out_channels}_s{s.stride}@{size}"
+
+
+# ---- checks --------------------------------------------------------------------------------------------------
+
+
+def _after(size: int, stride: int) -> int:
+    return -(-size // stride)  # "same" padding: the size is divided and rounded up
+
+
+def _check_size(size: int) -> None:
+    rule, words = RULES["input_size"]
+    if not rule(size):
+        raise UserError(f"input_size: {size!r}, must be {words}")
+
+
+def _check_chain(path: str, in_channels: int, source: str, channels: int) -> None:
+    if in_channels != channels:
+        raise UserError(f"{path}.in_channels: {in_channels}, must be {channels}, the {source} before it")
+
+
+def _check_resolved(path: str, block: BlockSpec) -> None:
+    if resolve(block) != block:
+        raise UserError(
+            f"{path}.op: 'frost', but squeeze_factor {block.squeeze_factor} with in_channels {block.in_channels} and "
+            f"expand_ratio {block.expand_ratio} leaves no squeeze; write op 'mb' with squeeze_factor 0"
+        )
+
+
+def _check_header(data: Any) -> None:
+    if not isinstance(data, dict):
+        raise UserError(f"not an architecture: a {type(data).__name__}, must be an object")
+    if data.get("format") != FORMAT:
+        raise UserError(f"format: {data.get('format')!r}, must be {FORMAT!r}: this is not an architecture file")
+    if type(data.get("version")) is not int or data["version"] != VERSION:
+        raise UserError(f"version: {data.get('version')!r}, must be {VERSION}, the only one this program reads")
+
+
+def _check_keys(prefix: str, data: dict, wanted: list[str]) -> None:
+    for key in wanted:
+        if key not in data:
+            raise UserError(f"{prefix}{key}: missing")
+    for key in data:
+        if key not in wanted:
+            raise UserError(f"{prefix}{key}: unknown; the fields are {', '.join(wanted)}")
+
+
+def _spec(cls: type, data: Any, path: str):
+    """`cls(**data)` with errors that say where in the file."""
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: {type(data).__name__}, must be an object")
+    _check_keys(f"{path}.", data, [f.name for f in fields(cls)])
+    try:
+        return cls(**data)
+    except UserError as error:
+        raise UserError(f"{path}.{error}") from error

@@ -1,0 +1,121 @@
+"""Command lines from config dataclasses: the fields are the flags."""
+
+import argparse
+import dataclasses
+import errno
+import functools
+import math
+import shlex
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+from nas.errors import UserError
+from nas.files import reason
+
+Config = TypeVar("Config")
+
+
+def option(default: Any = dataclasses.MISSING, help: str = "") -> Any:
+    """A dataclass field with a help text; without a default its flag is required."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def parse(config: type[Config], argv: Sequence[str] | None, prog: str, description: str) -> Config:
+    """`config` filled from command-line flags, one per field: `input_size` is `--input-size`.
+
+    Types: str, int, float, bool (`--x` and `--no-x`), Optional of these, Literal (choices), tuple[T, ...] (values
+    separated by spaces or commas). Without flags: the defaults. A wrong flag prints the usage and exits with 2.
+    """
+    parser = argparse.ArgumentParser(prog, description=description, allow_abbrev=False)
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        parser.add_argument("--" + field.name.replace("_", "-"), dest=field.name, **_flag(field, hints[field.name]))
+    values = vars(parser.parse_args(argv))
+    return config(**{k: tuple(sum(v, ())) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _flag(field: dataclasses.Field, hint: Any) -> dict:
+    """argparse's keyword arguments for one field."""
+    text = field.metadata.get("help", "").replace("%", "%%")
+    default = field.default
+    if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    if default is dataclasses.MISSING:
+        flag = {"required": True, "help": text}
+    else:
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        flag = {"default": default, "help": text if default in (None, "", ()) else f"{text} (default: {shown})"}
+    return flag | _type(hint)
+
+
+def _type(hint: Any) -> dict:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _type(next(a for a in args if a is not type(None)))
+    if origin is Literal:
+        return {"choices": args, "type": type(args[0])}
+    if origin is tuple:
+        return {"nargs": "+", "type": _several(_READERS[args[0]]), "metavar": args[0].__name__.upper()}
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    return {"type": _READERS[hint], "metavar": hint.__name__.upper()}
+
+
+def number(text: str) -> float:
+    """A finite float: `nan` as a target would pass every comparison."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _several(reader: Callable[[str], Any]) -> Callable[[str], tuple]:
+    def values(text: str) -> tuple:
+        return tuple(reader(part) for part in text.split(",") if part)
+
+    values.__name__ = reader.__name__  # argparse names it in its error message
+    return values
+
+
+_READERS = {str: str, int: int, float: number}
+
+
+def guard(main: Callable | None = None, *, resume: str = "", errors: tuple[type[Exception], ...] = ()) -> Callable:
+    """Decorate a `main(argv=None)`: mistakes end in one line on stderr and an exit code, not in a traceback.
+
+    UserError, the further `errors` and a full disk exit with 2; Ctrl-C exits with 130 and shows the command that
+    resumes: the same one, with `resume` added to it.
+    """
+    if main is None:
+        return functools.partial(guard, resume=resume, errors=errors)
+
+    @functools.wraps(main)
+    def guarded(argv: Sequence[str] | None = None) -> Any:
+        try:
+            return main(argv)
+        except (UserError, *errors) as error:
+            raise SystemExit(_say(f"error: {error}", 2)) from None
+        except KeyboardInterrupt:
+            raise SystemExit(_say(f"stopped; resume with: {_command(argv, resume)}", 130)) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise SystemExit(_say(f"error: {error.filename or 'a file'}: {reason(error)}", 2)) from None
+
+    return guarded
+
+
+def _command(argv: Sequence[str] | None, resume: str) -> str:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    extra = [resume] if resume and resume not in arguments else []
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # set under `python -m`
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
+    return shlex.join(["python", *program, *arguments, *extra])
+
+
+def _say(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code

@@ -1,0 +1,174 @@
+"""From scores to networks: the whole front of latency against score, exactly.
+
+Latencies are additive over stem, slots and head, and so are scores, so the best network under a target is a
+multiple-choice knapsack. It is solved for all targets at once by dynamic programming over lists of partial
+choices of which no other is both faster and better (Nemhauser and Ullmann, 1969).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from nas.errors import UserError
+from nas.space import Choice, SearchSpace
+
+
+class Latencies(Protocol):
+    """What a part takes, in milliseconds, already calibrated to whole networks."""
+
+    stem_ms: float
+    head_ms: float
+    blocks: Sequence[Sequence[Sequence[float]]]  # [stage][slot][candidate]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network of the front: no network of the space is both faster and better."""
+
+    latency_ms: float
+    score: float
+    choice: Choice
+
+
+class _List(NamedTuple):
+    """Partial choices, faster to slower and worse to better, with where each came from."""
+
+    latency: np.ndarray
+    score: np.ndarray
+    parent: np.ndarray  # its index in the list before
+    option: np.ndarray  # the candidate (or, at a stage's end, the depth) that was added
+
+
+class _StageLists(NamedTuple):
+    """`slots[i]` after the stage's slot i; `end` after its depth is settled."""
+
+    slots: list[_List]
+    end: _List
+
+
+def front(
+    space: SearchSpace,
+    op_scores: Sequence[Sequence[Sequence[float]]],
+    depth_scores: Sequence[Sequence[float]],
+    latencies: Latencies,
+    resolution: int = 20_000,
+) -> list[Point]:
+    """The best networks for every target, from the fastest to the best-scoring, both strictly rising.
+
+    The score of a choice is the sum of `op_scores[stage][slot][candidate]` over the slots that run and of
+    `depth_scores[stage][depth - min_depth]`. Exact while lists stay shorter than `resolution`; a longer one keeps the
+    best of each bin of 1/`resolution` of the slowest network's latency, so a point may then be late by at most one
+    bin per slot and stage. Latencies and scores of the points are true in any case. Raises UserError where a score is
+    not a number.
+    """
+    _check_scores(op_scores, depth_scores)
+    bin_ms = latency_range(space, latencies)[1] / resolution
+    current = _first(latencies.stem_ms + latencies.head_ms)
+    history = []
+    for stage, ops, depths, ms in zip(space.stages, op_scores, depth_scores, latencies.blocks, strict=True):
+        current, lists = _add_stage(current, stage.min_depth, ops, depths, ms, bin_ms, resolution)
+        history.append(lists)
+    return [
+        Point(float(latency), float(score), choice)
+        for latency, score, choice in zip(current.latency, current.score, _choices(space, history), strict=True)
+    ]
+
+
+def latency_range(space: SearchSpace, latencies: Latencies) -> tuple[float, float]:
+    """Milliseconds of the fastest and of the slowest network of the space."""
+    low = high = latencies.stem_ms + latencies.head_ms
+    for stage, ms in zip(space.stages, latencies.blocks, strict=True):
+        low += min(sum(min(slot) for slot in ms[:d]) for d in range(stage.min_depth, len(stage.slots) + 1))
+        high += max(sum(max(slot) for slot in ms[:d]) for d in range(stage.min_depth, len(stage.slots) + 1))
+    return low, high
+
+
+def check_target(target_ms: float, fastest_ms: float, slowest_ms: float) -> None:
+    """Raise UserError where no network is as fast as the target."""
+    if not target_ms >= fastest_ms:  # not `<`: nan is no target either
+        raise UserError(
+            f"target_ms: {target_ms:g}, but networks of this space take {fastest_ms:.4g} to {slowest_ms:.4g} ms; "
+            "choose a target in that range, or a narrower space"
+        )
+
+
+def best_under(points: Sequence[Point], target_ms: float, k: int = 1) -> list[Point]:
+    """The `k` best-scoring points of a front at or under the target, best first. Raises UserError if there is none."""
+    check_target(target_ms, points[0].latency_ms, points[-1].latency_ms)
+    feasible = [point for point in points if point.latency_ms <= target_ms]
+    return feasible[::-1][:k]
+
+
+# ---- the dynamic programme -----------------------------------------------------------------------------------
+
+
+def _first(latency_ms: float) -> _List:
+    none = np.zeros(1, np.int64)
+    return _List(np.array([latency_ms]), np.zeros(1), none, none)
+
+
+def _add_stage(before, min_depth, op_scores, depth_scores, ms, bin_ms, resolution) -> tuple[_List, _StageLists]:
+    """Choices up to the end of one more stage. Each depth is a list of its own until the end, where they compete."""
+    lists = [before]
+    for slot_ms, slot_scores in zip(ms, op_scores, strict=True):
+        options = [_shifted(lists[-1], t, s, i) for i, (t, s) in enumerate(zip(slot_ms, slot_scores, strict=True))]
+        lists.append(_thin(_nondominated(options), bin_ms, resolution))
+    ends = [
+        _shifted(lists[depth], 0.0, score, depth)
+        for depth, score in zip(range(min_depth, len(lists)), depth_scores, strict=True)
+    ]
+    end = _thin(_nondominated(ends), bin_ms, resolution)
+    return end, _StageLists(lists[1:], end)
+
+
+def _shifted(source: _List, latency: float, score: float, option: int) -> _List:
+    count = len(source.latency)
+    return _List(source.latency + latency, source.score + score, np.arange(count), np.full(count, option))
+
+
+def _nondominated(lists: list[_List]) -> _List:
+    """The union of the lists without what another entry equals or beats in both latency and score."""
+    union = _List(*map(np.concatenate, zip(*lists)))
+    order = np.lexsort((-union.score, union.latency))
+    score = union.score[order]
+    best_before = np.concatenate(([-np.inf], np.maximum.accumulate(score)[:-1]))
+    return _take(union, order[score > best_before])
+
+
+def _thin(entries: _List, bin_ms: float, resolution: int) -> _List:
+    """Where a list is too long: the best, hence last, entry of each latency bin, and the fastest of all."""
+    if len(entries.latency) <= resolution:
+        return entries
+    bins = (entries.latency / bin_ms).astype(np.int64)
+    last_of_bin = np.append(bins[1:] != bins[:-1], True)
+    last_of_bin[0] = True
+    return _take(entries, np.flatnonzero(last_of_bin))
+
+
+def _take(entries: _List, index: np.ndarray) -> _List:
+    return _List(*(column[index] for column in entries))
+
+
+def _choices(space: SearchSpace, history: list[_StageLists]) -> list[Choice]:
+    """The choices of the last list, read back through the parents, last stage first."""
+    at = np.arange(len(history[-1].end.latency))
+    depths, ops = [], []
+    for stage in reversed(history):
+        depth, at = stage.end.option[at], stage.end.parent[at]
+        columns = np.zeros((len(at), len(stage.slots)), np.int64)  # slots that do not run stay 0
+        for slot in reversed(range(len(stage.slots))):
+            runs = depth > slot
+            columns[runs, slot] = stage.slots[slot].option[at[runs]]
+            at[runs] = stage.slots[slot].parent[at[runs]]
+        depths.insert(0, depth.tolist())
+        ops.insert(0, list(map(tuple, columns.tolist())))
+    return [Choice(d, o) for d, o in zip(zip(*depths), zip(*ops), strict=True)]
+
+
+def _check_scores(op_scores, depth_scores) -> None:
+    for stage, (slots, depths) in enumerate(zip(op_scores, depth_scores, strict=True)):
+        for values in (*slots, depths):
+            if not np.isfinite(np.asarray(values, float)).all():
+                raise UserError(f"scores of stage {stage}: {list(values)}, must be numbers: the search has diverged")

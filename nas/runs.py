@@ -1,0 +1,98 @@
+"""A run's folder: config.json, log.jsonl, checkpoint.pt, arch.json, metrics.json, figures/, report.html."""
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.errors import UserError
+from nas.files import plain, read_bytes, read_json, reason, write_bytes, write_json
+
+CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+_FORMAT = {"format": "checkpoint", "version": 1}
+
+
+class Run:
+    """The folder of one run. Every write is atomic; every failure is a UserError that names file and mend."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path}: this folder cannot be made ({reason(error)})") from error
+
+    def write_json(self, name: str, value: Any) -> None:
+        write_json(self.path / name, value)
+
+    def read_json(self, name: str) -> Any:
+        return read_json(self.path / name)
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+    def figure(self, name: str) -> Path:
+        """The path of a picture, in the run's `figures` folder."""
+        return self.path / "figures" / name
+
+    # ---- log: one JSON object a line ----
+
+    def append_log(self, row: dict) -> None:
+        """Add one line to log.jsonl."""
+        line = json.dumps(plain(row), allow_nan=False) + "\n"
+        path = self.path / LOG
+        try:
+            with open(path, "ab") as file:
+                torn = file.tell() > 0 and not _ends_with_newline(path)
+                file.write(b"\n" * torn + line.encode())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({reason(error)})") from error
+
+    def read_log(self) -> list[dict]:
+        """The rows of log.jsonl, without a line that a kill cut short; [] where there is no log."""
+        if not self.has(LOG):
+            return []
+        rows = []
+        for line in read_bytes(self.path / LOG).splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                rows.append(row)
+        return rows
+
+    def rewind_log(self, step: int) -> None:
+        """Drop the rows after `step` (their "step"), which a resumed run will write again."""
+        rows = [row for row in self.read_log() if row.get("step", 0) <= step]
+        write_bytes(self.path / LOG, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    # ---- checkpoint: tensors and plain values ----
+
+    def save_checkpoint(self, state: dict, name: str = CHECKPOINT) -> None:
+        """Save a dict of tensors, numbers, strings, lists and dicts."""
+        buffer = io.BytesIO()  # in memory first: torch turns a full disk into an error without its cause
+        torch.save({**_FORMAT, "state": state}, buffer)
+        write_bytes(self.path / name, buffer.getvalue())
+
+    def load_checkpoint(self, name: str = CHECKPOINT, map_location: str = "cpu") -> dict:
+        """The saved dict. Nothing in the file is executed. Raises UserError for a broken or foreign file."""
+        path = self.path / name
+        data = read_bytes(path)
+        try:
+            saved = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+        except Exception as error:  # torch raises a dozen kinds for broken bytes, all with one meaning
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path}: not a whole checkpoint ({first}); delete it to start again") from error
+        if not isinstance(saved, dict) or any(saved.get(k) != v for k, v in _FORMAT.items()):
+            raise UserError(f"{path}: a checkpoint of another program or version; delete it to start again")
+        return saved["state"]
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

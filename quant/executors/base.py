@@ -1,0 +1,92 @@
+"""What every executor does: walk an integer graph. A subclass says what codes are and how each kind computes them."""
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, fx, nn
+
+from quant.graph import IntGraph, Op, Ref
+from quant.grid import QParams
+
+
+class Executor(nn.Module, ABC):
+    """Runs an integer graph: real input(s) to real output.
+
+    `codes_io=True` leaves out the first quantize and the last dequantize: inputs and outputs are then the executor's own code tensors,
+    as between two layers of a network (for timing a block alone).
+    """
+
+    engine: str
+
+    def __init__(self, graph: IntGraph, codes_io: bool = False):
+        super().__init__()
+        self.graph, self.codes_io = graph, codes_io
+
+    def forward(self, *inputs):
+        values, inputs = {}, list(inputs)
+        for op in self.graph.ops:
+            if op.kind == "input":
+                values[op.name] = inputs.pop(0)
+            elif self.codes_io and op.kind == "quantize" and self.graph.op(op.inputs[0]).kind == "input":
+                values[op.name] = values[op.inputs[0]]
+            elif self.codes_io and op.kind == "dequantize" and Ref(op.name) == self.graph.output:
+                values[op.name] = values[op.inputs[0]]
+            else:
+                values[op.name] = self.step(op, values)
+        return fx.node.map_aggregate(self.graph.output, lambda v: values[v.name] if isinstance(v, Ref) else v)
+
+    def step(self, op: Op, values: dict) -> object:
+        """One operation, its inputs looked up in `values`."""
+        if op.kind == "quantize":
+            return self.quantize(values[op.inputs[0]], op.qparams)
+        if op.kind == "dequantize":
+            return self.dequantize(values[op.inputs[0]], self.graph.op(op.inputs[0]).qparams)
+        if op.kind == "function":
+            return self.function(op, values)
+        if op.kind == "move":
+            return self.move(op, values)
+        if op.kind == "float":
+            return op.attrs["call"](values.__getitem__)
+        return getattr(self, op.kind)(op, *(values[name] for name in op.inputs))
+
+    def function(self, op: Op, values: dict):
+        """A function of real values, its result quantized."""
+        return self.quantize(op.attrs["call"](values.__getitem__), op.qparams)
+
+    def move(self, op: Op, values: dict):
+        """A selection or rearrangement, done on the code tensors themselves."""
+        return op.attrs["call"](values.__getitem__)
+
+    def input_grids(self, op: Op) -> list[QParams]:
+        return [self.graph.op(name).qparams for name in op.inputs]
+
+    @abstractmethod
+    def quantize(self, x: Tensor, qparams: QParams): ...
+
+    @abstractmethod
+    def dequantize(self, value, qparams: QParams) -> Tensor: ...
+
+    @abstractmethod
+    def codes(self, value) -> Tensor:
+        """The uint8 codes of a value."""
+
+    @abstractmethod
+    def from_codes(self, codes: Tensor, qparams: QParams):
+        """The executor's own tensor from uint8 codes."""
+
+    @abstractmethod
+    def conv(self, op: Op, x): ...
+
+    @abstractmethod
+    def linear(self, op: Op, x): ...
+
+    @abstractmethod
+    def add(self, op: Op, x, y): ...
+
+    @abstractmethod
+    def mul(self, op: Op, x, y): ...
+
+    @abstractmethod
+    def cat(self, op: Op, *xs): ...
+
+    @abstractmethod
+    def relu(self, op: Op, x): ...

@@ -1,0 +1,121 @@
+"""torch's own integer kernels: fbgemm, qnnpack, x86 and onednn. Every call to torch's quantized operators is in this file.
+
+That API is announced for removal (pytorch/pytorch#184982): `available()` asks torch what it has, and nothing else in the package
+needs this file.
+"""
+import contextlib
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from quant.errors import QuantError
+from quant.executors.base import Executor
+from quant.graph import IntGraph, Op
+from quant.grid import QParams
+
+ENGINES = ("fbgemm", "qnnpack", "x86", "onednn")
+_NATIVE_FUNCTIONS = {nn.Hardswish: "hardswish", nn.functional.hardswish: "hardswish"}
+
+
+def available() -> tuple[str, ...]:
+    """The engines that this torch and this CPU can run."""
+    if not hasattr(torch.ops.quantized, "conv2d"):
+        return ()
+    return tuple(e for e in ENGINES if e in torch.backends.quantized.supported_engines)
+
+
+@contextlib.contextmanager
+def use_engine(engine: str):
+    """Make `engine` the one that torch's quantized operators run on, and keep torch's notice about their future out of the way."""
+    before = torch.backends.quantized.engine
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*quantiz.*", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*quantiz.*", category=DeprecationWarning)
+        torch.backends.quantized.engine = before if engine == "reference" else engine
+        try:
+            yield
+        finally:
+            torch.backends.quantized.engine = before
+
+
+class TorchEngine(Executor):
+    """Codes are torch.quint8 tensors, channels_last; weights are packed once for the engine."""
+
+    def __init__(self, graph: IntGraph, engine: str, codes_io: bool = False):
+        if engine not in available():
+            raise QuantError(f"engine: {engine!r} is not available here; this torch runs {', '.join(available()) or 'none'}")
+        super().__init__(graph, codes_io)
+        self.engine = engine
+        with use_engine(engine):
+            for op in graph.ops:
+                if op.kind in ("conv", "linear"):
+                    setattr(self, f"packed_{op.name}", _pack(op))
+
+    def quantize(self, x: Tensor, qparams: QParams) -> Tensor:
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self._clamp(torch.quantize_per_tensor(x, qparams.scale, qparams.zero_point, torch.quint8), qparams)
+
+    def dequantize(self, value: Tensor, qparams: QParams) -> Tensor:
+        return value.dequantize()
+
+    def codes(self, value: Tensor) -> Tensor:
+        return value.int_repr()
+
+    def from_codes(self, codes: Tensor, qparams: QParams) -> Tensor:
+        if codes.dim() == 4:
+            codes = codes.contiguous(memory_format=torch.channels_last)
+        return torch._make_per_tensor_quantized_tensor(codes, qparams.scale, qparams.zero_point)
+
+    def conv(self, op: Op, x: Tensor) -> Tensor:
+        packed = getattr(self, f"packed_{op.name}")
+        return self._clamp(torch.ops.quantized.conv2d(x, packed, op.qparams.scale, op.qparams.zero_point), op.qparams)
+
+    def linear(self, op: Op, x: Tensor) -> Tensor:
+        packed = getattr(self, f"packed_{op.name}")
+        return self._clamp(torch.ops.quantized.linear(x, packed, op.qparams.scale, op.qparams.zero_point), op.qparams)
+
+    def add(self, op: Op, x: Tensor, y: Tensor) -> Tensor:
+        return self._clamp(torch.ops.quantized.add(x, y, op.qparams.scale, op.qparams.zero_point), op.qparams)
+
+    def mul(self, op: Op, x: Tensor, y: Tensor) -> Tensor:
+        return self._clamp(torch.ops.quantized.mul(x, y, op.qparams.scale, op.qparams.zero_point), op.qparams)
+
+    def cat(self, op: Op, *xs: Tensor) -> Tensor:
+        out = torch.ops.quantized.cat(list(xs), dim=op.attrs["dim"], scale=op.qparams.scale, zero_point=op.qparams.zero_point)
+        return self._clamp(out, op.qparams)
+
+    def relu(self, op: Op, x: Tensor) -> Tensor:
+        return torch.relu(x)
+
+    def function(self, op: Op, values: dict) -> Tensor:
+        call = op.attrs["call"]
+        native = _NATIVE_FUNCTIONS.get(call.function) or _NATIVE_FUNCTIONS.get(type(call.function))
+        source = self.graph.op(op.inputs[0])
+        if native is None or source.kind != "dequantize":
+            return super().function(op, values)
+        kernel = getattr(torch.ops.quantized, native)
+        return self._clamp(kernel(values[source.inputs[0]], op.qparams.scale, op.qparams.zero_point), op.qparams)
+
+    def _clamp(self, x: Tensor, qparams: QParams) -> Tensor:
+        """Codes outside [qmin, qmax] to its ends, where that is tighter than 8 bits."""
+        if qparams.qmin == 0 and qparams.qmax == 255:
+            return x
+        if self.engine == "qnnpack":
+            x = x.contiguous()  # its clamp is wrong on channels_last tensors
+        return torch.ops.quantized.clamp(x, qparams.lowest, qparams.highest)
+
+
+def _pack(op: Op):
+    """The engine's own weight object, from int8 codes, scales and the real bias."""
+    scale = op.weight_scale.double()
+    weight = torch._make_per_channel_quantized_tensor(op.weight, scale, torch.zeros(len(scale), dtype=torch.long), 0)
+    if op.kind == "linear":
+        return torch.ops.quantized.linear_prepack(weight, op.bias)
+    pairs = [_pair(op.attrs[name]) for name in ("stride", "padding", "dilation")]
+    return torch.ops.quantized.conv2d_prepack(weight.contiguous(memory_format=torch.channels_last), op.bias, *pairs, op.attrs["groups"])
+
+
+def _pair(value) -> list[int]:
+    return list(value) if isinstance(value, (tuple, list)) else [value, value]

@@ -1,0 +1,78 @@
+"""Integer grids: the numbers that tie a real value to an 8-bit code, and each engine's range policy.
+
+    real = scale * (code - zero_point),   qmin <= code <= qmax        (arXiv:1712.05877, equation 1)
+"""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quant.errors import QuantError
+
+ENGINES = ("reference", "fbgemm", "qnnpack", "x86", "onednn")
+SMALLEST_SCALE = 1e-8  # a zero range must never divide
+
+
+@dataclass(frozen=True)
+class QParams:
+    """A per-tensor grid of unsigned 8-bit codes. `scale` is a float32 value held as a Python float."""
+
+    scale: float
+    zero_point: int
+    qmin: int = 0
+    qmax: int = 255
+
+    @property
+    def lowest(self) -> float:
+        """The smallest real value on the grid."""
+        return self.scale * (self.qmin - self.zero_point)
+
+    @property
+    def highest(self) -> float:
+        """The largest real value on the grid."""
+        return self.scale * (self.qmax - self.zero_point)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Real values to codes, uint8, rounded half to even and clamped to [qmin, qmax]."""
+        codes = torch.round(x.double() / self.scale) + self.zero_point
+        return codes.clamp_(self.qmin, self.qmax).to(torch.uint8)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Codes to real values, float32."""
+        return (codes.to(torch.float32) - self.zero_point) * self.scale
+
+
+def affine_qparams(lo: float, hi: float, levels: int, ceiling: float = float("inf")) -> QParams:
+    """The grid for values in [lo, hi], with `levels` steps across and real zero exactly on it.
+
+    The range is widened to contain zero and nudged onto the integers (arXiv:1712.05877, section 3.1). Codes may run on to 255: with
+    levels=127 that is the soft reduction, which keeps ordinary codes small enough for engines that add pairs of products in 16 bits
+    without clamping what the kernels do not clamp. `ceiling` is the upper bound of a fused ReLU6, applied exactly.
+    """
+    lo, hi = min(lo, 0.0), max(hi, 0.0)
+    scale = float(np.float32(max((hi - lo) / levels, SMALLEST_SCALE)))
+    zero_point = int(min(max(round(-lo / scale), 0), levels))
+    qmax = 255 if ceiling == float("inf") else min(255, zero_point + round(ceiling / scale))
+    return QParams(scale, zero_point, 0, qmax)
+
+
+def has_vnni() -> bool:
+    """Whether this CPU multiplies 8-bit pairs into 32 bits directly (no 16-bit saturation)."""
+    flags = getattr(torch.cpu, "get_capabilities", dict)()  # not in every supported torch
+    return any(flags.get(name, False) for name in ("avx512_vnni", "avx_vnni"))
+
+
+def activation_levels(engine: str) -> int:
+    """Steps across an activation's range: 127 where the engine's kernels can saturate in 16 bits, else 255.
+
+    fbgemm and x86 do so in depthwise convolutions on any CPU, onednn on CPUs without VNNI; qnnpack and the reference never do.
+    Raises QuantError for an unknown engine.
+    """
+    if engine not in ENGINES:
+        raise QuantError(f"engine: {engine!r} is not one of {', '.join(ENGINES)}")
+    if engine in ("fbgemm", "x86"):
+        return 127
+    if engine == "onednn":
+        return 255 if has_vnni() else 127
+    return 255

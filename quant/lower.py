@@ -1,0 +1,187 @@
+"""Lower a trained, attached graph to an integer graph: fold batch norm, turn weights into codes, give each tensor its grid.
+
+Folding (arXiv:1712.05877, section 3.2, per channel): y = gamma (W x + b - mean) / sqrt(var + eps) + beta has weight scale
+scale_c |gamma_c| / sqrt(var_c + eps_c) on the same codes, negated where gamma is negative; gamma 0 leaves a constant channel.
+"""
+import operator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from quant import ops
+from quant.errors import QuantError
+from quant.graph import Call, IntGraph, Op, Ref
+from quant.grid import QParams
+from quant.quantizers import Quantizer
+
+
+@dataclass
+class _Pending:
+    """A layer, sum, product or concatenation that waits for its group's quantizer to say which grid it lands on."""
+
+    op: Op
+
+    def fold(self, bn: nn.Module) -> None:
+        """Take the batch norm behind a convolution or linear layer into weight_scale and bias."""
+        gamma = bn.weight.detach() if bn.affine else torch.ones_like(bn.running_var)
+        beta = bn.bias.detach() if bn.affine else torch.zeros_like(bn.running_mean)
+        factor = (gamma.double() / torch.sqrt(bn.running_var.double() + bn.eps)).cpu()
+        op = self.op
+        op.bias = ((op.bias.double() - bn.running_mean.cpu()) * factor + beta.cpu()).float()
+        sign = torch.sign(factor).to(torch.int8)
+        op.weight = op.weight * sign.view(-1, *[1] * (op.weight.dim() - 1))
+        scale = op.weight_scale.double() * factor.abs()
+        op.weight_scale = torch.where(scale > 0, scale, 1.0).float()
+
+
+def lower(graph: fx.GraphModule) -> IntGraph:
+    """The integer graph of an attached model, from its running statistics and ranges as they are.
+
+    Raises QuantError where a quantizer has seen no data or something real is read by an integer operation.
+    """
+    state = _Lowering(graph)
+    for node in graph.graph.nodes:
+        state.visit(node)
+    return IntGraph(state.ops, state.output)
+
+
+class _Lowering:
+    """Walks the nodes; `values` maps each to the name of its operation, to a _Pending, or to another node's value."""
+
+    def __init__(self, graph: fx.GraphModule):
+        self.graph = graph
+        self.ops: list[Op] = []
+        self.grids: dict[str, QParams] = {}  # of the operations whose results are codes
+        self.values: dict[fx.Node, str | _Pending] = {}
+        self.output = None
+
+    def visit(self, node: fx.Node) -> None:
+        module = self.graph.get_submodule(node.target) if node.op == "call_module" else None
+        if node.op == "output":
+            self.output = fx.node.map_arg(node.args[0], lambda n: Ref(self.real(n)))
+        elif node.op == "placeholder":
+            self.values[node] = self.emit(Op(node.name, "input"))
+        elif isinstance(module, Quantizer):
+            self.values[node] = self.quantized(node, module)
+        else:
+            self.values[node] = self.operation(node, module)
+
+    def operation(self, node: fx.Node, module: nn.Module | None) -> str | _Pending:
+        kind = ops.kind(self.graph, node)
+        if kind in ("conv", "linear") and hasattr(module, "weight_quant"):
+            return self.layer(node, kind, module)
+        if kind == "batch_norm" and isinstance(self.values[node.args[0]], _Pending):
+            self.values[node.args[0]].fold(module)
+            return self.values[node.args[0]]
+        if kind in ("add", "mul", "cat") and self.on_grids(node):
+            return self.combination(node, kind)
+        if kind == "dropout":
+            return self.values[node.args[0]]
+        if kind == "relu" and self.on_grids(node):
+            return self.emit(Op(node.name, "relu", (self.values[node.args[0]],), self.grid(node.args[0])))
+        return self.call(node, kind, module)
+
+    def layer(self, node: fx.Node, kind: str, module: nn.Module) -> _Pending:
+        source = self.values[node.args[0]]
+        if source not in self.grids:
+            raise QuantError(f"{node.target}: its input ({node.args[0].name}) is on no grid; attach a quantizer there")
+        weight, quantizer = module.weight.detach(), module.weight_quant
+        bias = module.bias.detach() if module.bias is not None else torch.zeros(weight.shape[0])
+        attrs = {}
+        if kind == "conv":
+            if module.padding_mode != "zeros" or isinstance(module.padding, str):
+                raise QuantError(f"{node.target}: padding {module.padding!r}, {module.padding_mode!r} has no integer form; pad with numbers and zeros")
+            attrs = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups")}
+        scale = quantizer.scale(weight).flatten().float().cpu()
+        return _Pending(Op(node.name, kind, (source,), None, quantizer.codes(weight).cpu(), scale, bias.float().cpu(), attrs))
+
+    def combination(self, node: fx.Node, kind: str) -> _Pending:
+        sources = node.args[0] if kind == "cat" else node.args[:2]
+        attrs = {"dim": ops.argument(node, 1, "dim", 0)} if kind == "cat" else {}
+        return _Pending(Op(node.name, kind, tuple(self.values[s] for s in sources), attrs=attrs))
+
+    def quantized(self, node: fx.Node, quantizer: Quantizer) -> str:
+        """What a quantizer node makes of its source: it ends a group, or quantizes a real value."""
+        try:
+            qparams = quantizer.qparams()
+        except QuantError as error:
+            raise QuantError(f"{node.target}: {error}") from error
+        source = self.values[node.args[0]]
+        if isinstance(source, _Pending):
+            op = source.op
+            op.name, op.qparams = node.name, qparams
+            return self.emit(op)
+        source_op = next(op for op in self.ops if op.name == source)
+        if source_op.kind == "float" and len(node.args[0].users) == 1:
+            self.ops.remove(source_op)  # one operation: dequantize, compute, quantize
+            return self.emit(Op(node.name, "function", source_op.inputs, qparams, attrs=source_op.attrs))
+        return self.emit(Op(node.name, "quantize", (source,), qparams))
+
+    def call(self, node: fx.Node, kind: str, module: nn.Module | None) -> str:
+        """Everything else, as it was traced: on codes where it only moves them, else on real values."""
+        function = module if node.op == "call_module" else _function(self.graph, node)
+        moves = kind == "move" and not self.reads_real(node)
+        name_of = self.settled if moves else self.real
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: Ref(name_of(n)))
+        inputs = tuple(name_of(n) for n in node.all_input_nodes)
+        grid = next((self.grids[i] for i in inputs if i in self.grids), None) if moves and node.meta["is_float"] else None
+        attrs = {"call": Call(function, tuple(args), dict(kwargs)), "computes": node.meta["is_float"] and node.op != "get_attr"}
+        return self.emit(Op(node.name, "move" if moves else "float", inputs, grid, attrs=attrs))
+
+    def emit(self, op: Op) -> str:
+        self.ops.append(op)
+        if op.qparams is not None:
+            self.grids[op.name] = op.qparams
+        return op.name
+
+    def settled(self, node: fx.Node) -> str:
+        value = self.values[node]
+        if isinstance(value, _Pending):
+            raise QuantError(f"{node.name}: no quantizer on its output; attach one, or leave its inputs unquantized")
+        return value
+
+    def real(self, node: fx.Node) -> str:
+        """The name of a node's value in real units, dequantized first where it is codes."""
+        name = self.settled(node)
+        if name not in self.grids or not node.meta.get("is_float"):
+            return name
+        return next((op.name for op in self.ops if op.kind == "dequantize" and op.inputs == (name,)), None) or self.emit(
+            Op(f"{name}_real", "dequantize", (name,))
+        )
+
+    def grid(self, node: fx.Node) -> QParams:
+        return self.grids[self.values[node]]
+
+    def on_grids(self, node: fx.Node) -> bool:
+        return all(self.settled(n) in self.grids for n in node.all_input_nodes)
+
+    def reads_real(self, node: fx.Node) -> bool:
+        """Whether a node reads a float tensor that is on no grid."""
+        return any(n.meta.get("is_float") and self.settled(n) not in self.grids for n in node.all_input_nodes)
+
+
+class _Attribute:
+    """Reads a constant tensor of the model."""
+
+    def __init__(self, value: Tensor):
+        self.value = value
+
+    def __call__(self) -> Tensor:
+        return self.value
+
+
+class _Method:
+    """Calls a method by name: x.view(..)."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, x, *args, **kwargs):
+        return getattr(x, self.name)(*args, **kwargs)
+
+
+def _function(graph: fx.GraphModule, node: fx.Node):
+    if node.op == "get_attr":
+        return _Attribute(operator.attrgetter(node.target)(graph))
+    return _Method(node.target) if node.op == "call_method" else node.target

@@ -1,0 +1,62 @@
+"""What the operations in a traced graph are: one table from torch's many spellings to a few kinds."""
+import operator
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+_KINDS = {
+    "conv": (nn.Conv2d,),
+    "linear": (nn.Linear,),
+    "batch_norm": (nn.BatchNorm1d, nn.BatchNorm2d),
+    "relu": (nn.ReLU, F.relu, torch.relu, "relu"),
+    "relu6": (nn.ReLU6, F.relu6),
+    "add": (operator.add, torch.add, "add"),
+    "mul": (operator.mul, torch.mul, "mul"),
+    "cat": (torch.cat,),
+    "dropout": (nn.Dropout, nn.Dropout2d, F.dropout),
+    "move": (nn.Identity, nn.Flatten, nn.MaxPool2d, F.max_pool2d, torch.flatten, torch.reshape, torch.transpose, torch.permute, torch.chunk,
+             torch.split, torch.squeeze, torch.unsqueeze, operator.getitem, getattr, "flatten", "view", "reshape", "transpose", "permute",
+             "contiguous", "chunk", "split", "squeeze", "unsqueeze", "size", "dim"),
+}  # fmt: skip
+KIND_OF = {target: kind for kind, targets in _KINDS.items() for target in targets}
+
+ON_INPUT_GRID = ("relu", "dropout", "move")  # values are selected, moved or cut off at zero, never mixed
+TAKES_CLAMP = ("conv", "linear", "batch_norm", "add", "mul", "cat")  # a ReLU behind these joins their group
+OUT_OF_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, "add_": "add", "mul_": "mul", "relu_": "relu"}
+
+
+def kind(graph: fx.GraphModule, node: fx.Node) -> str:
+    """The kind of a node: a key above, "function" for everything else that computes, "input" for a placeholder."""
+    if node.op == "placeholder":
+        return "input"
+    if node.op == "call_module":
+        module = graph.get_submodule(node.target)
+        return next((KIND_OF[c] for c in type(module).__mro__ if c in KIND_OF), "function")
+    name = KIND_OF.get(node.target, "function")
+    of_two_tensors = len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs
+    return "function" if name in ("add", "mul") and not of_two_tensors else name
+
+
+def label(node: fx.Node) -> str:
+    """A short name for a functional node: "add", "cat", "mean"."""
+    return node.target.strip("_") if isinstance(node.target, str) else node.target.__name__.strip("_")
+
+
+def argument(node: fx.Node, position: int, name: str, default):
+    """An argument of a functional node, however it was passed."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def out_of_place(module: nn.Module) -> nn.Module:
+    """A parameterless module (ReLU, Hardswish, Dropout ..) that leaves its input alone."""
+    new = type(module).__new__(type(module))
+    new.__dict__.update(module.__dict__)
+    new.inplace = False
+    return new
+
+
+def clamp_bounds(graph: fx.GraphModule, node: fx.Node) -> tuple[float, float]:
+    """The (floor, ceiling) that a node's activation sets: (0, inf) for ReLU, (0, 6) for ReLU6, else none."""
+    name = kind(graph, node)
+    return {"relu": (0.0, float("inf")), "relu6": (0.0, 6.0)}.get(name, (float("-inf"), float("inf")))

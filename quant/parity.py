@@ -1,0 +1,131 @@
+"""Does the integer network compute what was trained? Layer by layer on equal integer inputs, and end to end on real ones."""
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from quant import executors
+from quant.errors import QuantError
+from quant.executors import Executor
+from quant.executors.reference import Reference
+from quant.quantizers import Quantizer
+
+MAX_LAYER_STEPS = 2
+
+
+@dataclass(frozen=True)
+class LayerParity:
+    """Largest difference of one operation's output codes, in steps, all fed the same integer inputs."""
+
+    name: str
+    kind: str
+    fake_quant_steps: float  # fake-quant against reference
+    engine_steps: int  # engine against reference
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What `parity` found. `output_steps` and `agreement` (share of equal argmax) compare fake-quant and engine end to end."""
+
+    engine: str
+    rows: tuple[LayerParity, ...]
+    output_steps: float
+    agreement: float
+    images: int
+
+    @property
+    def worst(self) -> LayerParity:
+        return max(self.rows, key=lambda r: max(r.fake_quant_steps, r.engine_steps))
+
+    @property
+    def layer_steps(self) -> float:
+        return max(self.worst.fake_quant_steps, self.worst.engine_steps)
+
+    def check(self, max_layer_steps: float = MAX_LAYER_STEPS) -> "ParityReport":
+        """Return the report; raise QuantError naming the layer where one is further off than `max_layer_steps`."""
+        if self.layer_steps > max_layer_steps:
+            w = self.worst
+            raise QuantError(
+                f"parity on {self.engine}: {w.kind} {w.name} is off by {max(w.fake_quant_steps, w.engine_steps):g} steps "
+                f"(at most {max_layer_steps:g}); train for this engine, or convert for another one"
+            )
+        return self
+
+
+@torch.no_grad()
+def parity(graph: fx.GraphModule, executor: Executor, images: Tensor) -> ParityReport:
+    """Compare an attached graph with its integer network on `images`, (N, C, H, W) real and normalised as in training.
+
+    Layer by layer: each operation gets the reference's integer inputs, once in fake-quant arithmetic and once on the engine, and is
+    compared with the reference's output codes. End to end: the graph against the engine.
+    """
+    was_training = graph.training
+    graph.eval()
+    reference = Reference(executor.graph)
+    try:
+        values = _run(reference, images)
+        engine_steps = _engine_steps(reference, executor, values)
+        fake_steps = _FakeQuantSteps(graph, reference, values).measure(images)
+        expected = graph(images)
+    finally:
+        graph.train(was_training)
+    with executors.use_engine(executor.engine):
+        got = executor(images)
+    step = _output_step(executor)
+    rows = tuple(LayerParity(n, executor.graph.op(n).kind, fake_steps.get(n, 0.0), s) for n, s in engine_steps.items())
+    output_steps = ((expected - got).abs().max() / step).item()
+    agreement = (expected.flatten(1).argmax(1) == got.flatten(1).argmax(1)).float().mean().item()
+    return ParityReport(executor.engine, rows, output_steps, agreement, len(images))
+
+
+def _run(executor: Executor, *inputs: Tensor) -> dict[str, object]:
+    """Every operation's value."""
+    values, rest = {}, list(inputs)
+    for op in executor.graph.ops:
+        values[op.name] = rest.pop(0) if op.kind == "input" else executor.step(op, values)
+    return values
+
+
+def _engine_steps(reference: Reference, executor: Executor, values: dict[str, object]) -> dict[str, int]:
+    """Per operation that makes codes: engine's code minus reference's, largest magnitude, on the reference's inputs."""
+    steps, own = {}, {}
+    with executors.use_engine(executor.engine):
+        for op in executor.graph.ops:
+            value = values[op.name]
+            if op.qparams is not None and isinstance(value, Tensor):
+                got = executor.codes(executor.step(op, own))
+                steps[op.name] = (got.int() - value.int()).abs().max().item()
+                own[op.name] = executor.from_codes(value, op.qparams)
+            else:
+                own[op.name] = value if op.kind == "input" else executor.step(op, own)
+    return steps
+
+
+class _FakeQuantSteps(fx.Interpreter):
+    """Runs the attached graph; behind each quantizer it notes the distance to the reference and goes on with the reference's value."""
+
+    def __init__(self, graph: fx.GraphModule, reference: Reference, values: dict[str, object]):
+        super().__init__(graph)
+        self.reference, self.values, self.steps = reference, values, {}
+
+    def measure(self, images: Tensor) -> dict[str, float]:
+        self.run(images)
+        return self.steps
+
+    def run_node(self, node):
+        result = super().run_node(node)
+        if node.op != "call_module" or not isinstance(self.module.get_submodule(node.target), Quantizer):
+            return result
+        qparams = self.reference.graph.op(node.name).qparams
+        expected = qparams.dequantize(self.values[node.name])
+        self.steps[node.name] = round(((result - expected).abs().max() / qparams.scale).item(), 3)
+        return expected
+
+
+def _output_step(executor: Executor) -> float:
+    """The step of the grid that the output lies on."""
+    last = executor.graph.op(executor.graph.output.name)
+    qparams = executor.graph.op(last.inputs[0]).qparams if last.kind == "dequantize" else None
+    if qparams is None:
+        raise QuantError("the network's output is not on a grid, so it has no step to compare in")
+    return qparams.scale

@@ -1,0 +1,63 @@
+"""StatAssist as a schedule of phases (arXiv:2006.09679): what is on in each epoch, as a pure function.
+
+    float            the float model, the optimizer fills its momentum, second moments and batch-norm statistics
+    qat              the same Parameters and optimizer state, now through fake-quantizers; GradBoost acts
+    freeze_observers ranges stand still
+    freeze_bn        batch-norm statistics stand still too: training sees the network that will ship
+"""
+from dataclasses import dataclass
+
+from quant.errors import QuantError
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is on during an epoch. `progress` is how much of quantized training has passed at its beginning, in [0, 1)."""
+
+    name: str
+    fake_quant: bool
+    observe: bool
+    bn_frozen: bool
+    progress: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Lengths of the phases.
+
+    epochs            all epochs together
+    float_epochs      epochs before the quantizers are attached (StatAssist; 0 turns it off, `epochs` trains a float model only)
+    observer_freeze   fraction of the quantized epochs after which ranges stand still
+    bn_freeze         fraction of the quantized epochs after which batch-norm statistics stand still
+    """
+
+    epochs: int
+    float_epochs: int = 1
+    observer_freeze: float = 0.6
+    bn_freeze: float = 0.8
+
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise QuantError(f"epochs: {self.epochs}, must be at least 1")
+        if not 0 <= self.float_epochs <= self.epochs:
+            raise QuantError(f"float_epochs: {self.float_epochs}, must lie between 0 and epochs ({self.epochs})")
+        if not 0.0 < self.observer_freeze <= self.bn_freeze <= 1.0:
+            raise QuantError(
+                f"observer_freeze {self.observer_freeze} and bn_freeze {self.bn_freeze}: need 0 < observer_freeze <= bn_freeze <= 1"
+            )
+
+
+def phase_at(schedule: Schedule, epoch: int) -> Phase:
+    """The phase of an epoch, counted from 0. The first quantized epoch always observes.
+
+    >>> [phase_at(Schedule(epochs=6, float_epochs=1), e).name for e in range(6)]
+    ['float', 'qat', 'qat', 'qat', 'freeze_observers', 'freeze_bn']
+    """
+    if epoch < schedule.float_epochs:
+        return Phase("float", fake_quant=False, observe=False, bn_frozen=False, progress=0.0)
+    quantized = schedule.epochs - schedule.float_epochs
+    progress = (epoch - schedule.float_epochs) / quantized
+    observe = progress < schedule.observer_freeze or epoch == schedule.float_epochs
+    bn_frozen = progress >= schedule.bn_freeze
+    name = "qat" if observe else "freeze_bn" if bn_frozen else "freeze_observers"
+    return Phase(name, fake_quant=True, observe=observe, bn_frozen=bn_frozen, progress=progress)

@@ -1,0 +1,112 @@
+"""Flags from dataclass fields, and how a program ends when something is wrong."""
+
+import errno
+from dataclasses import dataclass
+from typing import Literal, Optional  # both spellings of an optional field are read
+
+import pytest
+
+from nas import UserError
+from nas.cli import guard, option, parse
+
+
+@dataclass(frozen=True)
+class Config:
+    lut: str = option(help="the latency table")
+    epochs: int = option(3, help="100% of the passes")
+    target_ms: Optional[float] = option(None, help="latency to reach")  # noqa: UP045
+    seed: int | None = None
+    boost: bool = option(True, help="GradBoost")
+    engine: Literal["fbgemm", "x86"] = option("fbgemm", help="kernels")
+    input_size: tuple[int, ...] = option((32, 224), help="pixels")
+
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise UserError(f"epochs: {self.epochs}, must be 1 or more")
+
+
+def _parse(line):
+    return parse(Config, line.split(), "demo", "A demonstration.")
+
+
+def test_without_flags_the_defaults_hold():
+    assert _parse("--lut a.json") == Config(lut="a.json")
+
+
+def test_every_kind_of_field_is_read():
+    config = _parse("--lut a --epochs 5 --target-ms 2.5 --seed 1 --no-boost --engine x86 --input-size 64")
+    assert config == Config("a", 5, 2.5, 1, False, "x86", (64,))
+
+
+@pytest.mark.parametrize("text", ["32 64 96", "32,64,96", "32,64 96", "32, 64, 96"])
+def test_several_values_are_separated_by_spaces_or_commas(text):
+    assert _parse(f"--lut a --input-size {text}").input_size == (32, 64, 96)
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("", "--lut"),
+        ("--lut a --epochs 1.5", "invalid int value: '1.5'"),
+        ("--lut a --target-ms nan", "invalid number value: 'nan'"),
+        ("--lut a --target-ms inf", "invalid number value: 'inf'"),
+        ("--lut a --engine arm", "choose from"),
+        ("--lut a --input-size x", "invalid int value: 'x'"),
+        ("--lut a --epoch 2", "unrecognized arguments"),
+    ],
+)
+def test_a_wrong_flag_exits_with_2_and_says_which(line, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        _parse(line)
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_help_shows_texts_and_defaults(capsys):
+    with pytest.raises(SystemExit) as stop:
+        _parse("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    assert "100% of the passes (default: 3)" in text and "--no-boost" in text and "(default: 32 224)" in text
+
+
+def _ending(error, capsys, argv=(), **options):
+    """(exit code, stderr) of a guarded main that raises `error`."""
+
+    @guard(**options)
+    def main(argv=None):
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_a_result_passes_through_the_guard():
+    assert guard(lambda argv=None: argv)(["x"]) == ["x"]
+
+
+def test_a_users_mistake_is_one_line_and_code_2(capsys):
+    assert _ending(UserError("epochs: 0"), capsys) == (2, "error: epochs: 0\n")
+
+
+def test_further_kinds_of_mistake_can_be_named(capsys):
+    assert _ending(LookupError("no engine"), capsys, errors=(LookupError,)) == (2, "error: no engine\n")
+
+
+def test_ctrl_c_is_code_130_and_the_command_that_resumes(capsys):
+    code, text = _ending(KeyboardInterrupt(), capsys, ["--name", "my run"], resume="--resume")
+    assert code == 130
+    assert text.startswith("stopped; resume with: python") and text.endswith("--name 'my run' --resume\n")
+
+
+def test_a_full_disk_is_code_2_and_its_mend(capsys):
+    code, text = _ending(OSError(errno.ENOSPC, "No space left on device", "a.pt"), capsys)
+    assert code == 2 and "a.pt: the disk is full: free some space" in text
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        guard(lambda argv=None: 1 / 0)()
+    with pytest.raises(OSError, match="odd"):
+        guard(lambda argv=None: (_ for _ in ()).throw(OSError(errno.EIO, "odd")))()
