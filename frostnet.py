@@ -8,12 +8,16 @@
 * `output_stride` 8 or 16 dilates: the network computes the same function as the strided one, on a finer grid.
 """
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from nas.arch import Architecture, BlockSpec, resolve
+from nas.arch import SHIPPED, Architecture, BlockSpec, find_file, resolve
 from nas.blocks import build_block, build_head, build_stem, init_weights
+from nas.cli import guard
+from nas.cost import table
 from nas.errors import UserError
 from nas.space import frostnet_head, frostnet_stem, scaled
 
@@ -46,7 +50,6 @@ TABLES = {
 }  # fmt: skip
 WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.25)
 PUBLISHED = {f"frostnet_{size}_{width}".replace(".", "_"): (size, width) for size in TABLES for width in WIDTHS}
-SHIPPED = Path(__file__).parent / "nas" / "archs"
 
 
 class FrostNet(nn.Module):
@@ -157,13 +160,9 @@ def find(name: str, runs: str | Path = "runs") -> Architecture:
 
     A path may be a JSON file or a run's folder; a published name without a width means width 1.0. Raises UserError.
     """
-    path = Path(name)
-    for file in (path if path.suffix == ".json" else path / "arch.json", Path(runs) / name / "arch.json"):
-        if file.is_file():
-            return Architecture.load(file)
-    shipped = SHIPPED / f"{name}.json"
-    if shipped.is_file():
-        return Architecture.load(shipped)
+    file = find_file(name, runs)
+    if file is not None:
+        return Architecture.load(file)
     for known in (name, f"{name}_1_0"):
         if known in PUBLISHED:
             return architecture(*PUBLISHED[known])
@@ -173,3 +172,14 @@ def find(name: str, runs: str | Path = "runs") -> Architecture:
 def _known(runs: str | Path) -> list[str]:
     made = sorted(p.parent.name for p in Path(runs).glob("*/arch.json"))
     return made + sorted(p.stem for p in SHIPPED.glob("*.json")) + list(PUBLISHED)
+
+
+@guard
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("frostnet.py", description="Show rows and cost of a network, by file or name.")
+    parser.add_argument("arch", nargs="?", default="frostnet_small_1_0", help=f"for example {', '.join(PUBLISHED)}")
+    print(table(find(parser.parse_args(argv).arch)))
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ from nas.files import read_json, write_json
 FORMAT, VERSION = "architecture", 1
 ACTIVATIONS = ("relu",)
 MAX_BLOCKS = 512
+SHIPPED = Path(__file__).parent / "archs"  # architectures that come with the program
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
@@ -227,6 +228,13 @@ class Architecture:
             return cls.from_json(data)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+
+
+def find_file(name: str, runs: str | Path = "runs") -> Path | None:
+    """The file that `name` means: a JSON file, a run's folder, runs/NAME/arch.json or a shipped file; else None."""
+    path = Path(name)
+    places = (path if path.suffix == ".json" else path / "arch.json", Path(runs) / name / "arch.json")
+    return next((file for file in (*places, SHIPPED / f"{name}.json") if file.is_file()), None)
 
 
 def signature(spec: StemSpec | BlockSpec | HeadSpec, size: int) -> str:

@@ -38,6 +38,31 @@ def cost(arch: Architecture) -> Cost:
     return Cost(sum(r.params for r in rows), sum(r.macs for r in rows), tuple(rows))
 
 
+def table(arch: Architecture) -> str:
+    """Rows and totals of `arch` as text."""
+    total = cost(arch)
+    lines = [_COLUMNS.format("part", "block", "channels", "stride", "expand", "squeeze", "input", "params", "MACs")]
+    lines += [_COLUMNS.format(*_words(row), f"{row.params:,}", f"{row.macs:,}") for row in total.rows]
+    lines.append(_COLUMNS.format("total", "", "", "", "", "", "", f"{total.params:,}", f"{total.macs:,}"))
+    return "\n".join([f"{arch.name}, {arch.input_size} px, {arch.head.num_classes} classes", *lines])
+
+
+_COLUMNS = "{:<10} {:<9} {:>12} {:>6} {:>10} {:>9} {:>7} {:>12} {:>14}"
+
+
+def _words(row: Row) -> tuple[str, ...]:
+    """part, block, channels, stride, expand, squeeze, input of one row."""
+    spec, input_size = row.spec, f"{row.size} px"
+    if isinstance(spec, HeadSpec):
+        return row.name, "", f"{spec.in_channels}-{spec.channels}-{spec.num_classes}", "", "", "", input_size
+    channels, kernel = f"{spec.in_channels}-{spec.out_channels}", f"{spec.kernel_size}x{spec.kernel_size}"
+    if isinstance(spec, StemSpec):
+        return row.name, kernel, channels, str(spec.stride), "", "", input_size
+    expand = f"{spec.expand_ratio} ({spec.hidden_channels})"
+    squeeze = f"{spec.squeeze_factor} ({spec.squeeze_channels})" if spec.squeeze_factor else "-"
+    return row.name, f"{spec.op} {kernel}", channels, str(spec.stride), expand, squeeze, input_size
+
+
 def _stem_row(spec: StemSpec, size: int) -> Row:
     weights = spec.in_channels * spec.out_channels * spec.kernel_size**2
     return Row("stem", spec, size, weights + 2 * spec.out_channels, weights * _pixels(size, spec.stride))

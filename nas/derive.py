@@ -78,11 +78,11 @@ def front(
 
 def latency_range(space: SearchSpace, latencies: Latencies) -> tuple[float, float]:
     """Milliseconds of the fastest and of the slowest network of the space."""
-    low = high = latencies.stem_ms + latencies.head_ms
+    low = high = float(latencies.stem_ms + latencies.head_ms)
     for stage, ms in zip(space.stages, latencies.blocks, strict=True):
         low += min(sum(min(slot) for slot in ms[:d]) for d in range(stage.min_depth, len(stage.slots) + 1))
         high += max(sum(max(slot) for slot in ms[:d]) for d in range(stage.min_depth, len(stage.slots) + 1))
-    return low, high
+    return float(low), float(high)
 
 
 def check_target(target_ms: float, fastest_ms: float, slowest_ms: float) -> None:

@@ -12,6 +12,7 @@ from nas.errors import UserError
 from nas.files import plain, read_bytes, read_json, reason, write_bytes, write_json
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+RESULTS = ("arch.json", "metrics.json", "front.json", "latency.json", "report.html")
 _FORMAT = {"format": "checkpoint", "version": 1}
 
 
@@ -37,6 +38,24 @@ class Run:
     def figure(self, name: str) -> Path:
         """The path of a picture, in the run's `figures` folder."""
         return self.path / "figures" / name
+
+    def claim(self, config: dict, restart: bool = False, free: tuple[str, ...] = ()) -> bool:
+        """Make this the folder of a run with `config`; returns whether there is a checkpoint to go on from.
+
+        A run that was begun with other settings is not mixed with this one: UserError naming the fields that differ (those
+        in `free`, which do not change results, may). `restart` deletes what such a run left.
+        """
+        if restart:
+            for name in (CHECKPOINT, LOG, *RESULTS):
+                (self.path / name).unlink(missing_ok=True)
+        elif self.has(CHECKPOINT) and self.has("config.json"):
+            before = self.read_json("config.json")
+            unlike = [k for k, v in plain(config).items() if k not in free and before.get(k) != v]
+            if unlike:
+                words = ", ".join(f"{k}: {before.get(k)!r} then, {plain(config)[k]!r} now" for k in unlike)
+                raise UserError(f"{self.path}: holds a run with other settings ({words}); repeat them, choose another --name, or add --restart")
+        self.write_json("config.json", config)
+        return self.has(CHECKPOINT)
 
     # ---- log: one JSON object a line ----
 

@@ -1,6 +1,8 @@
 """From a trained, attached graph to an integer network, and to the frozen form that is timed and shipped."""
+import contextlib
 import copy
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -42,14 +44,17 @@ class Frozen:
             return self.module(*inputs)
 
     def save(self, path: Path) -> None:
-        torch.jit.save(self.module, str(path), _extra_files={"engine": self.engine or ""})
+        with _quiet():
+            torch.jit.save(self.module, str(path), _extra_files={"engine": self.engine or ""})
 
     @classmethod
     def load(cls, path: Path) -> "Frozen":
         """Read what `save` wrote. A frozen module is a program: load only files that you made."""
-        extra = {"engine": ""}
-        module = torch.jit.load(str(path), _extra_files=extra)
-        return cls(module, extra["engine"].decode() or None)
+        with zipfile.ZipFile(path) as archive:
+            (entry,) = (name for name in archive.namelist() if name.endswith("extra/engine"))
+            engine = archive.read(entry).decode() or None
+        with _quiet(), executors.use_engine(engine or "reference"):  # weights are packed for the engine of the moment
+            return cls(torch.jit.load(str(path)), engine)
 
 
 def freeze(executor: Executor, *example_inputs) -> Frozen:
@@ -75,7 +80,14 @@ def freeze_float(model: nn.Module, *example_inputs: Tensor) -> Frozen:
 
 
 def _trace(module: nn.Module, example_inputs: tuple) -> torch.jit.ScriptModule:
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # torch announces the end of TorchScript at each call; it is an optional speed-up here
+    with _quiet(), torch.inference_mode():
         traced = torch.jit.trace(module, example_inputs, check_trace=False)
         return torch.jit.freeze(traced.eval())
+
+
+@contextlib.contextmanager
+def _quiet():
+    """torch announces the end of TorchScript at each call; here it is an optional speed-up."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -29,10 +29,25 @@ class _Pending:
         factor = (gamma.double() / torch.sqrt(bn.running_var.double() + bn.eps)).cpu()
         op = self.op
         op.bias = ((op.bias.double() - bn.running_mean.cpu()) * factor + beta.cpu()).float()
-        sign = torch.sign(factor).to(torch.int8)
-        op.weight = op.weight * sign.view(-1, *[1] * (op.weight.dim() - 1))
-        scale = op.weight_scale.double() * factor.abs()
-        op.weight_scale = torch.where(scale > 0, scale, 1.0).float()
+        op.weight = op.weight * _per_channel(torch.sign(factor).to(torch.int8), op.weight)
+        op.weight_scale = (op.weight_scale.double() * factor.abs()).float()
+
+    def fit_bias(self, input_scale: float) -> None:
+        """Coarsen the weights of channels so small beside their bias that it would not fit 32 bits in their units."""
+        op = self.op
+        smallest = op.bias.double().abs() / (input_scale * _LARGEST_BIAS)
+        scale = torch.maximum(op.weight_scale.double(), smallest)
+        scale[scale == 0] = 1.0  # a channel of zeros
+        shrink = _per_channel(op.weight_scale.double() / scale, op.weight)
+        op.weight, op.weight_scale = torch.round(op.weight * shrink).to(torch.int8), scale.float()
+
+
+_LARGEST_BIAS = 2**30
+
+
+def _per_channel(values: Tensor, weight: Tensor) -> Tensor:
+    """One value per output channel, shaped to multiply a weight."""
+    return values.view(-1, *[1] * (weight.dim() - 1))
 
 
 def lower(graph: fx.GraphModule) -> IntGraph:
@@ -111,6 +126,8 @@ class _Lowering:
         if isinstance(source, _Pending):
             op = source.op
             op.name, op.qparams = node.name, qparams
+            if op.weight is not None:
+                source.fit_bias(self.grids[op.inputs[0]].scale)
             return self.emit(op)
         source_op = next(op for op in self.ops if op.name == source)
         if source_op.kind == "float" and len(node.args[0].users) == 1:

@@ -19,17 +19,17 @@ ATLAS, EXTENT = 256, 1.5  # resolution of an outline's distance map, which cover
 MIN_VISIBLE = 0.01  # an object that shows less than this share of the picture has no box
 
 # Each layer draws its numbers uniformly from these ranges (units: half the picture's side, radians, cycles).
-BACKGROUND = {"hue": (0, 1), "saturation": (.05, .75), "value": (.2, .95), "hue2": (0, 1), "saturation2": (.05, .75), "value2": (.2, .95),
-              "angle": (0, 2 * np.pi), "gradient": (0, .6), "clouds": (.2, 1.), "grain": (0, .5), "stripes": (-.5, .5), "frequency": (1.5, 7.)}
-OBJECT = {"hue": (0, 1), "saturation": (.1, .95), "value": (.2, 1.), "hue2": (0, 1), "saturation2": (.1, .95), "value2": (.2, 1.),
-          "angle": (0, 2 * np.pi), "shear": (-.35, .35), "stretch": (-.22, .22), "texture_angle": (0, np.pi), "frequency": (.6, 2.6),
-          "phase": (0, 1), "texture": (-.6, 1.), "relief": (.1, .5), "rim": (0, .6), "shadow": (0, .5)}
-MAIN = OBJECT | {"radius": (.30, .60), "x": (-.42, .42), "y": (-.42, .42), "present": (1, 1)}
-MINOR = OBJECT | {"radius": (.14, .26), "x": (-.9, .9), "y": (-.9, .9), "present": (-.6, 1.)}
-STROKE = {"hue": (0, 1), "saturation": (.05, .8), "value": (.1, .95), "angle": (0, 2 * np.pi), "offset": (-.5, .5), "width": (.02, .13),
-          "present": (-1.2, 1.)}
-LIGHT = {"angle": (0, 2 * np.pi), "slope": (0, .4), "exposure": (.75, 1.4), "vignette": (0, .35), "haze": (0, .25), "warmth": (-.1, .1),
-         "noise": (.02, .16)}
+BACKGROUND = {"hue": (0, 1), "saturation": (.05, .7), "value": (.1, .6), "hue2": (0, 1), "saturation2": (.05, .7), "value2": (.1, .6),
+              "angle": (0, 2 * np.pi), "gradient": (0, .5), "clouds": (0, .6), "grain": (0, .25), "stripes": (-.5, .3), "frequency": (1.5, 5)}
+OBJECT = {"hue": (0, 1), "saturation": (.1, .95), "value": (.45, 1.), "hue2": (0, 1), "saturation2": (.1, .95), "value2": (.45, 1.),
+          "angle": (-.6, .6), "shear": (-.3, .3), "stretch": (-.15, .15), "texture_angle": (0, np.pi), "frequency": (.6, 2.6),
+          "phase": (0, 1), "texture": (-.8, .8), "relief": (.1, .4), "rim": (0, .6), "shadow": (0, .6)}
+MAIN = OBJECT | {"radius": (.45, .75), "x": (-.3, .3), "y": (-.3, .3), "present": (1, 1)}
+MINOR = OBJECT | {"radius": (.14, .24), "x": (-.95, .95), "y": (-.95, .95), "present": (-1., 1.)}
+STROKE = {"hue": (0, 1), "saturation": (.05, .8), "value": (.1, .95), "angle": (0, 2 * np.pi), "offset": (-.7, .7), "width": (.015, .08),
+          "present": (-1.5, 1.)}
+LIGHT = {"angle": (0, 2 * np.pi), "slope": (0, .4), "exposure": (.75, 1.4), "vignette": (0, .3), "haze": (0, .25), "warmth": (-.1, .1),
+         "noise": (.01, .1)}
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def test_activations_are_not_in_place():
 @pytest.mark.parametrize("kernel_size", [3, 5])
 @pytest.mark.parametrize("size", [8, 9])
 def test_a_dilated_block_equals_the_strided_one_at_subsampled_positions(kernel_size, size):
-    # x lives on every second pixel of a finer grid: reading it with stride 2, or with stride 1 and then skipping, is one
+    # reading with stride 2, and reading every pixel but keeping every second result, are one
     strided = _randomised(build_block(replace(FROST, kernel_size=kernel_size, stride=2)))
     dense = build_block(replace(FROST, kernel_size=kernel_size, stride=2), strided=False)
     dense.load_state_dict(strided.state_dict())
@@ -124,10 +124,11 @@ def test_the_stem_halves_the_picture_when_told_to():
     assert build_stem(StemSpec(3, 16, 3, 2, "relu"))(torch.randn(1, 3, 33, 33)).shape == (1, 16, 17, 17)
 
 
-def test_initialisation_is_kaiming_normal_by_fan_out():
+def test_initialisation_is_kaiming_normal_by_fan_out_but_small_in_the_classifier():
     torch.manual_seed(0)
     head = build_head(HeadSpec(256, 512, 100, 0.2, "relu"))
     init_weights(head)
     assert head.conv.conv.weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.02)
+    assert head.classifier.weight.std().item() == pytest.approx(0.01, rel=0.02)
     assert head.classifier.bias.abs().max() == 0
     assert (head.conv.bn.weight == 1).all() and (head.conv.bn.bias == 0).all()

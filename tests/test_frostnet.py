@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (the published tables stay one row a network)
 """The published networks to the digit, their feature maps, dilation, and how names are found."""
 
 import json
@@ -87,11 +88,16 @@ def test_the_module_really_has_and_spends_what_the_table_says(name):
 
 @pytest.mark.parametrize("name", CHANNELS)
 def test_channels_equal_the_published_tables(name):
-    rows = [f"{b.in_channels}/{b.squeeze_channels}/{b.hidden_channels}/{b.out_channels}" for b in _published(name).blocks]
+    rows = [
+        f"{b.in_channels}/{b.squeeze_channels}/{b.hidden_channels}/{b.out_channels}" for b in _published(name).blocks
+    ]
     assert rows == _expand(CHANNELS[name])
 
 
-@pytest.mark.parametrize("size, blocks, frost, residual, residual_narrow", [("large", 18, 14, 11, 12), ("base", 16, 12, 9, 10), ("small", 14, 10, 7, 8)])
+@pytest.mark.parametrize(
+    "size, blocks, frost, residual, residual_narrow",
+    [("large", 18, 14, 11, 12), ("base", 16, 12, 9, 10), ("small", 14, 10, 7, 8)],
+)
 def test_how_many_blocks_are_truly_frost_and_residual(size, blocks, frost, residual, residual_narrow):
     net = architecture(size)
     assert len(net.blocks) == blocks
@@ -100,7 +106,16 @@ def test_how_many_blocks_are_truly_frost_and_residual(size, blocks, frost, resid
     assert sum(b.residual for b in architecture(size, 0.35).blocks) == residual_narrow
 
 
-@pytest.mark.parametrize("width, channels", [(1.0, [24, 40, 96, 320]), (1.25, [32, 48, 120, 400]), (0.75, [24, 32, 72, 240]), (0.5, [16, 24, 48, 160]), (0.35, [8, 16, 32, 112])])
+@pytest.mark.parametrize(
+    "width, channels",
+    [
+        (1.0, [24, 40, 96, 320]),
+        (1.25, [32, 48, 120, 400]),
+        (0.75, [24, 32, 72, 240]),
+        (0.5, [16, 24, 48, 160]),
+        (0.35, [8, 16, 32, 112]),
+    ],
+)
 @pytest.mark.parametrize("size", ["large", "base", "small"])
 def test_features_have_the_published_channels(size, width, channels):
     assert frostnet(size, width).feature_channels == channels
@@ -139,7 +154,9 @@ def test_the_dilated_network_equals_the_strided_one_where_both_are_defined(size,
     strided = _calibrated(frostnet(size, width), x)
     dilated = frostnet(size, width, output_stride=output_stride).eval()
     dilated.load_state_dict(strided.state_dict())
-    pairs = zip(strided.forward_features(x), dilated.forward_features(x), strided.feature_strides, dilated.feature_strides)
+    pairs = zip(
+        strided.forward_features(x), dilated.forward_features(x), strided.feature_strides, dilated.feature_strides
+    )
     for coarse, fine, stride, kept in pairs:
         step = stride // kept
         torch.testing.assert_close(fine[..., ::step, ::step], coarse, rtol=1e-4, atol=1e-4)
@@ -195,7 +212,14 @@ def test_a_saved_architecture_rebuilds_the_same_network(tmp_path):
     assert torch.equal(first(x), again(x))
 
 
-@pytest.mark.parametrize("size, width, words", [("tiny", 1.0, "size: 'tiny', must be one of large, base, small"), ("small", 0, "width: 0"), ("small", float("nan"), "width: nan")])
+@pytest.mark.parametrize(
+    "size, width, words",
+    [
+        ("tiny", 1.0, "size: 'tiny', must be one of large, base, small"),
+        ("small", 0, "width: 0"),
+        ("small", float("nan"), "width: nan"),
+    ],
+)
 def test_a_network_nobody_published_is_refused(size, width, words):
     with pytest.raises(UserError, match=words):
         architecture(size, width)
@@ -221,7 +245,9 @@ def test_a_published_name_without_width_means_full_width(tmp_path):
 
 def test_an_unknown_name_lists_what_there_is(tmp_path):
     architecture("small").save(tmp_path / "frostnet_a" / "arch.json")
-    with pytest.raises(UserError, match="'frostnet_b' is neither a file nor a known name; known here: frostnet_a, .*frostnet_large_1_0"):
+    with pytest.raises(
+        UserError, match="'frostnet_b' is neither a file nor a known name; known here: frostnet_a, .*frostnet_large_1_0"
+    ):
         find("frostnet_b", tmp_path)
 
 

@@ -57,7 +57,9 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize("foreign", [{"model": 1}, [1], torch.ones(2), {"format": "checkpoint", "version": 2, "state": {}}])
+@pytest.mark.parametrize(
+    "foreign", [{"model": 1}, [1], torch.ones(2), {"format": "checkpoint", "version": 2, "state": {}}]
+)
 def test_a_foreign_checkpoint_is_refused(tmp_path, foreign):
     torch.save(foreign, tmp_path / "checkpoint.pt")
     with pytest.raises(UserError, match="another program or version"):
@@ -108,6 +110,33 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="this folder cannot be made"):
         Run(tmp_path / "file" / "run")
+
+
+def test_a_folder_is_claimed_once_and_resumed_with_the_same_settings(tmp_path):
+    run = Run(tmp_path)
+    assert run.claim({"lr": 0.1, "sizes": (1, 2)}) is False
+    run.save_checkpoint({"step": 1})
+    assert run.claim({"lr": 0.1, "sizes": (1, 2)}) is True
+
+
+def test_a_run_is_not_mixed_with_one_of_other_settings(tmp_path):
+    run = Run(tmp_path)
+    run.claim({"lr": 0.1, "bars": True})
+    run.save_checkpoint({"step": 1})
+    with pytest.raises(UserError, match="lr: 0.1 then, 0.2 now.*--restart"):
+        run.claim({"lr": 0.2, "bars": True})
+    assert run.claim({"lr": 0.1, "bars": False}, free=("bars",)) is True
+
+
+def test_a_restart_drops_what_the_earlier_run_left(tmp_path):
+    run = Run(tmp_path)
+    run.claim({"lr": 0.1})
+    run.save_checkpoint({"step": 1})
+    run.append_log({"step": 1})
+    run.write_json("metrics.json", {"top1": 0.9})
+    assert run.claim({"lr": 0.2}, restart=True) is False
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+    assert run.read_json("config.json") == {"lr": 0.2}
 
 
 def test_json_files_live_in_the_folder(tmp_path):

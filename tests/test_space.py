@@ -100,7 +100,8 @@ def test_the_hash_is_stable_and_ignores_the_number_of_classes():
 
 
 @pytest.mark.parametrize(
-    "other", [frostnet_space(0.5), frostnet_space(input_size=192), frostnet_space(in_channels=1), replace(SPACE, name="x")]
+    "other",
+    [frostnet_space(0.5), frostnet_space(input_size=192), frostnet_space(in_channels=1), replace(SPACE, name="x")],
 )
 def test_the_hash_differs_when_anything_else_does(other):
     assert other.hash() != SPACE.hash()

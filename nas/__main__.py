@@ -1,0 +1,43 @@
+"""python -m nas show ARCH: rows and cost of an architecture. python -m nas report RUN: write the run's page anew."""
+
+import argparse
+from collections.abc import Sequence
+
+from nas.arch import Architecture, find_file
+from nas.cli import guard
+from nas.cost import table
+from nas.draw import architecture_figure, save
+from nas.errors import UserError
+from nas.report import write_report
+
+
+@guard
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    if args.command == "report":
+        print(write_report(args.run))
+        return
+    file = find_file(args.arch)
+    if file is None:
+        raise UserError(f"arch: {args.arch!r} is no file and no run; for a published network: python frostnet.py NAME")
+    arch = Architecture.load(file)
+    arch = arch.for_input(args.input_size) if args.input_size else arch
+    print(table(arch))
+    if args.picture:
+        save(architecture_figure(arch), args.picture)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m nas", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("show", help="rows and cost of an architecture")
+    show.add_argument("arch", help="an arch.json, a run's folder or name, or a shipped name")
+    show.add_argument("--input-size", type=int, help="pixels, where another size than the file's is meant")
+    show.add_argument("--picture", help="also draw it into this PNG file")
+    report = commands.add_parser("report", help="write report.html of a run")
+    report.add_argument("run", help="the run's folder")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Find an INT8 network for a measured CPU: latency table in, architecture out.
+
+    python -m latency_lut --engine fbgemm --output fbgemm.json
+    python search.py --latency-lut fbgemm.json --target-ms 3
+
+Trains a supernet under fake-quant (supernet.loop), derives the best networks for the target from one run by an exact knapsack
+(nas.derive), re-scores the best few with statistics of their own, measures them whole beside random networks of equal latency, and
+writes the winner to runs/NAME/arch.json with a picture, curves, the Pareto front and a report.
+"""
+import dataclasses
+import shlex
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Optional
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+import frostnet
+import quant
+import supernet
+from latency_lut import LatencyTable, time_networks
+from nas import SPACES, Run, SearchSpace, UserError, cost
+from nas.cli import guard, option, parse
+from nas.derive import Point, check_target, front, latency_range
+from nas.report import write_report
+from supernet.finalists import Finalist, finalists
+from tasks.data import DATA, class_names, classification
+from tasks.pictures import Pictures, Stream, balanced, in_order
+
+PRESETS = {  # weight steps of the float, quantized and joint phase; training pictures; networks re-scored; random controls
+    "smoke": {"float_steps": 8, "quant_steps": 8, "joint_steps": 8, "train_images": 640, "rescored": 2, "controls": 2, "score_images": 64},
+    "small": {"float_steps": 300, "quant_steps": 100, "joint_steps": 600, "train_images": None, "rescored": 6, "controls": 6, "score_images": 512},
+}  # fmt: skip
+RECALIBRATION_BATCHES = 16
+HELD_OUT = 0.2  # share of the training pictures that moves alphas and judges networks, never weights
+TRIES = 3  # derivations with a corrected target, where measured networks miss it
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """One search. Fields left at None come from the preset."""
+
+    latency_lut: str = option(help="latency table of this CPU, made by python -m latency_lut")
+    target_ms: Optional[float] = option(None, "latency that the network should take (default: that of FrostNet-Small at this input)")
+    name: str = option("frostnet_a", "name of the network and of its folder in --runs")
+    data: Literal[DATA] = option("scenes", "pictures to search on")
+    data_root: Optional[str] = option(None, "folder of the pictures")
+    download: bool = option(False, "fetch the data set into --data-root if it is not there")
+    space: Literal[tuple(SPACES)] = option("frostnet", "search space")
+    width: float = option(1.0, "width multiplier of all channels")
+    input_size: int = option(32, "pixels at which the network will run: the latency is looked up for this size")
+    train_size: Optional[int] = option(None, "pixels of the training pictures (default: the input size)")
+    preset: Literal[tuple(PRESETS)] = option("small", "how much to train")
+    float_steps: Optional[int] = option(None, "weight steps in float")
+    quant_steps: Optional[int] = option(None, "weight steps under fake-quant before alphas move")
+    joint_steps: Optional[int] = option(None, "weight steps while alphas move")
+    train_images: Optional[int] = option(None, "pictures used of the training part")
+    rescored: Optional[int] = option(None, "derived networks that are re-scored and measured")
+    controls: Optional[int] = option(None, "random networks of equal latency that are scored and measured beside them")
+    score_images: Optional[int] = option(None, "held-out pictures for each of the scores of ops and depths")
+    batch_size: int = option(64, "pictures in a step")
+    lr: float = option(0.1, "peak learning rate of the weights")
+    alpha_lr: float = option(0.05, "learning rate of the alphas")
+    boost: Literal["paper", "released", "off"] = option("paper", "GradBoost on the weights")
+    seed: int = option(0, "seed of everything random")
+    runs: str = option("runs", "folder of all runs")
+    checkpoint_seconds: float = option(60.0, "seconds between two checkpoints")
+    restart: bool = option(False, "start over where the folder holds an earlier search")
+    allow_other_cpu: bool = option(False, "use a table that was measured on another CPU")
+
+    def filled(self) -> "SearchConfig":
+        """The same with the preset's numbers where none were given."""
+        return replace(self, **{k: v for k, v in PRESETS[self.preset].items() if getattr(self, k) is None})
+
+
+@guard
+def main(argv=None) -> Path:
+    """Run a search, or go on with one; returns its folder."""
+    config = parse(SearchConfig, argv, "search.py", __doc__.splitlines()[0]).filled()
+    table = LatencyTable.load(config.latency_lut)
+    table.check(allow_other_cpu=config.allow_other_cpu)
+    num_classes = len(class_names(config.data, config.data_root))
+    space = SPACES[config.space](config.width, config.input_size, num_classes)
+    latency = table.for_space(space)
+    target_ms = find_target(config, table, space, latency)
+    run = Run(Path(config.runs) / config.name)
+    command = shlex.join(["python", "search.py", *(sys.argv[1:] if argv is None else argv)])
+    settings = {**dataclasses.asdict(config), "target_ms": target_ms, "table_hash": table.hash}
+    resumes = run.claim({"command": command, **settings}, config.restart, ("command", "runs", "restart", "checkpoint_seconds"))
+    search, train_pictures, held_out = build(config, space, latency, target_ms, table.meta["engine"])
+    train(search, run, resumes, config.checkpoint_seconds)
+    scores = score(search, held_out, config)
+    points = front(space, *scores, latency)
+    networks = choose(search, points, scores, train_pictures, held_out, config)
+    save(run, networks, points, search, table, {"command": command, **settings})
+    return run.path
+
+
+def find_target(config: SearchConfig, table: LatencyTable, space: SearchSpace, latency) -> float:
+    """The target in ms, checked against what the space can reach; prints both."""
+    fastest, slowest = latency_range(space, latency)
+    target = config.target_ms
+    if target is None:
+        target = table.predict(frostnet.architecture("small", config.width, space.head.num_classes, config.input_size)).latency_ms
+    check_target(target, fastest, slowest)
+    print(f"target {target:.3f} ms; networks of this space take {fastest:.3f} to {slowest:.3f} ms on {table.meta['engine']}")
+    if target > slowest:
+        print("every network is faster than the target: latency will not steer this search")
+    return target
+
+
+def build(config: SearchConfig, space: SearchSpace, latency, target_ms: float, engine: str) -> tuple[supernet.Search, Pictures, Pictures]:
+    """The search, its training pictures and the held-out part of them."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = config.train_size or config.input_size
+    pictures = classification(config.data, config.data_root, size, config.seed, config.train_images, config.download).train.to(device)
+    held = balanced(pictures.labels.cpu(), round(len(pictures) * HELD_OUT), config.seed)
+    keep = torch.ones(len(pictures), dtype=torch.bool)
+    keep[held] = False
+    train_pictures, held_out = pictures.select(keep.nonzero()[:, 0]), pictures.select(held)
+    torch.manual_seed(config.seed)
+    network = supernet.Supernet(SPACES[config.space](config.width, size, space.head.num_classes))
+    search = supernet.Search(
+        network.to(device, memory_format=torch.channels_last),
+        supernet.Plan(config.float_steps, config.quant_steps, config.joint_steps, lr=config.lr, alpha_lr=config.alpha_lr),
+        latency, target_ms, F.cross_entropy,
+        Stream(train_pictures, config.batch_size, config.seed).batch,
+        Stream(held_out, config.batch_size, config.seed + 1).batch,
+        quant.QuantConfig(engine=engine), config.boost, config.seed,
+    )  # fmt: skip
+    return search, train_pictures, held_out
+
+
+def train(search: supernet.Search, run: Run, resumes: bool, checkpoint_seconds: float) -> None:
+    """Run the search's steps, with a bar, a log and checkpoints; goes on from the last checkpoint."""
+    if resumes:
+        search.load_state_dict(run.load_checkpoint())
+        run.rewind_log(search.step_index - 1)
+        print(f"going on at step {search.step_index} of {search.plan.steps}")
+    saved = time.monotonic()
+    with tqdm(total=search.plan.steps, initial=search.step_index, desc="search", unit="step") as bar:
+        while not search.finished:
+            row = search.step()
+            run.append_log(row)
+            bar.set_postfix({"phase": row["phase"]} | {k: f"{row[k]:.3g}" for k in ("loss", "expected_ms", "mu") if k in row}, refresh=False)
+            bar.update()
+            if time.monotonic() - saved > checkpoint_seconds or search.finished:
+                run.save_checkpoint(search.state_dict())
+                saved = time.monotonic()
+
+
+def score(search: supernet.Search, held_out: Pictures, config: SearchConfig) -> supernet.Scores:
+    """Scores of all ops and depths: alphas and perturbed losses, blended."""
+    some = held_out.select(balanced(held_out.labels.cpu(), config.score_images, config.seed))
+    images, targets = next(iter(in_order(some, config.score_images)))
+    stages = search.supernet.space.stages
+    paths = 1 + sum(len(slot.candidates) - 1 for s in stages for slot in s.slots) + sum(len(s.slots) - s.min_depth for s in stages)
+    with tqdm(total=paths, desc="scoring ops and depths", unit="path") as bar:
+        losses = supernet.perturbation_scores(
+            search.supernet, supernet.favourite(search.alphas), images, targets, search.loss, bar.update
+        )
+    return supernet.blended_scores(search.alphas, losses)
+
+
+def choose(search: supernet.Search, points: list[Point], scores, train_pictures: Pictures, held_out: Pictures, config: SearchConfig) -> list[Finalist]:
+    """Re-score and measure finalists until one meets the target as measured; the chosen one comes first."""
+    aim = search.target_ms
+    recalibration = [Stream(train_pictures, config.batch_size, config.seed + 2, augment=False).batch(i)[0] for i in range(RECALIBRATION_BATCHES)]
+    judged = list(in_order(held_out, 256))
+    for _ in range(TRIES):
+        networks = finalists(search.supernet.space, points, scores, search.latency, aim, config.rescored, config.controls, config.seed)
+        judge(search, networks, recalibration, judged)
+        met = [n for n in networks if n.kind == "derived" and n.measured_ms <= search.target_ms]
+        if met:
+            best = max(met, key=lambda n: n.accuracy)
+            return [best, *(n for n in networks if n is not best)]
+        fastest = min((n for n in networks if n.kind == "derived"), key=lambda n: n.measured_ms / n.latency_ms)
+        aim = max(search.target_ms * aim / fastest.measured_ms, points[0].latency_ms)
+        print(f"no derived network met {search.target_ms:.3f} ms as measured; deriving again for {aim:.3f} ms predicted")
+    raise UserError(f"target_ms: {search.target_ms:.4g}, but measured networks miss it; is something else running? Try again, or raise the target")
+
+
+def judge(search: supernet.Search, networks: list[Finalist], recalibration: list, judged: list) -> None:
+    """Accuracy with recalibrated statistics, and latency measured in interleaved rounds, of every network."""
+    executors = {}
+    for network in tqdm(networks, desc="re-scoring networks", unit="net"):
+        graph = supernet.inherited(search.supernet, network.choice, search.config, recalibration)
+        network.accuracy = supernet.top1(graph, judged)
+        executors[network.name] = quant.convert(graph.cpu(), search.config.engine)
+    example = torch.zeros(1, 3, *[search.supernet.space.input_size] * 2)
+    return executors, example

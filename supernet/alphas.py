@@ -1,0 +1,55 @@
+"""Architecture parameters: what the search learns beside the weights.
+
+One vector per slot over its candidates, one per stage over its depths. p = softmax(alpha / temperature).
+Depth is a distribution of its own (sink probabilities, as in TF-NAS, arXiv:2008.05314), never a skip candidate inside a slot's softmax.
+"""
+import torch
+from torch import Tensor, nn
+
+from nas.space import SearchSpace
+
+
+class Alphas(nn.Module):
+    """ops[stage][slot] over candidates, depths[stage] over min_depth .. number of slots; all start at 0, the uniform distribution."""
+
+    def __init__(self, space: SearchSpace):
+        super().__init__()
+        self.space = space
+        self.ops = nn.ModuleList(
+            nn.ParameterList(nn.Parameter(torch.zeros(len(slot.candidates))) for slot in stage.slots) for stage in space.stages
+        )
+        self.depths = nn.ParameterList(
+            nn.Parameter(torch.zeros(len(stage.slots) - stage.min_depth + 1)) for stage in space.stages
+        )
+
+    def probabilities(self, temperature: float = 1.0) -> tuple[list[list[Tensor]], list[Tensor]]:
+        """(op probabilities [stage][slot], depth probabilities [stage]); differentiable."""
+        ops = [[torch.softmax(alpha / temperature, 0) for alpha in stage] for stage in self.ops]
+        return ops, [torch.softmax(alpha / temperature, 0) for alpha in self.depths]
+
+    def expected_latency(self, latency, temperature: float = 1.0) -> Tensor:
+        """E[latency] in ms of the network that the probabilities draw, 0-dim, differentiable.
+
+        `latency` has stem_ms, head_ms and blocks[stage][slot][candidate], calibrated, in ms. A slot runs if its stage is deep enough:
+            E = stem + head + sum_slots P(depth > slot) sum_c p_c ms_c
+        """
+        ops, depths = self.probabilities(temperature)
+        total = depths[0].new_tensor(latency.stem_ms + latency.head_ms)
+        for stage, op_rows, depth_row, ms_rows in zip(self.space.stages, ops, depths, latency.blocks, strict=True):
+            for slot, (p, ms) in enumerate(zip(op_rows, ms_rows, strict=True)):
+                runs = depth_row[max(0, slot + 1 - stage.min_depth) :].sum()
+                total = total + runs * (p * p.new_tensor(ms)).sum()
+        return total
+
+    def entropy(self, temperature: float = 1.0) -> Tensor:
+        """Mean over all distributions of their entropy relative to uniform, in [0, 1]; 0-dim, differentiable."""
+        ops, depths = self.probabilities(temperature)
+        rows = [p for p in [*(p for stage in ops for p in stage), *depths] if len(p) > 1]
+        return torch.stack([-(p * p.clamp(min=1e-12).log()).sum() / torch.tensor(float(len(p))).log() for p in rows]).mean()
+
+    @torch.no_grad()
+    def log_scores(self) -> tuple[list[list[list[float]]], list[list[float]]]:
+        """log p relative to the best of its distribution, for ops and depths: 0 for the favourite, negative for the rest."""
+        ops, depths = self.probabilities()
+        regret = lambda p: (p.log() - p.log().max()).tolist()  # noqa: E731
+        return [[regret(p) for p in stage] for stage in ops], [regret(p) for p in depths]

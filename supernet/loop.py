@@ -1,0 +1,218 @@
+"""The search: phases, the joint training of weights and alphas, and the latency constraint. Everything it holds is in state_dict().
+
+    float    weights alone, fair paths: every candidate learns, the optimizer and batch norm gather statistics (StatAssist)
+    quant    the same under fake-quant with GradBoost, alphas still frozen
+    joint    weights on paths drawn half by the alphas, half fairly; every `alpha_every` steps the alphas on a held-out batch:
+                 min_alpha  CE + mu relu(E/T - 1) + entropy term,        mu <- max(0, mu + mu_rate (E/T - 1))
+             a dual variable that rises while the expected latency E misses the target T (arXiv:1902.08142 calls it so); first order
+"""
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import quant
+from nas.errors import UserError
+from nas.space import Choice
+from quant.quantizers import Quantizer
+from supernet.alphas import Alphas
+from supernet.model import Supernet
+from supernet.samplers import TwoPath, fair_choice, round_length, sampled_choice
+
+Batch = Callable[[int], tuple[Tensor, Tensor]]  # step -> (images, targets), the same for the same step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Lengths and rates of a search.
+
+    float_steps quant_steps joint_steps   weight steps in each phase
+    alpha_every     weight steps between two alpha steps
+    lr momentum weight_decay              of the weights' SGD; lr falls along a cosine after a short warm-up
+    alpha_lr        of the alphas' Adam (beta1 = 0: an alpha that was not sampled does not drift, arXiv:1812.00332)
+    temperature     of the softmax at the beginning and the end of the joint phase, falling exponentially
+    mu_rate         how fast the dual variable follows the missed target
+    entropy         weight of the entropy term: explores in the first half of the joint phase, commits in the second
+    """
+
+    float_steps: int
+    quant_steps: int
+    joint_steps: int
+    alpha_every: int = 2
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-5
+    alpha_lr: float = 0.05
+    temperature: tuple[float, float] = (2.0, 0.5)
+    mu_rate: float = 0.1
+    entropy: float = 0.02
+    uniform_share: float = 0.1
+
+    @property
+    def steps(self) -> int:
+        return self.float_steps + self.quant_steps + self.joint_steps
+
+    def phase(self, step: int) -> str:
+        """The phase that a step belongs to."""
+        return "float" if step < self.float_steps else "quant" if step < self.float_steps + self.quant_steps else "joint"
+
+    def joint_progress(self, step: int) -> float:
+        """How much of the joint phase has passed before `step`, in [0, 1]."""
+        done = step - self.float_steps - self.quant_steps
+        return min(max(done / max(self.joint_steps, 1), 0.0), 1.0)
+
+    def learning_rate(self, step: int) -> float:
+        warmup = max(1, self.steps // 20)
+        return self.lr * min((step + 1) / warmup, 0.5 * (1.0 + math.cos(math.pi * step / self.steps)))
+
+    def temperature_at(self, step: int) -> float:
+        first, last = self.temperature
+        return first * (last / first) ** self.joint_progress(step)
+
+
+class Search:
+    """One search, step by step.
+
+    latency     calibrated milliseconds of the space: stem_ms, head_ms, blocks[stage][slot][candidate]
+    target_ms   what the network should take
+    loss        (outputs, targets) -> 0-dim loss
+    train, val  batches by step; `val` is held out from training and moves the alphas only
+    """
+
+    def __init__(self, supernet: Supernet, plan: Plan, latency, target_ms: float, loss: Callable, train: Batch, val: Batch,
+                 config: quant.QuantConfig, boost_mode: str = "paper", seed: int = 0):  # fmt: skip
+        self.supernet, self.plan, self.latency, self.target_ms = supernet, plan, latency, target_ms
+        self.loss, self.train, self.val, self.config, self.seed = loss, train, val, config, seed
+        self.device = next(supernet.parameters()).device
+        self.alphas = Alphas(supernet.space).to(self.device)
+        sgd = torch.optim.SGD(_groups(supernet, plan.weight_decay), lr=plan.lr, momentum=plan.momentum, nesterov=True)
+        self.optimizer = quant.GradBoost(sgd, boost_mode, seed=seed)
+        self.alpha_optimizer = torch.optim.Adam(self.alphas.parameters(), lr=plan.alpha_lr, betas=(0.0, 0.999))
+        self.step_index, self.mu, self.attached = 0, 0.0, False
+        supernet.train()
+
+    @property
+    def finished(self) -> bool:
+        return self.step_index >= self.plan.steps
+
+    def step(self) -> dict[str, float | str]:
+        """One weight step, and an alpha step where it is due; returns what to log."""
+        step, phase = self.step_index, self.plan.phase(self.step_index)
+        if phase != "float" and not self.attached:
+            self._attach()
+            self._calibrate()
+        row = {"step": step, "phase": phase, "loss": self._weight_step(step, phase)}
+        if phase == "joint" and step % self.plan.alpha_every == 0:
+            row |= self._alpha_step(step)
+        self.step_index += 1
+        return row
+
+    def _attach(self) -> None:
+        self.supernet.attach(self.config, self.train(0)[0].to(self.device))
+        self.supernet.to(self.device).train()
+        self.optimizer.active = True
+        self.attached = True
+
+    @torch.no_grad()
+    def _calibrate(self) -> None:
+        """One full round of paths, so that every quantizer has seen data before anything depends on it."""
+        images = self.train(0)[0].to(self.device)
+        for position in range(round_length(self.supernet.space)):
+            self.supernet(images, fair_choice(self.supernet.space, self.seed, position))
+
+    def _weight_step(self, step: int, phase: str) -> float:
+        images, targets = (t.to(self.device, non_blocking=True) for t in self.train(step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.learning_rate(step)
+        self.optimizer.progress = max(0, step - self.plan.float_steps) / max(1, self.plan.steps - self.plan.float_steps)
+        loss = self.loss(self.supernet(images, self._path(step, phase)), targets)
+        value = self._finite(loss, step, phase)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return value
+
+    def _path(self, step: int, phase: str) -> Choice:
+        if phase == "joint" and step % 2:
+            return sampled_choice(self.alphas, self.plan.temperature_at(step), self.plan.uniform_share, self.seed, step)
+        return fair_choice(self.supernet.space, self.seed, step // 2 if phase == "joint" else step)
+
+    def _alpha_step(self, step: int) -> dict[str, float]:
+        images, targets = (t.to(self.device, non_blocking=True) for t in self.val(step // self.plan.alpha_every))
+        temperature, progress = self.plan.temperature_at(step), self.plan.joint_progress(step)
+        gates = TwoPath().gates(self.alphas, temperature, self.seed, step)
+        with frozen_weights(self.supernet), frozen_statistics(self.supernet):
+            task_loss = self.loss(self.supernet.forward_gated(images, *gates), targets)
+            expected = self.alphas.expected_latency(self.latency, temperature)
+            excess = expected / self.target_ms - 1.0
+            entropy = self.alphas.entropy(temperature)
+            loss = task_loss + self.mu * torch.relu(excess) + self.plan.entropy * (2.0 * progress - 1.0) * entropy
+            self._finite(loss, step, "joint")
+            self.alpha_optimizer.zero_grad()
+            loss.backward()
+        self.alpha_optimizer.step()
+        self.mu = max(0.0, self.mu + self.plan.mu_rate * excess.item())
+        return {"val_loss": task_loss.item(), "expected_ms": expected.item(), "target_ms": self.target_ms, "mu": self.mu,
+                "entropy": entropy.item(), "temperature": temperature}  # fmt: skip
+
+    def _finite(self, loss: Tensor, step: int, phase: str) -> float:
+        value = loss.item()
+        if not math.isfinite(value):
+            raise UserError(f"loss: {value} at step {step} of the search ({phase} phase); lower --lr, or give the float phase more steps")
+        return value
+
+    def state_dict(self) -> dict:
+        return {
+            "step": self.step_index, "mu": self.mu, "attached": self.attached, "supernet": self.supernet.state_dict(),
+            "alphas": self.alphas.state_dict(), "optimizer": self.optimizer.state_dict(), "alpha_optimizer": self.alpha_optimizer.state_dict(),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict) -> None:
+        if state["attached"]:
+            self._attach()
+        self.supernet.load_state_dict(state["supernet"])
+        self.alphas.load_state_dict(state["alphas"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        self.step_index, self.mu = state["step"], state["mu"]
+
+
+@contextlib.contextmanager
+def frozen_weights(model: nn.Module):
+    """No gradients for a model's parameters inside: an alpha step needs them for the alphas only."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def frozen_statistics(model: nn.Module):
+    """Batch norm normalises by the batch without remembering it, and ranges stand still: held-out data leaves no trace."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    observers = [m for m in model.modules() if isinstance(m, Quantizer) and m.observe]
+    momenta = [m.momentum for m in norms]
+    for m in norms:
+        m.momentum = 0.0
+    for m in observers:
+        m.observe = False
+    try:
+        yield
+    finally:
+        for m, momentum in zip(norms, momenta, strict=True):
+            m.momentum = momentum
+        for m in observers:
+            m.observe = True
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Weights with decay; batch norms and biases without."""
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]

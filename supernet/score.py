@@ -1,0 +1,112 @@
+"""How good the supernet thinks a choice is: what each op and depth changes, and whole paths with statistics of their own."""
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, fx, nn
+
+import quant
+from frostnet import FrostNet
+from nas.space import Choice
+from quant.quantizers import ActivationQuantizer
+from supernet.alphas import Alphas
+from supernet.loop import frozen_statistics
+from supernet.model import Supernet
+
+Scores = tuple[list[list[list[float]]], list[list[float]]]  # ops [stage][slot][candidate], depths [stage][depth - min_depth]
+
+
+@torch.no_grad()
+def perturbation_scores(supernet: Supernet, base: Choice, images: Tensor, targets: Tensor, loss: Callable, tick=lambda: None) -> Scores:
+    """How much each candidate and each depth raises the loss against `base`, one change at a time (after arXiv:2108.04392).
+
+    `base` runs every slot. Batch norm normalises by the batch, so a path needs no statistics of its own. `tick()` is called after each
+    of the evaluations.
+    """
+    space = supernet.space
+
+    def rest(x: Tensor, modules: list[nn.Module]) -> float:
+        for module in modules:
+            x = module(x)
+        tick()
+        return loss(x, targets).item()
+
+    with frozen_statistics(supernet):
+        path = supernet.path(base)
+        reference = rest(images, path)
+        x, position, ops, depths = path[0](images), 1, [], []
+        for stage, slots, base_ops in zip(space.stages, supernet.stages, base.ops, strict=True):
+            end, rows, cut = position + len(slots), [], []
+            for slot, base_op in zip(slots, base_ops):
+                rows.append([
+                    0.0 if i == base_op else rest(candidate(x), path[position + 1 :]) - reference for i, candidate in enumerate(slot)
+                ])  # fmt: skip
+                x, position = path[position](x), position + 1
+                depth = len(rows)
+                if depth >= stage.min_depth:
+                    cut.append(0.0 if depth == len(slots) else rest(x, path[end:]) - reference)
+            ops.append(rows)
+            depths.append(cut)
+    return ops, depths
+
+
+def favourite(alphas: Alphas) -> Choice:
+    """Every stage at full depth, every slot with its most probable candidate."""
+    stages = alphas.space.stages
+    return Choice(tuple(len(s.slots) for s in stages), tuple(tuple(int(a.argmax()) for a in stage) for stage in alphas.ops))
+
+
+def blended_scores(alphas: Alphas, losses: Scores) -> Scores:
+    """log p of the alphas minus the loss that a change causes, each in units of its own spread over all ops and depths."""
+    favour = alphas.log_scores()
+    a, b = _spread(favour), _spread(losses)
+    blend = lambda log_p, loss: [p / a - change / b for p, change in zip(log_p, loss, strict=True)]  # noqa: E731
+    ops = [[blend(p, d) for p, d in zip(ps, ds, strict=True)] for ps, ds in zip(favour[0], losses[0], strict=True)]
+    return ops, [blend(p, d) for p, d in zip(favour[1], losses[1], strict=True)]
+
+
+def _spread(scores: Scores) -> float:
+    """Standard deviation of the scores within their slots, over all slots and stages with a choice."""
+    rows = [torch.tensor(row) for row in [*(r for stage in scores[0] for r in stage), *scores[1]] if len(row) > 1]
+    return max(torch.cat([row - row.mean() for row in rows]).square().mean().sqrt().item(), 1e-12)
+
+
+@torch.no_grad()
+def inherited(supernet: Supernet, choice: Choice, config: quant.QuantConfig, batches: Iterable[Tensor]) -> fx.GraphModule:
+    """The network of a choice with the supernet's weights, attached, its batch norm and ranges measured anew on `batches` of images.
+
+    It shares nothing with the supernet. The ranges go on from the path's own, quickly.
+    """
+    batches = list(batches)
+    network = FrostNet(supernet.space.architecture(choice)).to(batches[0].device)
+    graph = quant.attach(network, batches[0][:1], config).to(batches[0].device)
+    graph.load_state_dict(supernet.path_state(choice))
+    recalibrate(graph, batches)
+    return graph.eval()
+
+
+@torch.no_grad()
+def recalibrate(graph: fx.GraphModule, batches: Iterable[Tensor]) -> None:
+    """Replace batch-norm statistics by the plain average over `batches` and move the ranges to them; back as it was otherwise."""
+    norms = [m for m in graph.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    ranges = [m for m in graph.modules() if isinstance(m, ActivationQuantizer) and hasattr(m, "momentum")]
+    before = [m.momentum for m in (*norms, *ranges)]
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # torch's word for the cumulative average
+    for m in ranges:
+        m.momentum = 0.3
+    graph.train()
+    for images in batches:
+        graph(images)
+    for m, momentum in zip((*norms, *ranges), before, strict=True):
+        m.momentum = momentum
+
+
+@torch.no_grad()
+def top1(graph: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Accuracy in [0, 1] over all batches."""
+    right = total = 0
+    for images, targets in batches:
+        right += (graph(images).argmax(1) == targets).sum().item()
+        total += len(targets)
+    return right / total

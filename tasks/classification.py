@@ -1,0 +1,38 @@
+"""Classification: cross-entropy to train, top-1 accuracy to judge."""
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.aggregation import MeanMetric
+
+from tasks.pictures import Pictures, in_order
+
+EVALUATION_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The task as the engine sees it: a training step and an evaluation."""
+    num_classes: int
+    label_smoothing: float = 0.
+
+    def train_step(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss to differentiate, and what to log, for x (B, 3, H, W) and y (B,)."""
+        x, y = batch
+        logits = model(x)
+        loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        return loss, {"train_top1": (logits.detach().argmax(1) == y).float().mean()}
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module, pictures: Pictures) -> dict[str, float]:
+        """top1 in [0, 1] and cross-entropy of a float, fake-quant or integer model over all pictures, in evaluation mode."""
+        model.eval()
+        device = pictures.mean.device
+        top1, loss = MulticlassAccuracy(self.num_classes, average="micro").to(device), MeanMetric().to(device)
+        for x, y in in_order(pictures, EVALUATION_BATCH):
+            logits = model(x)
+            top1.update(logits, y)
+            loss.update(F.cross_entropy(logits, y), weight=len(y))
+        return {"top1": top1.compute().item(), "loss": loss.compute().item()}

@@ -1,0 +1,232 @@
+"""The one training loop: float epochs, then quantized ones (StatAssist, arXiv:2006.09679), for every task.
+
+A task is any object with `train_step(model, batch) -> (loss, logs)` and `evaluate(model, data) -> metrics`; a stream has
+`batch(step)`, a pure function, `batch_size` and `steps_per_epoch`. A run stopped at any moment goes on from its checkpoint and, on a
+CPU, ends in the same numbers bit for bit as if it had not been stopped.
+"""
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, Mapping, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import quant
+from nas import Run, UserError
+from nas.runs import CHECKPOINT
+from quant import GradBoost, Phase, QuantConfig, Schedule, phase_at
+
+OPTIMIZERS = {
+    "sgd": (torch.optim.SGD, {"momentum": .9, "nesterov": True}),
+    "adamw": (torch.optim.AdamW, {}),
+    "adam": (torch.optim.Adam, {}),
+    "rmsprop": (torch.optim.RMSprop, {"alpha": .9, "momentum": .9, "eps": 1e-3}),
+}
+WATCH_EVERY = 20  # steps between looks at the loss on a GPU, where each look waits for the device
+
+
+class Task(Protocol):
+    def train_step(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def evaluate(self, model: nn.Module, data: Any) -> dict[str, float]: ...
+
+
+class Stream(Protocol):
+    batch_size: int
+    steps_per_epoch: int
+
+    def batch(self, step: int) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: phases, optimizer (a key of OPTIMIZERS), peak learning rate, warm-up as a share of all steps, GradBoost's mode."""
+    schedule: Schedule
+    optimizer: str = "sgd"
+    lr: float = .05
+    weight_decay: float = 4e-5
+    warmup: float = .05
+    boost: str = "paper"
+    quant: QuantConfig = QuantConfig()
+    seed: int = 0
+    checkpoint_seconds: float = 60.
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """`model` is the float model, or the attached graph if training ended quantized; `float_metrics` by split are of the end of the float
+    phase (None without one), `metrics` of the end; `seconds` of training over all sittings, evaluation included."""
+    model: nn.Module
+    float_metrics: dict[str, dict[str, float]] | None
+    metrics: dict[str, dict[str, float]]
+    seconds: float
+
+
+def fit(model: nn.Module, task: Task, stream: Stream, held_out: Mapping[str, Any], recipe: Recipe, run: Run, example: Tensor) -> Fitted:
+    """Train `model` in place by the recipe, from the run's checkpoint if it has one, and evaluate it.
+
+    held_out  data by split; the first, the validation part, is evaluated after each epoch, all of them at the end of the float phase and
+              of training. Nothing is chosen by any of them.
+    example   (N, C, H, W), a batch of the kind that will come, to trace the model with
+    Raises UserError where the loss stops being finite; the last checkpoint stays as it is.
+    """
+    training = _Training(model, task, stream, held_out, recipe, run, example)
+    if run.has(CHECKPOINT):
+        training.load_state_dict(run.load_checkpoint())
+        run.rewind_log(training.step)
+    total = recipe.schedule.epochs * stream.steps_per_epoch
+    with tqdm(total=total * stream.batch_size, initial=training.step * stream.batch_size, unit="img", unit_scale=True, smoothing=.05) as bar:
+        while training.step < total:
+            training.run_epoch(bar)
+    return Fitted(training.net, training.float_metrics, training.metrics, training.seconds)
+
+
+class _Training:
+    """Everything that changes during training, and the work of an epoch."""
+
+    def __init__(self, model, task, stream, held_out, recipe, run, example):
+        self.task, self.stream, self.held_out, self.recipe, self.run, self.example = task, stream, held_out, recipe, run, example
+        self.net, self.attached = model, False
+        self.device = next(model.parameters()).device
+        self.optimizer = make_optimizer(model, recipe)
+        self.step, self.seconds, self.sums = 0, 0., {}
+        self.float_metrics, self.metrics = None, None
+
+    def run_epoch(self, bar: tqdm) -> None:
+        """The rest of the current epoch, its evaluation, its line in the log, and a checkpoint."""
+        recipe, per_epoch = self.recipe, self.stream.steps_per_epoch
+        epoch = self.step // per_epoch
+        phase = phase_at(recipe.schedule, epoch)
+        self._enter(phase)
+        started = saved = time.monotonic()
+        watch = _LossWatch(phase.name, 1 if self.device.type == "cpu" else WATCH_EVERY)
+        while self.step < (epoch + 1) * per_epoch:
+            logs = self._train_step(watch)
+            for name, value in logs.items():
+                self.sums[name] = self.sums.get(name, 0.) + value.double()
+            self.step += 1
+            bar.update(self.stream.batch_size)
+            bar.set_postfix(phase=phase.name, epoch=f"{epoch + 1}/{recipe.schedule.epochs}", loss=watch.last, refresh=False)
+            if time.monotonic() - saved > recipe.checkpoint_seconds and self.step % per_epoch:
+                watch.look()
+                self.seconds, started = self.seconds + time.monotonic() - started, time.monotonic()
+                self._save()
+                saved = time.monotonic()
+        watch.look()
+        self._evaluate(epoch)
+        self.seconds += time.monotonic() - started
+        self._log(epoch, phase)
+        self.sums = {}
+        self._save()
+
+    def _enter(self, phase: Phase) -> None:
+        """Put model and optimizer into a phase: attach the quantizers when the first quantized one begins, set every switch."""
+        if phase.fake_quant and not self.attached:
+            self.net, self.attached = quant.attach(self.net, self.example, self.recipe.quant), True
+        self.net.train()
+        quant.set_mode(self.net, observe=phase.observe, fake_quant=phase.fake_quant)
+        if phase.bn_frozen:
+            quant.freeze_bn(self.net)
+        self.optimizer.active = phase.fake_quant
+
+    def _train_step(self, watch: "_LossWatch") -> dict[str, Tensor]:
+        schedule, per_epoch = self.recipe.schedule, self.stream.steps_per_epoch
+        total, quantized_from = schedule.epochs * per_epoch, schedule.float_epochs * per_epoch
+        lr = self.recipe.lr * lr_factor(self.step / total, self.recipe.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.progress = max(0., (self.step - quantized_from) / max(1, total - quantized_from))
+        loss, logs = self.task.train_step(self.net, self.stream.batch(self.step))
+        watch.add(self.step, loss)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.detach(), **logs}
+
+    def _evaluate(self, epoch: int) -> None:
+        schedule = self.recipe.schedule
+        last, float_ends = epoch + 1 == schedule.epochs, epoch + 1 == schedule.float_epochs
+        splits = list(self.held_out.items())
+        self.metrics = {name: self.task.evaluate(self.net, data) for name, data in (splits if last or float_ends else splits[:1])}
+        if float_ends:
+            self.float_metrics = self.metrics
+
+    def _log(self, epoch: int, phase: Phase) -> None:
+        means = {name: float(total) / self.stream.steps_per_epoch for name, total in self.sums.items()}
+        self.run.append_log({"step": self.step, "epoch": epoch + 1, "phase": phase.name, "lr": self.optimizer.param_groups[0]["lr"], **means,
+                             **{f"{split}_{name}": value for split, row in self.metrics.items() for name, value in row.items()},
+                             "seconds": round(self.seconds, 1)})  # fmt: skip
+
+    def _save(self) -> None:
+        if not all(bool(p.isfinite().all()) for p in self.net.parameters()):
+            raise _diverged("weights stopped being finite", self.step, phase_at(self.recipe.schedule, (self.step - 1) // self.stream.steps_per_epoch).name)
+        self.run.save_checkpoint(self.state_dict())
+
+    def state_dict(self) -> dict:
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {"attached": self.attached, "model": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
+                "seconds": self.seconds, "sums": {name: float(value) for name, value in self.sums.items()},
+                "float_metrics": self.float_metrics, "metrics": self.metrics, "rng": torch.get_rng_state(), "cuda_rng": cuda}  # fmt: skip
+
+    def load_state_dict(self, state: dict) -> None:
+        if state["attached"]:
+            self.net, self.attached = quant.attach(self.net, self.example, self.recipe.quant), True
+        try:
+            self.net.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(f"{self.run.path / CHECKPOINT}: made by another model or optimizer ({error}); use another --name, or --restart") from error
+        self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
+        self.float_metrics, self.metrics = state["float_metrics"], state["metrics"]
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+
+
+class _LossWatch:
+    """Keeps losses on their device and looks at them every few steps; the first that is not finite is an error."""
+
+    def __init__(self, phase: str, every: int):
+        self.phase, self.every, self.last = phase, every, math.nan
+        self._steps, self._losses = [], []
+
+    def add(self, step: int, loss: Tensor) -> None:
+        self._steps.append(step)
+        self._losses.append(loss.detach())
+        if len(self._losses) >= self.every:
+            self.look()
+
+    def look(self) -> None:
+        for step, loss in zip(self._steps, torch.stack(self._losses).tolist() if self._losses else []):
+            if not math.isfinite(loss):
+                raise _diverged(f"the loss became {loss}", step, self.phase)
+            self.last = loss
+        self._steps, self._losses = [], []
+
+
+def _diverged(what: str, step: int, phase: str) -> UserError:
+    return UserError(f"{what} at step {step} of phase {phase}; the last checkpoint is kept. Lower --lr, lengthen --warmup, or look for bad pictures "
+                     "in the data; then start over with --restart or under another --name")  # fmt: skip
+
+
+def lr_factor(progress: float, warmup: float) -> float:
+    """Linear warm-up, then a half cosine to 0, as a function of progress in [0, 1).
+
+    >>> [round(lr_factor(p, .1), 2) for p in (0., .05, .1, .55, 1.)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    if progress < warmup:
+        return progress / warmup
+    return .5 + .5 * math.cos(math.pi * (progress - warmup) / (1 - warmup))
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> GradBoost:
+    """The recipe's optimizer behind GradBoost. Batch norm and biases are not decayed."""
+    if recipe.optimizer not in OPTIMIZERS:
+        raise UserError(f"optimizer: {recipe.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
+    kind, options = OPTIMIZERS[recipe.optimizer]
+    parameters = list(model.parameters())
+    groups = [{"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.weight_decay},
+              {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.}]  # fmt: skip
+    return GradBoost(kind(groups, lr=recipe.lr, **options), mode=recipe.boost, seed=recipe.seed)

@@ -1,0 +1,167 @@
+"""quant.attach: where quantizers go, and that attaching changes nothing else."""
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision import models
+
+import quant
+from frostnet import frostnet
+from quant.quantizers import ActivationQuantizer
+
+NETWORKS = {
+    "frostnet_small": lambda: frostnet("small", 0.35, num_classes=10, input_size=32),
+    "resnet18": lambda: models.resnet18(num_classes=10),
+    "mobilenet_v2": lambda: models.mobilenet_v2(num_classes=10, width_mult=0.35),
+    "mobilenet_v3_small": lambda: models.mobilenet_v3_small(num_classes=10, width_mult=0.5),
+    "shufflenet_v2_x1_0": lambda: models.shufflenet_v2_x1_0(num_classes=10),
+}
+
+
+def activation_names(graph):
+    return [name for name, q in quant.quantizers(graph).items() if isinstance(q, ActivationQuantizer)]
+
+
+class Toy(nn.Module):
+    """Every shape of group: conv-bn-relu, conv-bn, a shared ReLU, relu6, addition with ReLU, pooling, linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.conv3 = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(x))
+        y += x
+        y = F.relu(y, inplace=True)
+        z = F.relu6(self.conv3(F.max_pool2d(y, 2)))
+        z = F.dropout(z, 0.1, training=self.training)
+        return self.fc(torch.flatten(F.adaptive_avg_pool2d(z, 1), 1))
+
+
+def test_groups_get_one_quantizer_at_their_end():
+    graph = quant.attach(Toy(), torch.randn(2, 3, 8, 8))
+    assert activation_names(graph) == ["x_quant", "relu_quant", "bn2_quant", "relu_1_quant", "relu6_quant", "adaptive_avg_pool2d_quant", "fc_quant"]
+    by_name = quant.quantizers(graph)
+    assert (by_name["relu_quant"].floor, by_name["relu6_quant"].ceiling) == (0.0, 6.0)
+    assert by_name["bn2_quant"].floor == float("-inf")
+    targets = [str(node.target) for node in graph.graph.nodes]
+    assert not any("relu" in t and "quant" not in t for t in targets), "a group's ReLU moves into its quantizer's clamp"
+
+
+def test_functional_dropout_follows_train_and_eval():
+    graph = quant.attach(Toy().eval(), torch.randn(2, 3, 8, 8))
+    assert any(isinstance(m, nn.Dropout) and m.p == 0.1 for m in graph.modules())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_with_quantizers_off_the_graph_computes_what_the_model_computes(name):
+    torch.manual_seed(0)
+    model, x = NETWORKS[name](), torch.randn(2, 3, 64, 64)
+    model.train()(x)  # statistics unlike their initial values
+    graph = quant.attach(model, x)
+    quant.set_mode(graph, observe=False, fake_quant=False)
+    assert torch.equal(graph.eval()(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_parameters_stay_the_same_objects_under_the_same_names(name):
+    model = NETWORKS[name]()
+    before = dict(model.named_parameters())
+    after = dict(quant.attach(model, torch.randn(1, 3, 64, 64)).named_parameters())
+    assert before.keys() == after.keys()
+    assert all(after[k] is v for k, v in before.items())
+
+
+def test_the_model_itself_stays_as_it_was():
+    model, x = Toy().eval(), torch.randn(2, 3, 8, 8)
+    expected, keys = model(x), list(model.state_dict())
+    quant.attach(model, x).train()(x)
+    assert type(model.conv1) is nn.Conv2d
+    assert list(model.state_dict()) == keys
+    assert not torch.equal(expected, torch.zeros_like(expected))
+
+
+def test_optimizer_state_survives_attach():
+    model, x = Toy(), torch.randn(4, 3, 8, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(x).square().mean().backward()
+    optimizer.step()
+    momenta = {id(p): s["momentum_buffer"].clone() for p, s in optimizer.state.items()}
+    graph = quant.attach(model, x)
+    assert all(torch.equal(optimizer.state[p]["momentum_buffer"], momenta[id(p)]) for p in graph.parameters())
+    before = [p.detach().clone() for p in graph.parameters()]
+    graph(x).square().mean().backward()
+    optimizer.step()
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters())), "the step moved the model's own weights"
+
+
+def test_gradients_reach_every_parameter():
+    model, x = Toy(), torch.randn(4, 3, 8, 8)
+    graph = quant.attach(model, x)
+    graph(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in graph.parameters())
+    assert model.conv1.weight.grad.abs().sum() > 0
+
+
+def test_a_block_inside_a_network_takes_its_input_as_it_is():
+    graph = quant.attach(Toy(), torch.randn(1, 3, 8, 8), quant.QuantConfig(quantize_input=False))
+    assert "x_quant" not in activation_names(graph)
+
+
+def test_part_and_whole_name_their_quantizers_alike():
+    net = frostnet("small", 0.5, num_classes=10, input_size=32)
+    whole = set(quant.quantizers(quant.attach(net, torch.randn(1, 3, 32, 32))))
+    block = net.blocks[4]
+    x = torch.randn(1, net.arch.blocks[4].in_channels, 8, 8)
+    part = quant.quantizers(quant.attach(block, x, quant.QuantConfig(quantize_input=False)))
+    assert {f"blocks.4.{name}" for name in part} == {name for name in whole if name.startswith("blocks.4.")}
+
+
+def test_state_round_trips_bit_for_bit():
+    model, x = Toy(), torch.randn(4, 3, 8, 8)
+    graph = quant.attach(model, x)
+    graph(x)
+    other = quant.attach(Toy(), x)
+    other.load_state_dict(graph.state_dict())
+    assert torch.equal(graph.eval()(x), other.eval()(x))
+
+
+def test_frozen_batch_norm_keeps_its_statistics():
+    graph = quant.attach(Toy(), torch.randn(4, 3, 8, 8)).train()
+    quant.freeze_bn(graph)
+    before = graph.bn1.running_mean.clone()
+    graph(5 + torch.randn(4, 3, 8, 8))
+    assert torch.equal(graph.bn1.running_mean, before)
+
+
+def test_what_cannot_be_traced_is_refused_in_words():
+    class Branchy(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(quant.QuantError, match="Branchy cannot be traced"):
+        quant.attach(Branchy(), torch.randn(1, 3))
+
+
+@pytest.mark.parametrize("field", ["weight", "activation", "engine"])
+def test_unknown_settings_are_refused_with_the_known_ones(field):
+    with pytest.raises(quant.QuantError, match=f"{field}: 'x'.*(int8|fbgemm)"):
+        quant.attach(Toy(), torch.randn(1, 3, 8, 8), quant.QuantConfig(**{field: "x"}))
+
+
+def test_training_imports_no_torch_ao():
+    code = (
+        "import sys, torch; before = set(sys.modules); import quant; from torch import nn;"
+        "m = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()); g = quant.attach(m, torch.randn(1, 3, 8, 8));"
+        "g(torch.randn(2, 3, 8, 8)).sum().backward();"
+        "print([m for m in set(sys.modules) - before if m.startswith('torch.ao')])"
+    )
+    out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

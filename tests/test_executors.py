@@ -1,0 +1,265 @@
+"""quant.convert and the executors: what each engine computes against the integer oracle, and the oracle against fake-quant."""
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision import models
+
+import quant
+from frostnet import frostnet
+from quant.executors import build
+from quant.executors.reference import Reference
+from quant.graph import IntGraph, Op, Ref
+from quant.grid import QParams
+from quant.parity import LayerParity, ParityReport
+
+ENGINES = ("reference", *quant.available())
+
+
+def trained(model, x, engine):
+    """Attached, and run a few times so that statistics and ranges are there."""
+    graph = quant.attach(model, x, quant.QuantConfig(engine=engine)).train()
+    with torch.no_grad():
+        for _ in range(4):
+            graph(x + 0.1 * torch.randn_like(x))
+    return graph
+
+
+def conv_graph(weight, x_grid, y_grid, **attrs):
+    """input -> quantize -> conv -> dequantize."""
+    attrs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1} | attrs
+    ops = [
+        Op("x", "input"),
+        Op("xq", "quantize", ("x",), x_grid),
+        Op("y", "conv", ("xq",), y_grid, weight, torch.full((len(weight),), 0.01), torch.zeros(len(weight)), attrs),
+        Op("out", "dequantize", ("y",)),
+    ]
+    return IntGraph(ops, Ref("out"))
+
+
+def test_reference_convolution_has_the_known_answer():
+    # x codes 3, 5 with zero point 1; weights 2, -4: acc = 2*2 - 4*4 = -12; times 0.5*0.01/0.02 = -3 steps; zero point 10
+    graph = conv_graph(torch.tensor([[[[2]], [[-4]]]], dtype=torch.int8), QParams(0.5, 1), QParams(0.02, 10))
+    x = QParams(0.5, 1).dequantize(torch.tensor([3, 5], dtype=torch.uint8)).view(1, 2, 1, 1)
+    assert Reference(graph)(x).item() == pytest.approx(-3 * 0.02)
+
+
+def test_reference_accumulates_exactly_beyond_float32():
+    # 3x3x1024 products of 255 * 127 sum to 298 million, far above 2^24
+    weight = torch.full((1, 1024, 3, 3), 127, dtype=torch.int8)
+    weight[0, 0, 0, 0] = 126
+    graph = conv_graph(weight, QParams(1.0, 0), QParams(1.0, 0, 0, 255))
+    acc = Reference(graph)._accumulate(graph.op("y"), torch.full((1, 1024, 3, 3), 255, dtype=torch.uint8), F.conv2d)
+    assert acc.item() == 255 * (127 * 1024 * 9 - 1)
+
+
+def test_padding_is_real_zero_whatever_the_zero_point():
+    graph = conv_graph(torch.ones(1, 1, 3, 3, dtype=torch.int8), QParams(1.0, 77), QParams(0.01, 100), padding=(1, 1))
+    out = Reference(graph)(torch.zeros(1, 1, 4, 4))
+    assert torch.equal(out, torch.zeros_like(out))
+
+
+@pytest.mark.parametrize("engine", quant.available())
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"channels": 16, "out": 24, "k": 1}, {"channels": 8, "out": 8, "k": 3, "groups": 8}, {"channels": 12, "out": 12, "k": 5, "groups": 12},
+        {"channels": 116, "out": 116, "k": 3, "groups": 116}, {"channels": 128, "out": 128, "k": 3, "groups": 128},
+        {"channels": 16, "out": 32, "k": 3, "groups": 4}, {"channels": 16, "out": 16, "k": 3, "dilation": 2}, {"channels": 3, "out": 8, "k": 3, "stride": 2},
+    ],
+)  # fmt: skip
+def test_convolutions_on_ordinary_codes_are_within_a_step_of_the_oracle(engine, case):
+    """Trap table of the kernels: C % 8 and groups > 100 in depthwise, on codes up to 127 as the soft range gives."""
+    torch.manual_seed(0)
+    groups, k, dilation = case.get("groups", 1), case["k"], case.get("dilation", 1)
+    weight = torch.randint(-127, 128, (case["out"], case["channels"] // groups, k, k)).to(torch.int8)
+    pad = dilation * (k // 2)
+    attrs = {"groups": groups, "padding": (pad, pad), "dilation": (dilation,) * 2, "stride": (case.get("stride", 1),) * 2}
+    spread = weight.float().flatten(1).norm(dim=1).mean().item() * 0.01 * 40
+    graph = conv_graph(weight, QParams(1.0, 0, 0, 127), QParams(spread / 40, 128), **attrs)
+    x = torch.randint(0, 128, (2, case["channels"], 9, 9)).float()
+    executor = build(graph, engine)
+    with quant.use_engine(engine):
+        got = executor(x)
+    expected = Reference(graph)(x)
+    assert (expected - got).abs().max().item() <= 1.01 * spread / 40
+    assert expected.unique().numel() > 20
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", ["add", "mul", "cat"])
+def test_tensors_on_tenfold_ranges_combine_within_a_step(engine, kind):
+    a, b = torch.rand(2, 8, 4, 4) * 10, torch.rand(2, 8, 4, 4) - 0.5
+    grids = [quant.grid.affine_qparams(0.0, 10.0, 127), quant.grid.affine_qparams(-0.5, 0.5, 127)]
+    out = quant.grid.affine_qparams(-5.0, 10.5, 127)
+    ops = [Op("a", "input"), Op("b", "input"), Op("aq", "quantize", ("a",), grids[0]), Op("bq", "quantize", ("b",), grids[1]),
+           Op("y", kind, ("aq", "bq"), out, attrs={"dim": 1} if kind == "cat" else {}), Op("out", "dequantize", ("y",))]  # fmt: skip
+    graph = IntGraph(ops, Ref("out"))
+    with quant.use_engine(engine):
+        got = build(graph, engine)(a, b)
+    real = {"add": a + b, "mul": a * b, "cat": torch.cat([a, b], 1)}[kind]
+    assert (got - Reference(graph)(a, b)).abs().max() <= 1.01 * out.scale
+    assert (got - real).abs().max() <= out.scale + 10 * grids[1].scale
+
+
+class Block(nn.Module):
+    """conv-bn-act, depthwise-bn-act, linear projection, squeeze by average pooling, residual, head."""
+
+    def __init__(self, act, eps=1e-5):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16, eps=eps), act())
+        self.dw = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.BatchNorm2d(16, eps=eps), act())
+        self.project = nn.Sequential(nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16, eps=eps))
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.project(self.dw(x))
+        return self.fc(torch.flatten(self.pool(x), 1))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6, nn.Hardswish])
+def test_every_engine_is_within_two_steps_layer_by_layer(engine, act):
+    torch.manual_seed(0)
+    x = torch.randn(8, 3, 16, 16)
+    graph = trained(Block(act), x, engine)
+    report = quant.parity(graph, quant.convert(graph, engine), x)
+    assert report.layer_steps <= 2, report.worst
+    assert len(report.rows) >= 7
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["frostnet", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0"])
+def test_whole_networks_convert_on_every_engine(engine, name):
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 32, 32)
+    model = frostnet("small", 0.35, num_classes=10, input_size=32) if name == "frostnet" else getattr(models, name)(num_classes=10)
+    graph = trained(model, x, engine)
+    report = quant.parity(graph, quant.convert(graph, engine), x).check()
+    assert report.images == 4
+    assert report.output_steps <= 20  # untrained networks amplify single steps
+
+
+@pytest.mark.parametrize("gamma", ["negative", "zero", "tiny", "one"])
+@pytest.mark.parametrize("eps", [1e-5, 1e-3])
+def test_folding_is_right_for_any_gamma_and_eps(gamma, eps):
+    torch.manual_seed(0)
+    model, x = Block(nn.ReLU, eps), torch.randn(8, 3, 16, 16)
+    with torch.no_grad():
+        for bn in (model.stem[1], model.project[1]):
+            bn.weight.copy_({"negative": -torch.rand(16), "zero": torch.zeros(16), "tiny": torch.full((16,), 1e-6), "one": torch.ones(16)}[gamma])
+            bn.bias.uniform_(-1, 1)
+    graph = trained(model, x, "reference")
+    assert quant.parity(graph, quant.convert(graph, "reference"), x).layer_steps <= 1
+
+
+def test_integer_weights_are_the_ones_trained_on():
+    x = torch.randn(4, 3, 16, 16)
+    graph = trained(Block(nn.ReLU), x, "fbgemm")
+    op = quant.convert(graph, "fbgemm").graph.ops[2]
+    stem = graph.get_submodule("stem.0")
+    signs = torch.sign(graph.get_submodule("stem.1").weight).view(-1, 1, 1, 1)
+    assert torch.equal(op.weight, (stem.weight_quant.codes(stem.weight) * signs).to(torch.int8))
+
+
+@pytest.mark.parametrize("engine", quant.available())
+def test_the_frozen_form_computes_the_same_and_survives_saving(engine, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 16, 16)
+    graph = trained(Block(nn.ReLU), x, engine)
+    executor = quant.convert(graph, engine)
+    with quant.use_engine(engine), torch.inference_mode():
+        expected = executor(x)
+    frozen = quant.freeze(executor, x)
+    frozen.save(tmp_path / "int8.pt")
+    with torch.inference_mode():
+        assert torch.equal(frozen(x), expected)
+        assert torch.equal(quant.Frozen.load(tmp_path / "int8.pt")(x), expected)
+
+
+@pytest.mark.parametrize("engine", quant.available())
+def test_codes_in_and_out_leave_the_stubs_away(engine):
+    x = torch.randn(1, 3, 16, 16)
+    executor = quant.convert(trained(Block(nn.ReLU), x, engine), engine, codes_io=True)
+    (codes,) = quant.code_inputs(executor, x)
+    assert codes.dtype == torch.quint8
+    assert codes.is_contiguous(memory_format=torch.channels_last)
+    with quant.use_engine(engine):
+        assert executor(codes).dtype == torch.quint8
+
+
+def test_the_float_baseline_is_folded_and_equal():
+    model = Block(nn.ReLU).train()
+    x = torch.randn(2, 3, 16, 16)
+    model(x)
+    frozen = quant.freeze_float(model, x)
+    assert torch.allclose(frozen(x), model.eval()(x), atol=1e-5)
+    assert "batch_norm" not in str(frozen.module.graph)
+    assert model.stem[0].weight.requires_grad, "the model itself is left alone"
+
+
+def test_the_parity_gate_blocks_and_names_the_layer():
+    rows = (LayerParity("stem", "conv", 1.0, 1), LayerParity("blocks_3", "conv", 1.0, 45))
+    report = ParityReport("fbgemm", rows, 3.0, 0.98, 100)
+    with pytest.raises(quant.QuantError, match="blocks_3.*45"):
+        report.check()
+    assert report.check(max_layer_steps=50) is report
+
+
+def test_parity_sees_a_wrong_layer():
+    x = torch.randn(4, 3, 16, 16)
+    graph = trained(Block(nn.ReLU), x, "fbgemm")
+    executor = quant.convert(graph, "reference")
+    broken = quant.convert(graph, "reference")
+    broken.graph.op("dw_2_quant").bias += 1.0
+    good, bad = quant.parity(graph, executor, x), quant.parity(graph, broken, x)
+    assert good.layer_steps <= 1 < bad.layer_steps
+    assert bad.worst.name == "dw_2_quant"
+
+
+def test_full_range_saturates_in_depthwise_and_the_soft_range_cures_it():
+    """vpmaddubsw adds pairs of 8-bit products in 16 bits: codes up to 255 overflow, codes up to 127 cannot."""
+    if "fbgemm" not in quant.available():
+        pytest.skip("fbgemm is not in this torch")
+    weight = torch.full((16, 1, 3, 3), 127, dtype=torch.int8)
+    grid = QParams(0.5, 0)
+    off = {}
+    for top in (127, 255):
+        graph = conv_graph(weight, QParams(0.01, 0), grid, groups=16, padding=(1, 1))
+        x = torch.full((1, 16, 6, 6), top * 0.01)
+        with quant.use_engine("fbgemm"):
+            off[top] = ((build(graph, "fbgemm")(x) - Reference(graph)(x)).abs().max() / grid.scale).item()
+    assert off[127] <= 1
+
+
+def test_conversion_without_data_names_the_quantizer():
+    graph = quant.attach(Block(nn.ReLU), torch.randn(1, 3, 16, 16))
+    with pytest.raises(quant.QuantError, match="x_quant.*seen no data"):
+        quant.convert(graph, "reference")
+
+
+def test_unknown_engines_are_refused():
+    x = torch.randn(1, 3, 16, 16)
+    with pytest.raises(quant.QuantError, match="tpu"):
+        quant.convert(trained(Block(nn.ReLU), x, "fbgemm"), "tpu")
+
+
+def test_without_torchs_integer_kernels_the_reference_still_runs(tmp_path):
+    """The one file that calls them can go."""
+    code = (
+        "import sys; sys.modules['quant.executors.torch_engines'] = None\n"
+        "import torch, quant; from torch import nn\n"
+        "assert quant.available() == ()\n"
+        "g = quant.attach(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.randn(1, 3, 8, 8)); g(torch.randn(2, 3, 8, 8))\n"
+        "print(tuple(quant.convert(g, 'reference')(torch.randn(2, 3, 8, 8)).shape))\n"
+        "try: quant.convert(g, 'fbgemm')\n"
+        "except quant.QuantError as e: print(e)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert "(2, 4, 6, 6)" in out.stdout
+    assert "not available" in out.stdout
