@@ -12,9 +12,11 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, Optional
 
+import pandas
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
@@ -22,13 +24,13 @@ from tqdm import tqdm
 import frostnet
 import quant
 import supernet
-from latency_lut import LatencyTable, time_networks
-from nas import SPACES, Run, SearchSpace, UserError, cost
+from latency_lut import LatencyTable, time_interleaved
+from nas import SPACES, Run, SearchSpace, UserError
 from nas.cli import guard, option, parse
 from nas.derive import Point, check_target, front, latency_range
 from nas.report import write_report
 from supernet.finalists import Finalist, finalists
-from tasks.data import DATA, class_names, classification
+from tasks.data import DATA, classification, num_classes
 from tasks.pictures import Pictures, Stream, balanced, in_order
 
 PRESETS = {  # weight steps of the float, quantized and joint phase; training pictures; networks re-scored; random controls
@@ -77,14 +79,13 @@ class SearchConfig:
         return replace(self, **{k: v for k, v in PRESETS[self.preset].items() if getattr(self, k) is None})
 
 
-@guard
+@guard(errors=(quant.QuantError,))
 def main(argv=None) -> Path:
     """Run a search, or go on with one; returns its folder."""
     config = parse(SearchConfig, argv, "search.py", __doc__.splitlines()[0]).filled()
     table = LatencyTable.load(config.latency_lut)
     table.check(allow_other_cpu=config.allow_other_cpu)
-    num_classes = len(class_names(config.data, config.data_root))
-    space = SPACES[config.space](config.width, config.input_size, num_classes)
+    space = SPACES[config.space](config.width, config.input_size, num_classes(config.data, config.data_root))
     latency = table.for_space(space)
     target_ms = find_target(config, table, space, latency)
     run = Run(Path(config.runs) / config.name)
@@ -95,8 +96,8 @@ def main(argv=None) -> Path:
     train(search, run, resumes, config.checkpoint_seconds)
     scores = score(search, held_out, config)
     points = front(space, *scores, latency)
-    networks = choose(search, points, scores, train_pictures, held_out, config)
-    save(run, networks, points, search, table, {"command": command, **settings})
+    networks = choose(search, space, points, scores, train_pictures, held_out, config)
+    save(run, space, networks, points, search, table, {"command": command, **settings})
     return run.path
 
 
@@ -166,14 +167,15 @@ def score(search: supernet.Search, held_out: Pictures, config: SearchConfig) -> 
     return supernet.blended_scores(search.alphas, losses)
 
 
-def choose(search: supernet.Search, points: list[Point], scores, train_pictures: Pictures, held_out: Pictures, config: SearchConfig) -> list[Finalist]:
+def choose(search: supernet.Search, space: SearchSpace, points: list[Point], scores: supernet.Scores,
+           train_pictures: Pictures, held_out: Pictures, config: SearchConfig) -> list[Finalist]:  # fmt: skip
     """Re-score and measure finalists until one meets the target as measured; the chosen one comes first."""
     aim = search.target_ms
     recalibration = [Stream(train_pictures, config.batch_size, config.seed + 2, augment=False).batch(i)[0] for i in range(RECALIBRATION_BATCHES)]
     judged = list(in_order(held_out, 256))
     for _ in range(TRIES):
-        networks = finalists(search.supernet.space, points, scores, search.latency, aim, config.rescored, config.controls, config.seed)
-        judge(search, networks, recalibration, judged)
+        networks = finalists(space, points, scores, search.latency, aim, config.rescored, config.controls, config.seed)
+        judge(search, space, networks, recalibration, judged)
         met = [n for n in networks if n.kind == "derived" and n.measured_ms <= search.target_ms]
         if met:
             best = max(met, key=lambda n: n.accuracy)
@@ -184,12 +186,52 @@ def choose(search: supernet.Search, points: list[Point], scores, train_pictures:
     raise UserError(f"target_ms: {search.target_ms:.4g}, but measured networks miss it; is something else running? Try again, or raise the target")
 
 
-def judge(search: supernet.Search, networks: list[Finalist], recalibration: list, judged: list) -> None:
+def judge(search: supernet.Search, space: SearchSpace, networks: list[Finalist], recalibration: list, judged: list) -> None:
     """Accuracy with recalibrated statistics, and latency measured in interleaved rounds, of every network."""
-    executors = {}
+    image, frozen = torch.zeros(1, space.stem.in_channels, space.input_size, space.input_size), {}
     for network in tqdm(networks, desc="re-scoring networks", unit="net"):
         graph = supernet.inherited(search.supernet, network.choice, search.config, recalibration)
         network.accuracy = supernet.top1(graph, judged)
-        executors[network.name] = quant.convert(graph.cpu(), search.config.engine)
-    example = torch.zeros(1, 3, *[search.supernet.space.input_size] * 2)
-    return executors, example
+        deployed = quant.attach(frostnet.FrostNet(space.architecture(network.choice)), image, search.config)
+        deployed.load_state_dict(graph.state_dict())  # the same network, at the size at which it will run
+        frozen[network.name] = quant.freeze(quant.convert(deployed, search.config.engine), image)
+    timings = time_interleaved({name: partial(net, image) for name, net in frozen.items()})
+    for network in networks:
+        network.measured_ms = timings[network.name].ms
+
+
+def save(run: Run, space: SearchSpace, networks: list[Finalist], points: list[Point], search: supernet.Search,
+         table: LatencyTable, settings: dict) -> None:  # fmt: skip
+    """Write arch.json, front.json, latency.json, metrics.json and the report of the chosen network, the first."""
+    chosen = networks[0]
+    arch = space.architecture(chosen.choice, run.path.name)
+    provenance = {k: settings[k] for k in ("command", "seed", "data", "table_hash", "target_ms")}
+    arch = replace(arch, provenance={**provenance, "engine": search.config.engine, "predicted_ms": chosen.latency_ms, "measured_ms": chosen.measured_ms})
+    arch.save(run.path / "arch.json")
+    parts = table.predict(arch).rows
+    run.write_json("latency.json", {"parts": parts, "predicted_ms": chosen.latency_ms, "measured_ms": chosen.measured_ms, "target_ms": search.target_ms})
+    rows = [{k: v for k, v in dataclasses.asdict(n).items() if k != "choice"} for n in networks]
+    run.write_json("front.json", {
+        "target_ms": search.target_ms, "chosen": chosen.name, "networks": rows,
+        "points": [{"latency_ms": p.latency_ms, "score": p.score} for p in points],
+    })  # fmt: skip
+    run.write_json("metrics.json", summary(search, networks))
+    report = write_report(run.path)
+    print(pandas.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format))
+    print(f"chosen {chosen.name}: {chosen.measured_ms:.3f} ms measured, {chosen.latency_ms:.3f} predicted, target {search.target_ms:.3f}")
+    print(f"{run.path / 'arch.json'}\n{report}")
+
+
+def summary(search: supernet.Search, networks: list[Finalist]) -> dict:
+    """The search in a few numbers, the winner beside its random controls."""
+    chosen, controls = networks[0], sorted(n.accuracy for n in networks if n.kind == "random")
+    return {
+        "target_ms": search.target_ms, "measured_ms": chosen.measured_ms, "predicted_ms": chosen.latency_ms,
+        "supernet_top1": chosen.accuracy, "random_top1_median": controls[len(controls) // 2] if controls else None,
+        "random_top1_best": controls[-1] if controls else None, "expected_ms": search.alphas.expected_latency(search.latency).item(),
+        "entropy": search.alphas.entropy().item(), "mu": search.mu,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -3,9 +3,9 @@ from supernet.alphas import Alphas
 from supernet.loop import Plan, Search
 from supernet.model import Supernet
 from supernet.samplers import Gates, TwoPath, fair_choice, sampled_choice
-from supernet.score import blended_scores, favourite, inherited, perturbation_scores, recalibrate, top1
+from supernet.score import Scores, blended_scores, favourite, inherited, perturbation_scores, recalibrate, top1
 
 __all__ = [
-    "Alphas", "Gates", "Plan", "Search", "Supernet", "TwoPath", "blended_scores", "fair_choice", "favourite", "inherited",
+    "Alphas", "Gates", "Plan", "Scores", "Search", "Supernet", "TwoPath", "blended_scores", "fair_choice", "favourite", "inherited",
     "perturbation_scores", "recalibrate", "sampled_choice", "top1",
 ]  # fmt: skip

@@ -74,4 +74,6 @@ class Supernet(nn.Module):
         """One path's state dict, its keys those of FrostNet(space.architecture(choice)): stem.*, blocks.0.*, .., head.*."""
         stem, *blocks, head = self.path(choice)
         named = [("stem", stem), *((f"blocks.{i}", block) for i, block in enumerate(blocks)), ("head", head)]
-        return {f"{prefix}.{key}": value for prefix, module in named for key, value in module.state_dict().items()}
+        state = {f"{prefix}.{key}": value for prefix, module in named for key, value in module.state_dict().items()}
+        # the pictures' quantizer sits in the stem here, before it there
+        return {key.removeprefix("stem.") if key.startswith("stem.x_quant.") else key: value for key, value in state.items()}

@@ -96,6 +96,15 @@ def classification(data: str = "scenes", data_root: str | os.PathLike | None = N
     return ClassificationData(parts["train"], parts["val"], parts.get("test"), tuple(classes))
 
 
+def num_classes(data: str = "scenes", data_root: str | os.PathLike | None = None) -> int:
+    """How many classes a data set has, without decoding a picture. Raises UserError as `classification` does."""
+    if data == "imagefolder":
+        if data_root is None:
+            raise UserError("data_root: missing; data 'imagefolder' needs the folder that holds it (--data-root FOLDER)")
+        return len(_folder(Path(data_root) / "train").classes)
+    return {"scenes": len(scenes.CLASSES), "cifar10": 10, "cifar100": 100}[data]
+
+
 def _scene_sources(input_size: int) -> dict[str, _Source]:
     size = stored_size(input_size)
     return {name: _Source(name, _Painter(world, size), torch.arange(count), torch.from_numpy(scenes.labels(world, np.arange(count))))

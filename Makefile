@@ -1,0 +1,30 @@
+# Everything runs in .venv, which `make` builds on first use from requirements.txt.
+PYTHON ?= python3
+VENV := .venv/bin
+DEMO := --width 0.5 --input-size 32
+
+.PHONY: demo test test-slow lint clean
+
+demo: .venv/ready
+	$(VENV)/python -m latency_lut --engine fbgemm $(DEMO) --output demo/fbgemm.json
+	$(VENV)/python search.py --latency-lut demo/fbgemm.json $(DEMO) --data scenes --preset demo --name demo
+	$(VENV)/python retrain.py --arch demo --data scenes --engine fbgemm --epochs 12 --train-images 10000 --name demo_retrained
+	$(VENV)/python -m nas report runs/demo_retrained
+	@echo "look at runs/demo/report.html and runs/demo_retrained/report.html"
+
+test: .venv/ready
+	$(VENV)/python -m pytest -q
+
+test-slow: .venv/ready
+	$(VENV)/python -m pytest -q -m slow
+
+lint: .venv/ready
+	$(VENV)/ruff check . && $(VENV)/ruff format --check .
+
+.venv/ready: requirements.txt
+	test -x $(VENV)/python || $(PYTHON) -m venv .venv
+	$(VENV)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+clean:
+	rm -rf demo runs .pytest_cache .hypothesis

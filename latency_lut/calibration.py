@@ -1,0 +1,86 @@
+"""From sums of blocks to networks: one multiplicative ratio, and how well it predicts networks it has not seen."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+FIT_EVERY = 3  # one network of three fits the ratio, the other two judge it
+
+
+def split(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(names to fit on, names held out): every third one, from the second on, so that both span the same range."""
+    fit = list(names[1::FIT_EVERY])
+    return fit, [name for name in names if name not in fit]
+
+
+def fit_ratio(sums: Sequence[float], measured: Sequence[float]) -> float:
+    """The ratio r that minimises sum_i log(r sums_i / measured_i)^2: the geometric mean of measured / sums.
+
+    >>> round(fit_ratio([1.0, 2.0], [2.0, 4.0]), 9)
+    2.0
+    """
+    return math.exp(float(np.mean(np.log(measured) - np.log(sums))))
+
+
+def judge(predicted: Sequence[float], measured: Sequence[float]) -> dict:
+    """How well predictions agree with measurements, as fractions (0.05 is 5 %) and milliseconds.
+
+    `bias` and `mape` are the mean and the mean absolute relative error, `rmse_ms` the root mean square error,
+    `within_5` and `within_10` the share of networks predicted to 5 and 10 %; `spearman` and `kendall` compare ranks.
+    """
+    p, m = np.asarray(predicted, float), np.asarray(measured, float)
+    error = p / m - 1
+    return {
+        "networks": len(m),
+        "bias": float(error.mean()),
+        "mape": float(abs(error).mean()),
+        "rmse_ms": float(np.sqrt(((p - m) ** 2).mean())),
+        "within_5": float((abs(error) <= 0.05).mean()),
+        "within_10": float((abs(error) <= 0.10).mean()),
+        "spearman": spearman(p, m),
+        "kendall": kendall(p, m),
+    }
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's rank correlation: Pearson's of the ranks, ties sharing their mean rank. 0 where one side is constant.
+
+    >>> spearman([1, 2, 3], [10, 30, 20])
+    0.5
+    """
+    a, b = ranks(x) - ranks(x).mean(), ranks(y) - ranks(y).mean()
+    norm = math.sqrt(float((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm else 0.0
+
+
+def kendall(x: Sequence[float], y: Sequence[float]) -> float:
+    """Kendall's tau-b: agreeing minus disagreeing pairs, by pairs that are no ties. 0 where one side is constant.
+
+    >>> kendall([1, 2, 3], [1, 3, 2])  # two pairs agree, one does not
+    0.3333333333333333
+    """
+    a, b = (np.sign(np.subtract.outer(np.asarray(v), np.asarray(v))) for v in (x, y))
+    norm = math.sqrt(float((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum()) / norm if norm else 0.0
+
+
+def ranks(x: Sequence[float]) -> np.ndarray:
+    """Ranks from 0, equal values sharing their mean rank.
+
+    >>> ranks([5, 7, 5]).tolist()
+    [0.5, 2.0, 0.5]
+    """
+    x = np.asarray(x)
+    return (x[:, None] > x[None]).sum(1) + ((x[:, None] == x[None]).sum(1) - 1) / 2
+
+
+def calibrate(entries: Mapping[str, float], networks: Mapping[str, tuple[Sequence[str], float]]) -> tuple[float, list[str], dict]:
+    """(ratio, names it was fitted on, `judge` of the others) from networks' (parts, measured milliseconds).
+
+    entries: milliseconds by part. Networks are taken in the order given.
+    """
+    sums = {name: sum(entries[part] for part in parts) for name, (parts, _) in networks.items()}
+    fit, held_out = split(list(networks))
+    ratio = fit_ratio([sums[n] for n in fit], [networks[n][1] for n in fit])
+    return ratio, fit, judge([ratio * sums[n] for n in held_out], [networks[n][1] for n in held_out])

@@ -1,0 +1,173 @@
+"""Timing that ranks networks even on a busy machine: many short visits, interleaved, and a low statistic of them.
+
+A *round* visits every callable once, in random order; a visit calls it once untimed, which refills its caches, then
+takes the median of a few timed calls. The result is the minimum over the rounds. Interference comes in stretches of
+time, so it spoils some rounds of many callables rather than all rounds of one; the median ignores a single
+interruption, the minimum the spoilt rounds.
+"""
+
+import contextlib
+import functools
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+import quant
+
+WARM_UP = 3  # untimed calls of each callable before the first round
+BEST = 3  # that many rounds must agree before a minimum is believed
+TOLERANCE = 0.03  # how closely they must agree, relative to the minimum
+TICKS = 1000  # a timed stretch is at least that many ticks of the clock long
+SPACING = 0.05  # seconds from the start of one round to the next, at least: neighbouring rounds see the same noise
+
+Clock = Callable[[], float]  # seconds
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of one callable: the median of each round in milliseconds, in the order of measuring."""
+
+    rounds: tuple[float, ...]
+
+    @property
+    def ms(self) -> float:
+        """The latency in milliseconds: the minimum over the rounds."""
+        return min(self.rounds)
+
+    @property
+    def rel_spread(self) -> float:
+        """How far the three best rounds lie apart, relative to the best: small where the minimum can be repeated."""
+        best = sorted(self.rounds)[:BEST]
+        return best[-1] / best[0] - 1
+
+    @property
+    def stable(self) -> bool:
+        return len(self.rounds) >= BEST and self.rel_spread <= TOLERANCE
+
+
+def time_interleaved(
+    callables: Mapping[str, Callable[[], object]],
+    rounds: int = 8,
+    repeats: int = 4,
+    seed: int = 0,
+    *,
+    max_rounds: int | None = None,
+    done: Mapping[str, Sequence[float]] | None = None,
+    on_visit: Callable[[str, float], None] | None = None,
+    spacing: float = SPACING,
+    clock: Clock = time.perf_counter,
+) -> dict[str, Timing]:
+    """Time zero-argument callables in interleaved rounds, in inference mode.
+
+    Args:
+        rounds: rounds that every callable takes part in.
+        repeats: timed calls per visit; quick callables are called in a burst, so that the clock's ticks do not show.
+        max_rounds: callables whose best rounds disagree are visited up to that often (default: 3 * rounds).
+        done: rounds measured earlier, by name, in milliseconds; they count.
+        on_visit: called with (name, milliseconds) after each visit; what it raises ends the measurement.
+        spacing: seconds between the starts of two rounds, at least.
+        clock: returns seconds.
+    """
+    measured = {name: list((done or {}).get(name, ())) for name in callables}
+    wanted = _wanted(measured, rounds, max_rounds or 3 * rounds)
+    with torch.inference_mode():
+        tick = clock_tick(clock) if wanted else 0.0
+        bursts = {name: burst_length(callables[name], tick, clock) for name in wanted}
+        number = sum(map(len, measured.values()))
+        while wanted:
+            started = time.monotonic()
+            random.Random(f"{seed}/{number}").shuffle(wanted)  # a str seed shuffles alike in every process
+            for name in wanted:
+                measured[name].append(visit(callables[name], repeats, bursts[name], clock))
+                if on_visit:
+                    on_visit(name, measured[name][-1])
+            number += len(wanted)
+            wanted = _wanted(measured, rounds, max_rounds or 3 * rounds)
+            if wanted:
+                time.sleep(max(0.0, spacing - (time.monotonic() - started)))
+    return {name: Timing(tuple(values)) for name, values in measured.items()}
+
+
+def time_networks(
+    networks: Mapping[str, Callable[[torch.Tensor], object]],
+    images: torch.Tensor,
+    *,
+    engine: str = "reference",
+    threads: int = 1,
+    **options,
+) -> dict[str, Timing]:
+    """Time networks on the same images, INT8 and float ones side by side, in interleaved rounds.
+
+    networks: frozen forms (quant.freeze, quant.freeze_float) or any callables of one tensor in evaluation mode.
+    images: (N, C, H, W), fed channels_last. engine: the one that the INT8 networks were converted for.
+    options: of `time_interleaved`. Raises ValueError for a network in training mode.
+    """
+    for name, network in networks.items():
+        if getattr(network, "training", False):
+            raise ValueError(f"{name} is in training mode: call .eval() before timing it")
+    images = images.contiguous(memory_format=torch.channels_last)
+    with torch_threads(threads), quant.use_engine(engine):
+        return time_interleaved({n: functools.partial(f, images) for n, f in networks.items()}, **options)
+
+
+@contextlib.contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """torch's intra-op thread count set to `threads`, and restored."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def visit(function: Callable[[], object], repeats: int, burst: int, clock: Clock = time.perf_counter) -> float:
+    """Milliseconds of one call: one untimed call, then the median of `repeats` bursts of `burst` calls."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = clock()
+        for _ in range(burst):
+            function()
+        times.append((clock() - start) / burst * 1000)
+    return statistics.median(times)
+
+
+def burst_length(function: Callable[[], object], tick: float, clock: Clock = time.perf_counter) -> int:
+    """Warm a callable up; how many calls of it last TICKS ticks of the clock."""
+    for _ in range(WARM_UP):
+        function()
+    calls = 1
+    while True:  # a clock may stand still for a whole call: double until it moves enough
+        start = clock()
+        for _ in range(calls):
+            function()
+        spent = clock() - start
+        if spent >= TICKS * tick:
+            return calls
+        calls = max(2 * calls, math.ceil(calls * TICKS * tick / spent) if spent > 0 else 0)
+
+
+def clock_tick(clock: Clock = time.perf_counter) -> float:
+    """The smallest step that a clock shows between two readings, in seconds."""
+    steps = []
+    for _ in range(5):
+        start = now = clock()
+        while now == start:
+            now = clock()
+        steps.append(now - start)
+    return min(steps)
+
+
+def _wanted(measured: Mapping[str, list[float]], rounds: int, max_rounds: int) -> list[str]:
+    """The names that need another round."""
+
+    def finished(values: list[float]) -> bool:
+        return len(values) >= rounds and (len(values) >= max_rounds or Timing(tuple(values)).stable)
+
+    return [name for name, values in measured.items() if not finished(values)]

@@ -1,0 +1,328 @@
+"""supernet: alphas, samplers, the supernet against plain networks, the search loop."""
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import quant
+from frostnet import FrostNet
+from nas import UserError
+from nas.derive import front
+from supernet import Alphas, Plan, Search, Supernet, TwoPath, blended_scores, fair_choice, favourite, inherited, perturbation_scores, sampled_choice, top1
+from supernet.finalists import finalists, path_latency, path_score, random_feasible
+from supernet.loop import frozen_statistics
+from supernet.samplers import Gates, round_length
+from tests.spaces import latency_of, tiny_space
+
+SPACE = tiny_space()
+CONFIG = quant.QuantConfig(engine="fbgemm")
+
+
+def images(n=8, seed=0):
+    return torch.randn(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def batch(step):
+    """Pictures whose class is the sign pattern of two channels' means: learnable in a few steps."""
+    x = images(32, step)
+    y = torch.arange(32) % 4
+    x[:, 0] += (y % 2 * 2 - 1).view(-1, 1, 1) * 1.0
+    x[:, 1] += (y // 2 * 2 - 1).view(-1, 1, 1) * 1.0
+    return x, y
+
+
+def all_choices(space):
+    generator = torch.Generator().manual_seed(0)
+    return [space.random(generator) for _ in range(20)]
+
+
+def search(plan=Plan(4, 4, 8), target=0.9, seed=0, **options):
+    torch.manual_seed(seed)
+    return Search(Supernet(SPACE), plan, latency_of(SPACE), target, F.cross_entropy, batch, lambda i: batch(1000 + i), CONFIG, seed=seed, **options)
+
+
+# ---- alphas --------------------------------------------------------------------------------------------------
+
+
+def test_one_hot_alphas_expect_the_latency_of_their_path():
+    latency = latency_of(SPACE)
+    for choice in all_choices(SPACE):
+        alphas = Alphas(SPACE)
+        with torch.no_grad():
+            for stage, depth, ops, depth_alpha, op_alphas in zip(SPACE.stages, choice.depths, choice.ops, alphas.depths, alphas.ops):
+                depth_alpha[depth - stage.min_depth] = 100.0
+                for alpha, op in zip(op_alphas, ops):
+                    alpha[op] = 100.0
+        assert alphas.expected_latency(latency).item() == pytest.approx(path_latency(choice, latency), rel=1e-5)
+
+
+def test_uniform_alphas_expect_the_mean_over_all_networks():
+    latency, alphas, total, weight = latency_of(SPACE), Alphas(SPACE), 0.0, 0.0
+    for d1, d2 in itertools.product((1, 2), repeat=2):
+        for ops in itertools.product(range(3), repeat=4):
+            rows = ((0,), ops[:2], ops[2:])
+            total += path_latency(type(all_choices(SPACE)[0])((1, d1, d2), rows), latency)
+            weight += 1
+    assert alphas.expected_latency(latency).item() == pytest.approx(total / weight, rel=1e-5)
+
+
+def test_the_latency_gradient_points_to_cheaper_ops_and_shallower_stages():
+    alphas = Alphas(SPACE)
+    alphas.expected_latency(latency_of(SPACE)).backward()
+    for stage in list(alphas.ops)[1:]:
+        for alpha in stage:
+            assert (alpha.grad.diff() > 0).all(), "a step against the gradient favours the cheaper candidate"
+    for depth in list(alphas.depths)[1:]:
+        assert depth.grad[0] < 0 < depth.grad[1]
+
+
+def test_entropy_is_one_for_uniform_and_zero_for_certain():
+    alphas = Alphas(SPACE)
+    assert alphas.entropy().item() == pytest.approx(1.0, abs=1e-5)
+    with torch.no_grad():
+        for alpha in alphas.parameters():
+            alpha[0] = 1000.0
+    assert alphas.entropy().item() == pytest.approx(0.0, abs=1e-5)
+
+
+# ---- samplers ------------------------------------------------------------------------------------------------
+
+
+def test_a_round_runs_every_candidate_of_every_running_slot_equally_often():
+    length = round_length(SPACE)
+    for first in (0, length, 2 * length):
+        round_ = [fair_choice(SPACE, 3, first + i) for i in range(length)]
+        assert len({c.depths for c in round_}) == 1
+        for s, stage in enumerate(SPACE.stages):
+            for i in range(round_[0].depths[s]):
+                counts = torch.bincount(torch.tensor([c.ops[s][i] for c in round_]), minlength=len(stage.slots[i].candidates))
+                assert counts.unique().numel() == 1
+
+
+def test_even_rounds_run_every_slot():
+    assert fair_choice(SPACE, 0, 0).depths == (1, 2, 2)
+    assert {fair_choice(SPACE, 0, 3 + 6 * i).depths for i in range(20)} == {(1, a, b) for a in (1, 2) for b in (1, 2)}
+
+
+def test_paths_depend_on_seed_and_step_alone():
+    assert [fair_choice(SPACE, 1, i) for i in range(9)] == [fair_choice(SPACE, 1, i) for i in range(9)]
+    assert [fair_choice(SPACE, 1, i) for i in range(9)] != [fair_choice(SPACE, 2, i) for i in range(9)]
+
+
+def test_sampled_paths_follow_the_probabilities():
+    alphas = Alphas(SPACE)
+    with torch.no_grad():
+        alphas.ops[1][0].copy_(torch.tensor([0.7, 0.2, 0.1]).log())
+    drawn = torch.tensor([sampled_choice(alphas, 1.0, 0.0, 0, i).ops[1][0] for i in range(2000)])
+    assert torch.bincount(drawn, minlength=3).div(2000).tolist() == pytest.approx([0.7, 0.2, 0.1], abs=0.04)
+
+
+def test_two_path_gates_have_the_value_of_one_path_and_gradients_for_both():
+    alphas = Alphas(SPACE)
+    ops, depths = TwoPath().gates(alphas, 1.0, 0, 0)
+    gates = ops[1][0]
+    assert sorted(w.item() for w in gates.weights) == pytest.approx([0.0, 1.0])
+    assert gates.indices[0] != gates.indices[1]
+    values = torch.tensor([2.0, 5.0])
+    sum(w * v for w, v in zip(gates.weights, values)).backward()
+    i, j = gates.indices
+    # d/d alpha_i of p_i v_i + p_j v_j with p = 1/2 each: p_i p_j (v_i - v_j)
+    assert alphas.ops[1][0].grad[i].item() == pytest.approx(0.25 * (2.0 - 5.0))
+    assert alphas.ops[1][0].grad[j].item() == pytest.approx(0.25 * (5.0 - 2.0))
+    assert len(depths[0].indices) == 1, "a stage of one depth has nothing to choose"
+
+
+# ---- the supernet --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_a_path_computes_what_the_network_of_its_architecture_computes(attached):
+    torch.manual_seed(0)
+    net, x = Supernet(SPACE).train(), images()
+    if attached:
+        net.attach(CONFIG, x)
+    for choice in all_choices(SPACE)[:6]:
+        for _ in range(2):
+            net(x, choice)  # statistics and ranges of this path
+    net.eval()
+    for choice in all_choices(SPACE)[:6]:
+        network = FrostNet(SPACE.architecture(choice))
+        if attached:
+            network = quant.attach(network, x, CONFIG)
+        network.load_state_dict(net.path_state(choice))
+        assert torch.equal(network.eval()(x), net(x, choice))
+
+
+def test_gates_at_one_path_give_that_path():
+    net, x, choice = Supernet(SPACE).eval(), images(), all_choices(SPACE)[0]
+    one = torch.ones(())
+    ops = [[Gates((op,), (one,)) for op in row] for row in choice.ops]
+    depths = [Gates((d - stage.min_depth,), (one,)) for d, stage in zip(choice.depths, SPACE.stages)]
+    assert torch.allclose(net.forward_gated(x, ops, depths), net(x, choice), atol=1e-6)
+
+
+def test_weights_and_alphas_share_no_parameter():
+    s = search()
+    weights = {id(p) for p in s.supernet.parameters()}
+    assert not weights & {id(p) for p in s.alphas.parameters()}
+    assert {id(p) for g in s.optimizer.param_groups for p in g["params"]} == weights
+
+
+def test_held_out_pictures_leave_no_statistics():
+    net = Supernet(SPACE).train()
+    net.attach(CONFIG, images())
+    net.train()
+    choice = fair_choice(SPACE, 0, 0)
+    net(images(), choice)
+    before = {k: v.clone() for k, v in net.named_buffers() if "num_batches" not in k}
+    with frozen_statistics(net):
+        net(5 * images(seed=1), choice)
+    assert all(torch.equal(before[k], v) for k, v in net.named_buffers() if k in before)
+    net(5 * images(seed=1), choice)
+    assert any(not torch.equal(before[k], v) for k, v in net.named_buffers() if k in before)
+
+
+# ---- the loop ------------------------------------------------------------------------------------------------
+
+
+def run(s, steps=None):
+    rows = []
+    while not s.finished and (steps is None or len(rows) < steps):
+        rows.append(s.step())
+    return rows
+
+
+def test_phases_come_in_order_and_alphas_move_only_in_the_last():
+    s = search()
+    rows = run(s, 8)
+    assert [r["phase"] for r in rows] == ["float"] * 4 + ["quant"] * 4
+    assert all((a == 0).all() for a in s.alphas.parameters())
+    rows = run(s)
+    assert all(r["phase"] == "joint" for r in rows)
+    assert any((a != 0).any() for a in s.alphas.parameters())
+    assert [("expected_ms" in r) for r in rows] == [True, False] * 4
+
+
+def test_training_lowers_the_loss():
+    rows = run(search(Plan(30, 10, 30)))
+    assert sum(r["loss"] for r in rows[-9:]) < 0.7 * sum(r["loss"] for r in rows[:9])
+
+
+def test_the_dual_variable_brings_the_expected_latency_to_the_target():
+    s = search(Plan(0, 3, 120, alpha_every=1, mu_rate=0.5, alpha_lr=0.1), target=0.8)
+    assert s.alphas.expected_latency(s.latency).item() > 0.99
+    rows = run(s)
+    assert rows[3]["mu"] > 0
+    assert s.alphas.expected_latency(s.latency).item() <= 0.8 * 1.05
+
+
+@pytest.mark.parametrize("stop", [2, 5, 9, 11])
+def test_an_interrupted_search_ends_as_an_uninterrupted_one_bit_for_bit(stop, tmp_path):
+    whole = search()
+    expected = run(whole)
+    first = search()
+    run(first, stop)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = search(seed=0)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert run(second) == expected[stop:]
+    pairs = zip(whole.supernet.state_dict().values(), second.supernet.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in pairs if isinstance(a, torch.Tensor))
+    assert all(torch.equal(a, b) for a, b in zip(whole.alphas.parameters(), second.alphas.parameters()))
+
+
+def test_equal_seeds_give_equal_searches_and_unlike_seeds_do_not():
+    assert run(search()) == run(search())
+    assert run(search(), 3) != run(search(seed=1), 3)
+
+
+def test_a_loss_that_is_not_a_number_names_step_and_mend():
+    s = search()
+    s.loss = lambda out, y: F.cross_entropy(out, y) * float("nan")
+    with pytest.raises(UserError, match="nan at step 0.*float phase.*--lr"):
+        s.step()
+
+
+# ---- scores and finalists ------------------------------------------------------------------------------------
+
+
+def test_perturbation_scores_equal_whole_evaluations_one_change_at_a_time():
+    net, (x, y) = Supernet(SPACE).train(), batch(0)
+    base = favourite(Alphas(SPACE))
+    ops, depths = perturbation_scores(net, base, x, y, F.cross_entropy)
+
+    def loss(choice):
+        with torch.no_grad(), frozen_statistics(net):
+            return F.cross_entropy(net(x, choice), y).item()
+
+    reference = loss(base)
+    for s in (1, 2):
+        for slot in range(2):
+            for op in range(3):
+                rows = [list(row) for row in base.ops]
+                rows[s][slot] = op
+                changed = type(base)(base.depths, tuple(map(tuple, rows)))
+                assert ops[s][slot][op] == pytest.approx(loss(changed) - reference, abs=1e-6)
+        shallow = type(base)(tuple(1 if i == s else d for i, d in enumerate(base.depths)), base.ops)
+        assert depths[s] == pytest.approx([loss(shallow) - reference, 0.0], abs=1e-6)
+
+
+def test_blended_scores_prefer_high_probability_and_low_loss():
+    alphas = Alphas(SPACE)
+    with torch.no_grad():
+        alphas.ops[1][0].copy_(torch.tensor([2.0, 0.0, 0.0]))
+    losses = ([[[0.0] * len(s.candidates) for s in st.slots] for st in SPACE.stages], [[0.0] * (len(st.slots) - st.min_depth + 1) for st in SPACE.stages])
+    losses[0][2][1] = [0.5, 0.1, 0.3]
+    ops, _ = blended_scores(alphas, losses)
+    assert max(range(3), key=ops[1][0].__getitem__) == 0
+    assert max(range(3), key=ops[2][1].__getitem__) == 1
+
+
+def test_finalists_meet_the_target_by_the_table():
+    latency = latency_of(SPACE)
+    scores = ([[[0.1 * i for i in range(len(s.candidates))] for s in st.slots] for st in SPACE.stages], [[0.0, 0.1][: len(st.slots)] for st in SPACE.stages])
+    points = front(SPACE, *scores, latency)
+    found = finalists(SPACE, points, scores, latency, 1.0, 3, 4, seed=0)
+    assert [f.kind for f in found] == ["derived"] * 3 + ["random"] * 4
+    assert all(f.latency_ms <= 1.0 for f in found)
+    for f in found:
+        assert f.latency_ms == pytest.approx(path_latency(f.choice, latency))
+        assert f.score == pytest.approx(path_score(f.choice, scores, SPACE))
+    assert max(found, key=lambda f: f.score).kind == "derived"
+
+
+def test_random_controls_are_the_slowest_that_meet_the_target():
+    latency = latency_of(SPACE)
+    controls = random_feasible(SPACE, latency, 0.95, 5, seed=0)
+    assert all(0.85 <= path_latency(c, latency) <= 0.95 for c in controls)
+    assert len(set(controls)) == 5
+
+
+def test_inherited_networks_share_nothing_with_the_supernet():
+    s = search()
+    run(s)
+    before = {k: v.clone() for k, v in s.supernet.state_dict().items() if isinstance(v, torch.Tensor)}
+    choice = fair_choice(SPACE, 0, 0)
+    graph = inherited(s.supernet, choice, CONFIG, [batch(i)[0] for i in range(4)])
+    assert not graph.training
+    assert 0.0 <= top1(graph, [batch(2000)]) <= 1.0
+    with torch.no_grad():
+        for p in graph.parameters():
+            p.zero_()
+    assert all(torch.equal(before[k], v) for k, v in s.supernet.state_dict().items() if k in before)
+
+
+def test_inherited_statistics_are_the_average_over_the_batches():
+    s = search()
+    run(s)
+    batches = [batch(i)[0] for i in range(4)]
+    graph = inherited(s.supernet, fair_choice(SPACE, 0, 0), CONFIG, batches)
+    seen = []
+    stem = graph.get_submodule("stem.conv")
+    quantizer = graph.get_submodule("x_quant")
+    with torch.no_grad():
+        for x in batches:
+            seen.append(nn.functional.conv2d(quantizer(x), stem.weight_quant(stem.weight), None, stem.stride, stem.padding).mean((0, 2, 3)))
+    assert torch.allclose(graph.get_submodule("stem.bn").running_mean, torch.stack(seen).mean(0), atol=0.02)
