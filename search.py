@@ -12,7 +12,6 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal, Optional
 
@@ -24,7 +23,7 @@ from tqdm import tqdm
 import frostnet
 import quant
 import supernet
-from latency_lut import LatencyTable, time_interleaved
+from latency_lut import LatencyTable, time_networks
 from nas import SPACES, Run, SearchSpace, UserError
 from nas.cli import guard, option, parse
 from nas.derive import Point, check_target, front, latency_range
@@ -33,9 +32,10 @@ from supernet.finalists import Finalist, finalists
 from tasks.data import DATA, classification, num_classes
 from tasks.pictures import Pictures, Stream, balanced, in_order
 
-PRESETS = {  # weight steps of the float, quantized and joint phase; training pictures; networks re-scored; random controls
+PRESETS = {  # small takes about a quarter of an hour on two cores at width 0.5, demo half of that, smoke a minute
     "smoke": {"float_steps": 8, "quant_steps": 8, "joint_steps": 8, "train_images": 640, "rescored": 2, "controls": 2, "score_images": 64},
-    "small": {"float_steps": 300, "quant_steps": 100, "joint_steps": 600, "train_images": None, "rescored": 6, "controls": 6, "score_images": 512},
+    "demo": {"float_steps": 240, "quant_steps": 80, "joint_steps": 320, "train_images": 8000, "rescored": 4, "controls": 4, "score_images": 256},
+    "small": {"float_steps": 500, "quant_steps": 160, "joint_steps": 800, "train_images": None, "rescored": 6, "controls": 6, "score_images": 512},
 }  # fmt: skip
 RECALIBRATION_BATCHES = 16
 HELD_OUT = 0.2  # share of the training pictures that moves alphas and judges networks, never weights
@@ -96,7 +96,7 @@ def main(argv=None) -> Path:
     train(search, run, resumes, config.checkpoint_seconds)
     scores = score(search, held_out, config)
     points = front(space, *scores, latency)
-    networks = choose(search, space, points, scores, train_pictures, held_out, config)
+    networks = choose(search, space, points, scores, train_pictures, held_out, config, table.meta["threads"])
     save(run, space, networks, points, search, table, {"command": command, **settings})
     return run.path
 
@@ -168,14 +168,14 @@ def score(search: supernet.Search, held_out: Pictures, config: SearchConfig) -> 
 
 
 def choose(search: supernet.Search, space: SearchSpace, points: list[Point], scores: supernet.Scores,
-           train_pictures: Pictures, held_out: Pictures, config: SearchConfig) -> list[Finalist]:  # fmt: skip
+           train_pictures: Pictures, held_out: Pictures, config: SearchConfig, threads: int) -> list[Finalist]:  # fmt: skip
     """Re-score and measure finalists until one meets the target as measured; the chosen one comes first."""
     aim = search.target_ms
     recalibration = [Stream(train_pictures, config.batch_size, config.seed + 2, augment=False).batch(i)[0] for i in range(RECALIBRATION_BATCHES)]
     judged = list(in_order(held_out, 256))
     for _ in range(TRIES):
         networks = finalists(space, points, scores, search.latency, aim, config.rescored, config.controls, config.seed)
-        judge(search, space, networks, recalibration, judged)
+        judge(search, space, networks, recalibration, judged, threads)
         met = [n for n in networks if n.kind == "derived" and n.measured_ms <= search.target_ms]
         if met:
             best = max(met, key=lambda n: n.accuracy)
@@ -186,7 +186,7 @@ def choose(search: supernet.Search, space: SearchSpace, points: list[Point], sco
     raise UserError(f"target_ms: {search.target_ms:.4g}, but measured networks miss it; is something else running? Try again, or raise the target")
 
 
-def judge(search: supernet.Search, space: SearchSpace, networks: list[Finalist], recalibration: list, judged: list) -> None:
+def judge(search: supernet.Search, space: SearchSpace, networks: list[Finalist], recalibration: list, judged: list, threads: int) -> None:
     """Accuracy with recalibrated statistics, and latency measured in interleaved rounds, of every network."""
     image, frozen = torch.zeros(1, space.stem.in_channels, space.input_size, space.input_size), {}
     for network in tqdm(networks, desc="re-scoring networks", unit="net"):
@@ -195,7 +195,7 @@ def judge(search: supernet.Search, space: SearchSpace, networks: list[Finalist],
         deployed = quant.attach(frostnet.FrostNet(space.architecture(network.choice)), image, search.config)
         deployed.load_state_dict(graph.state_dict())  # the same network, at the size at which it will run
         frozen[network.name] = quant.freeze(quant.convert(deployed, search.config.engine), image)
-    timings = time_interleaved({name: partial(net, image) for name, net in frozen.items()})
+    timings = time_networks(frozen, image, engine=search.config.engine, threads=threads)
     for network in networks:
         network.measured_ms = timings[network.name].ms
 

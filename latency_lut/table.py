@@ -7,8 +7,9 @@ errors on the others. What a user asks a table for, `predict` and `for_space`, i
 
 import hashlib
 import json
+import os
 import shlex
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,49 +19,14 @@ import torch
 import quant
 from frostnet import WIDTHS
 from latency_lut import machine
-from latency_lut.checks import a_list, a_number, a_text, a_whole, an_object, texts
-from latency_lut.timing import Timing
+from latency_lut.checks import a_text, a_whole, an_object, texts
+from latency_lut.sections import Section, section_from_json, space_key, timing_from_json, timing_to_json
+from latency_lut.timing import BEST, Timing
 from nas import Architecture, SearchSpace, UserError, frostnet_space, read_json, signature, write_json
 
 FORMAT, VERSION, UNIT = "latency_lut", 1, "ms"
 ENGINES = tuple(engine for engine in quant.ENGINES if engine != "reference")  # the reference is an oracle, not fast
 IDENTITY = ("engine", "threads", "cpu", "flags", "torch", "activation_levels", "batch", "memory_format")
-LOWEST_MS, HIGHEST_MS = 1e-4, 60_000.0  # 100 ns to a minute: outside, a figure is no latency of a block
-LOWEST_RATIO, HIGHEST_RATIO = 0.2, 5.0
-STATISTICS = {  # of `calibration.judge`: (lowest, highest)
-    "networks": (1, 1e6), "bias": (-1, 1e3), "mape": (0, 1e3), "rmse_ms": (0, HIGHEST_MS), "within_5": (0, 1),
-    "within_10": (0, 1), "spearman": (-1, 1), "kendall": (-1, 1),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Network:
-    """A random network that was timed whole: the signatures of its parts in order, and its rounds."""
-
-    parts: tuple[str, ...]
-    timing: Timing | None  # None until its first round
-
-
-@dataclass(frozen=True)
-class Section:
-    """One space at one width and input size."""
-
-    space: str
-    width: float
-    input_size: int
-    num_classes: int  # of the networks that were timed
-    hash: str  # SearchSpace.hash()
-    parts: tuple[str, ...]  # every part of the space except heads: those are looked up by class count
-    seed: int
-    networks: dict[str, Network]
-    ratio: float | None = None  # whole network / sum of blocks; None while the section is being measured
-    fitted_on: tuple[str, ...] = ()
-    validation: dict | None = None  # `calibration.judge` of the networks not fitted on
-    conditions: tuple[dict, ...] = ()  # seconds, load and steal seen, one for each time it was worked on
-
-    @property
-    def complete(self) -> bool:
-        return self.ratio is not None
 
 
 @dataclass(frozen=True)
@@ -83,7 +49,7 @@ class SpaceLatency:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """A latency table; `meta` holds the identity (IDENTITY), "cores", "created" and "updated"."""
+    """A latency table; `meta` holds the identity (IDENTITY), "cores" and "created"."""
 
     meta: dict
     entries: dict[str, Timing]
@@ -93,25 +59,30 @@ class LatencyTable:
     @classmethod
     def new(cls, engine: str, threads: int, path: str | Path) -> "LatencyTable":
         """An empty table for this machine."""
-        return cls({**identity(engine, threads)}, {}, {}, Path(path))
+        meta = {**identity(engine, threads), "cores": os.cpu_count(), "created": time.strftime("%Y-%m-%d %H:%M:%S")}
+        return cls(meta, {}, {}, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> "LatencyTable":
         """The table in a file. Raises UserError naming the file and the field that is wrong."""
+        if not Path(path).exists():
+            raise UserError(f"{path}: no such file; measure a table: {command({'engine': 'fbgemm', 'threads': 1}, path)}")
+        data = read_json(path)
         try:
-            return _table(read_json(path), Path(path))
+            return _table(data, Path(path))
         except UserError as error:
-            if str(error).startswith(f"{path}: "):
-                raise
             raise UserError(f"{path}: {error}; restore the file or measure it anew with --restart") from error
+
+    def with_section(self, section: Section) -> "LatencyTable":
+        return replace(self, sections={**self.sections, section.key: section})
 
     def save(self) -> None:
         """Write the file atomically."""
         write_json(self.path, self.to_json())
 
     def to_json(self) -> dict:
-        entries = {key: _timing_json(timing) for key, timing in self.entries.items()}
-        sections = {key: _section_json(section) for key, section in self.sections.items()}
+        entries = {key: timing_to_json(timing) for key, timing in self.entries.items()}
+        sections = {key: section.to_json() for key, section in self.sections.items()}
         return {"format": FORMAT, "version": VERSION, "unit": UNIT, "meta": self.meta, "entries": entries, "sections": sections}
 
     @property
@@ -151,11 +122,13 @@ class LatencyTable:
         """The raw measurement of a part. Raises UserError with `mend` where there is none: no value stands in for it."""
         if key not in self.entries:
             raise UserError(f"{self.path}: no latency of {key}; {mend}")
+        if len(self.entries[key].rounds) < BEST:
+            raise UserError(f"{self.path}: the measurement of {key} was interrupted; {mend}")
         return self.entries[key].ms
 
     def section(self, space: SearchSpace) -> Section:
         """The complete section of a space. Raises UserError with the command that measures it."""
-        section = self.sections.get(section_key(space.name, space.width, space.input_size))
+        section = self.sections.get(space_key(space))
         add = self.command_for(space)
         if section is None:
             raise UserError(
@@ -164,7 +137,7 @@ class LatencyTable:
             )
         if section.hash != space.hash():
             raise UserError(
-                f"{self.path}: sections.{section_key(space.name, space.width, space.input_size)}.hash: the space {space.name!r} "
+                f"{self.path}: sections.{space_key(space)}.hash: the space {space.name!r} "
                 f"has changed since it was measured; measure it anew: {add} --restart"
             )
         if not section.complete:
@@ -225,10 +198,6 @@ def identity(engine: str, threads: int) -> dict:
     }
 
 
-def section_key(space: str, width: float, input_size: int) -> str:
-    return f"{space}_{width:g}_{input_size}"
-
-
 def parts(arch: Architecture) -> dict[str, str]:
     """Signature of each part of a network: "stem", "blocks.0", .., "head"."""
     *sizes, head_size = arch.sizes()
@@ -267,19 +236,6 @@ def _worded(value: Any) -> str:
 # ---- JSON ----------------------------------------------------------------------------------------------------
 
 
-def _timing_json(timing: Timing) -> dict:
-    return {"ms": timing.ms, "rel_spread": timing.rel_spread, "rounds": list(timing.rounds)}
-
-
-def _section_json(section: Section) -> dict:
-    networks = {
-        name: {"parts": list(network.parts), "timing": _timing_json(network.timing) if network.timing else None}
-        for name, network in section.networks.items()
-    }
-    fields = {name: getattr(section, name) for name in Section.__dataclass_fields__}
-    return {**fields, "parts": list(section.parts), "networks": networks, "fitted_on": list(section.fitted_on), "conditions": list(section.conditions)}
-
-
 def _table(data: Any, path: Path) -> LatencyTable:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         shown = data.get("format") if isinstance(data, dict) else type(data).__name__
@@ -288,87 +244,33 @@ def _table(data: Any, path: Path) -> LatencyTable:
     a_whole("version", data["version"], VERSION, VERSION)
     a_text("unit", data["unit"], (UNIT,))
     _check_meta(data["meta"])
-    entries = {key: _timing(f"entries.{key}", value) for key, value in an_object("entries", data["entries"]).items()}
-    sections = {key: _section(f"sections.{key}", value) for key, value in an_object("sections", data["sections"]).items()}
+    entries = {key: timing_from_json(f"entries.{key}", v) for key, v in an_object("entries", data["entries"]).items()}
+    sections = {key: section_from_json(f"sections.{key}", v) for key, v in an_object("sections", data["sections"]).items()}
     for key, section in sections.items():
         _check_section(key, section, entries)
     return LatencyTable(data["meta"], entries, sections, path)
 
 
 def _check_meta(meta: Any) -> None:
-    an_object("meta", meta, (*IDENTITY, *(key for key in ("cores", "created", "updated") if key in meta)))
+    an_object("meta", meta, (*IDENTITY, "cores", "created"))
     a_text("meta.engine", meta["engine"], ENGINES)
     a_whole("meta.threads", meta["threads"], 1, 4096)
     texts("meta.flags", meta["flags"])
     a_whole("meta.activation_levels", meta["activation_levels"], 1, 255)
     a_whole("meta.batch", meta["batch"], 1, 4096)
-    for key in ("cpu", "torch", "memory_format"):
+    a_whole("meta.cores", meta["cores"], 1, 65536)
+    for key in ("cpu", "torch", "memory_format", "created"):
         a_text(f"meta.{key}", meta[key])
-
-
-def _timing(path: str, value: Any) -> Timing:
-    """A timing whose figures agree with its rounds, so that no hand can change one alone."""
-    an_object(path, value, ("ms", "rel_spread", "rounds"))
-    rounds = a_list(f"{path}.rounds", value["rounds"], least=1)
-    timing = Timing(tuple(a_number(f"{path}.rounds[{i}]", ms, LOWEST_MS, HIGHEST_MS) for i, ms in enumerate(rounds)))
-    if a_number(f"{path}.ms", value["ms"], LOWEST_MS, HIGHEST_MS) != timing.ms:
-        raise UserError(f"{path}.ms: {value['ms']}, must be {timing.ms}, the smallest of its rounds")
-    if abs(a_number(f"{path}.rel_spread", value["rel_spread"], 0, 1e9) - timing.rel_spread) > 1e-6:
-        raise UserError(f"{path}.rel_spread: {value['rel_spread']}, must be {timing.rel_spread:.6g} by its rounds")
-    return timing
-
-
-def _section(path: str, value: Any) -> Section:
-    an_object(path, value, tuple(Section.__dataclass_fields__))
-    networks = {name: _network(f"{path}.networks.{name}", item) for name, item in an_object(f"{path}.networks", value["networks"]).items()}
-    if value["ratio"] is not None:
-        a_number(f"{path}.ratio", value["ratio"], LOWEST_RATIO, HIGHEST_RATIO)
-        an_object(f"{path}.validation", value["validation"], tuple(STATISTICS))
-        for key, (low, high) in STATISTICS.items():
-            a_number(f"{path}.validation.{key}", value["validation"][key], low, high)
-    return Section(
-        space=a_text(f"{path}.space", value["space"]),
-        width=a_number(f"{path}.width", value["width"], 0.01, 4),
-        input_size=a_whole(f"{path}.input_size", value["input_size"], 8, 4096),
-        num_classes=a_whole(f"{path}.num_classes", value["num_classes"], 1, 100_000),
-        hash=a_text(f"{path}.hash", value["hash"]),
-        parts=texts(f"{path}.parts", value["parts"], least=1),
-        seed=a_whole(f"{path}.seed", value["seed"], 0, 2**63),
-        networks=networks,
-        ratio=value["ratio"],
-        fitted_on=texts(f"{path}.fitted_on", value["fitted_on"]),
-        validation=value["validation"],
-        conditions=tuple(an_object(f"{path}.conditions", c) for c in a_list(f"{path}.conditions", value["conditions"])),
-    )
-
-
-def _network(path: str, value: Any) -> Network:
-    an_object(path, value, ("parts", "timing"))
-    timing = None if value["timing"] is None else _timing(f"{path}.timing", value["timing"])
-    return Network(texts(f"{path}.parts", value["parts"], least=3), timing)
 
 
 def _check_section(key: str, section: Section, entries: dict[str, Timing]) -> None:
     """A section's name agrees with its fields, and a complete one has every figure it rests on."""
-    named = section_key(section.space, section.width, section.input_size)
-    if key != named:
-        raise UserError(f"sections.{key}: its fields say {named!r}")
+    if key != section.key:
+        raise UserError(f"sections.{key}: its fields say {section.key!r}")
     if not section.complete:
         return
-    for part in _needed(section):
-        if part not in entries:
-            raise UserError(f"entries.{part}: missing, though sections.{key} is complete")
+    if missing := sorted(section.needed() - entries.keys()):
+        raise UserError(f"entries.{missing[0]}: missing, though sections.{key} is complete")
     for name, network in section.networks.items():
         if network.timing is None:
             raise UserError(f"sections.{key}.networks.{name}.timing: missing, though the section is complete")
-
-
-def _needed(section: Section) -> Iterator[str]:
-    yield from section.parts
-    for network in section.networks.values():
-        yield from network.parts
-
-
-def with_section(table: LatencyTable, section: Section) -> LatencyTable:
-    key = section_key(section.space, section.width, section.input_size)
-    return replace(table, sections={**table.sections, key: section})

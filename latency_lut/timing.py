@@ -4,6 +4,10 @@ A *round* visits every callable once, in random order; a visit calls it once unt
 takes the median of a few timed calls. The result is the minimum over the rounds. Interference comes in stretches of
 time, so it spoils some rounds of many callables rather than all rounds of one; the median ignores a single
 interruption, the minimum the spoilt rounds.
+
+On one thread the clock is the thread's CPU time. On an idle machine that is what a wall clock shows (they differ by
+less than 0.3 %); on a busy one the wall clock also counts the turns of other programs, which every call longer than a
+turn, hence every whole network, has to wait for, while a block often slips through: their ratio would be off.
 """
 
 import contextlib
@@ -60,7 +64,7 @@ def time_interleaved(
     done: Mapping[str, Sequence[float]] | None = None,
     on_visit: Callable[[str, float], None] | None = None,
     spacing: float = SPACING,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
 ) -> dict[str, Timing]:
     """Time zero-argument callables in interleaved rounds, in inference mode.
 
@@ -71,8 +75,9 @@ def time_interleaved(
         done: rounds measured earlier, by name, in milliseconds; they count.
         on_visit: called with (name, milliseconds) after each visit; what it raises ends the measurement.
         spacing: seconds between the starts of two rounds, at least.
-        clock: returns seconds.
+        clock: returns seconds (default: `clock_for` torch's thread count).
     """
+    clock = clock or clock_for(torch.get_num_threads())
     measured = {name: list((done or {}).get(name, ())) for name in callables}
     wanted = _wanted(measured, rounds, max_rounds or 3 * rounds)
     with torch.inference_mode():
@@ -83,7 +88,7 @@ def time_interleaved(
             started = time.monotonic()
             random.Random(f"{seed}/{number}").shuffle(wanted)  # a str seed shuffles alike in every process
             for name in wanted:
-                measured[name].append(visit(callables[name], repeats, bursts[name], clock))
+                measured[name].append(round(visit(callables[name], repeats, bursts[name], clock), 6))  # to the nanosecond
                 if on_visit:
                     on_visit(name, measured[name][-1])
             number += len(wanted)
@@ -126,7 +131,12 @@ def torch_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def visit(function: Callable[[], object], repeats: int, burst: int, clock: Clock = time.perf_counter) -> float:
+def clock_for(threads: int) -> Clock:
+    """CPU time of the calling thread where it does all the work, else wall time."""
+    return time.thread_time if threads == 1 else time.perf_counter
+
+
+def visit(function: Callable[[], object], repeats: int, burst: int, clock: Clock) -> float:
     """Milliseconds of one call: one untimed call, then the median of `repeats` bursts of `burst` calls."""
     function()
     times = []
@@ -138,12 +148,12 @@ def visit(function: Callable[[], object], repeats: int, burst: int, clock: Clock
     return statistics.median(times)
 
 
-def burst_length(function: Callable[[], object], tick: float, clock: Clock = time.perf_counter) -> int:
+def burst_length(function: Callable[[], object], tick: float, clock: Clock) -> int:
     """Warm a callable up; how many calls of it last TICKS ticks of the clock."""
     for _ in range(WARM_UP):
         function()
     calls = 1
-    while True:  # a clock may stand still for a whole call: double until it moves enough
+    while True:  # the clock may stand still for a whole call: double until it moves enough
         start = clock()
         for _ in range(calls):
             function()
@@ -153,7 +163,7 @@ def burst_length(function: Callable[[], object], tick: float, clock: Clock = tim
         calls = max(2 * calls, math.ceil(calls * TICKS * tick / spent) if spent > 0 else 0)
 
 
-def clock_tick(clock: Clock = time.perf_counter) -> float:
+def clock_tick(clock: Clock) -> float:
     """The smallest step that a clock shows between two readings, in seconds."""
     steps = []
     for _ in range(5):

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.aggregation import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+from tqdm import tqdm
 
 from tasks.pictures import Pictures, in_order
 
@@ -31,7 +32,8 @@ class Classification:
         model.eval()
         device = pictures.mean.device
         top1, loss = MulticlassAccuracy(self.num_classes, average="micro").to(device), MeanMetric().to(device)
-        for x, y in in_order(pictures, EVALUATION_BATCH):
+        batches = -(-len(pictures) // EVALUATION_BATCH)
+        for x, y in tqdm(in_order(pictures, EVALUATION_BATCH), desc="evaluating", total=batches, unit="batch", delay=3, leave=False):
             logits = model(x)
             top1.update(logits, y)
             loss.update(F.cross_entropy(logits, y), weight=len(y))

@@ -4,10 +4,10 @@ The validation part is separate from training and the test part chooses nothing:
 """
 import os
 from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Sequence
 
 import numpy as np
 import torch
@@ -75,12 +75,9 @@ def classification(data: str = "scenes", data_root: str | os.PathLike | None = N
     `seed` decides what is split off (a validation part where the data has none; the `train_images` kept, balanced over
     the classes). Raises UserError for what a user can mend: a missing folder, an unreadable picture, unlike splits.
     """
-    if data not in DATA:
-        raise UserError(f"data: {data!r} is not known; choose one of {', '.join(DATA)}")
+    _check(data, data_root)
     if train_images is not None and train_images < 1:
         raise UserError(f"train_images: {train_images}, must be at least 1")
-    if data != "scenes" and data_root is None:
-        raise UserError(f"data_root: missing; data {data!r} needs the folder that holds it (--data-root FOLDER)")
     if data == "scenes":
         sources, classes = _scene_sources(input_size), scenes.CLASSES
     elif data == "imagefolder":
@@ -98,17 +95,23 @@ def classification(data: str = "scenes", data_root: str | os.PathLike | None = N
 
 def num_classes(data: str = "scenes", data_root: str | os.PathLike | None = None) -> int:
     """How many classes a data set has, without decoding a picture. Raises UserError as `classification` does."""
+    _check(data, data_root)
     if data == "imagefolder":
-        if data_root is None:
-            raise UserError("data_root: missing; data 'imagefolder' needs the folder that holds it (--data-root FOLDER)")
         return len(_folder(Path(data_root) / "train").classes)
     return {"scenes": len(scenes.CLASSES), "cifar10": 10, "cifar100": 100}[data]
 
 
+def _check(data: str, data_root: str | os.PathLike | None) -> None:
+    if data not in DATA:
+        raise UserError(f"data: {data!r} is not known; choose one of {', '.join(DATA)}")
+    if data != "scenes" and data_root is None:
+        raise UserError(f"data_root: missing; data {data!r} needs the folder that holds it (--data-root FOLDER)")
+
+
 def _scene_sources(input_size: int) -> dict[str, _Source]:
     size = stored_size(input_size)
-    return {name: _Source(name, _Painter(world, size), torch.arange(count), torch.from_numpy(scenes.labels(world, np.arange(count))))
-            for world, (name, count) in enumerate(SCENES.items())}
+    return {name: _source(name, _Painter(world, size), scenes.labels(world, np.arange(count)))
+            for world, (name, count) in enumerate(SCENES.items())}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,13 @@ def _folder_sources(root: Path) -> tuple[dict[str, _Source], Sequence[str]]:
     classes = splits["train"].classes
     for name, split in splits.items():
         if split.classes != classes:
-            unlike = sorted(set(classes) ^ set(split.classes))
-            raise UserError(f"data_root: {root / name} and {root / 'train'} must have the same class folders; only one has {', '.join(unlike)}")
-    return {name: _Source(name, _FileReader([path for path, _ in split.samples]), torch.arange(len(split.samples)), torch.tensor(split.targets))
-            for name, split in splits.items()}, classes
+            unlike = ", ".join(sorted(set(classes) ^ set(split.classes)))
+            raise UserError(f"data_root: {root / name} and {root / 'train'} must have the same class folders; only one has {unlike}")
+    return {name: _source(name, _FileReader([path for path, _ in split.samples]), split.targets) for name, split in splits.items()}, classes
+
+
+def _source(name: str, read: Callable[[int], Image.Image], labels: Sequence[int]) -> _Source:
+    return _Source(name, read, torch.arange(len(labels)), torch.as_tensor(labels))
 
 
 def _folder(path: Path) -> torchvision.datasets.ImageFolder:
@@ -167,8 +173,7 @@ def _cifar_sources(data: str, root: Path, download: bool) -> tuple[dict[str, _So
                         "name the folder that does, or add --download to fetch it there") from error
     except OSError as error:
         raise UserError(f"data_root: {data} could not be fetched into {root}: {error}") from error
-    return {name: _Source(name, _ArrayReader(split.data), torch.arange(len(split)), torch.tensor(split.targets))
-            for name, split in splits.items()}, splits["train"].classes
+    return {name: _source(name, _ArrayReader(split.data), split.targets) for name, split in splits.items()}, splits["train"].classes
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ CPU, ends in the same numbers bit for bit as if it had not been stopped.
 """
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Mapping, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,18 @@ from nas import Run, UserError
 from nas.runs import CHECKPOINT
 from quant import GradBoost, Phase, QuantConfig, Schedule, phase_at
 
+
+class Optimizer(NamedTuple):
+    kind: type[torch.optim.Optimizer]
+    lr: float  # a default peak learning rate for batches of about 64 pictures
+    options: dict
+
+
 OPTIMIZERS = {
-    "sgd": (torch.optim.SGD, {"momentum": .9, "nesterov": True}),
-    "adamw": (torch.optim.AdamW, {}),
-    "adam": (torch.optim.Adam, {}),
-    "rmsprop": (torch.optim.RMSprop, {"alpha": .9, "momentum": .9, "eps": 1e-3}),
+    "sgd": Optimizer(torch.optim.SGD, .05, {"momentum": .9, "nesterov": True}),
+    "adamw": Optimizer(torch.optim.AdamW, .003, {}),
+    "adam": Optimizer(torch.optim.Adam, .003, {}),
+    "rmsprop": Optimizer(torch.optim.RMSprop, .003, {"alpha": .9, "momentum": .9, "eps": 1e-3}),
 }
 WATCH_EVERY = 20  # steps between looks at the loss on a GPU, where each look waits for the device
 
@@ -76,7 +84,8 @@ def fit(model: nn.Module, task: Task, stream: Stream, held_out: Mapping[str, Any
         training.load_state_dict(run.load_checkpoint())
         run.rewind_log(training.step)
     total = recipe.schedule.epochs * stream.steps_per_epoch
-    with tqdm(total=total * stream.batch_size, initial=training.step * stream.batch_size, unit="img", unit_scale=True, smoothing=.05) as bar:
+    done = training.step * stream.batch_size
+    with tqdm(total=total * stream.batch_size, initial=done, desc="training", unit="img", unit_scale=True, smoothing=.05) as bar:
         while training.step < total:
             training.run_epoch(bar)
     return Fitted(training.net, training.float_metrics, training.metrics, training.seconds)
@@ -123,17 +132,20 @@ class _Training:
     def _enter(self, phase: Phase) -> None:
         """Put model and optimizer into a phase: attach the quantizers when the first quantized one begins, set every switch."""
         if phase.fake_quant and not self.attached:
-            self.net, self.attached = quant.attach(self.net, self.example, self.recipe.quant), True
+            self._attach()
         self.net.train()
         quant.set_mode(self.net, observe=phase.observe, fake_quant=phase.fake_quant)
         if phase.bn_frozen:
             quant.freeze_bn(self.net)
         self.optimizer.active = phase.fake_quant
 
+    def _attach(self) -> None:
+        self.net, self.attached = quant.attach(self.net, self.example, self.recipe.quant), True
+
     def _train_step(self, watch: "_LossWatch") -> dict[str, Tensor]:
         schedule, per_epoch = self.recipe.schedule, self.stream.steps_per_epoch
         total, quantized_from = schedule.epochs * per_epoch, schedule.float_epochs * per_epoch
-        lr = self.recipe.lr * lr_factor(self.step / total, self.recipe.warmup)
+        lr = self.recipe.lr * lr_factor((self.step + .5) / total, self.recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.progress = max(0., (self.step - quantized_from) / max(1, total - quantized_from))
@@ -154,13 +166,14 @@ class _Training:
 
     def _log(self, epoch: int, phase: Phase) -> None:
         means = {name: float(total) / self.stream.steps_per_epoch for name, total in self.sums.items()}
-        self.run.append_log({"step": self.step, "epoch": epoch + 1, "phase": phase.name, "lr": self.optimizer.param_groups[0]["lr"], **means,
-                             **{f"{split}_{name}": value for split, row in self.metrics.items() for name, value in row.items()},
-                             "seconds": round(self.seconds, 1)})  # fmt: skip
+        metrics = {f"{split}_{name}": value for split, row in self.metrics.items() for name, value in row.items()}
+        lr, seconds = self.optimizer.param_groups[0]["lr"], round(self.seconds, 1)
+        self.run.append_log({"step": self.step, "epoch": epoch + 1, "phase": phase.name, "lr": lr, **means, **metrics, "seconds": seconds})
 
     def _save(self) -> None:
         if not all(bool(p.isfinite().all()) for p in self.net.parameters()):
-            raise _diverged("weights stopped being finite", self.step, phase_at(self.recipe.schedule, (self.step - 1) // self.stream.steps_per_epoch).name)
+            epoch = (self.step - 1) // self.stream.steps_per_epoch
+            raise _diverged("weights stopped being finite", self.step, phase_at(self.recipe.schedule, epoch).name)
         self.run.save_checkpoint(self.state_dict())
 
     def state_dict(self) -> dict:
@@ -170,18 +183,19 @@ class _Training:
                 "float_metrics": self.float_metrics, "metrics": self.metrics, "rng": torch.get_rng_state(), "cuda_rng": cuda}  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
-        if state["attached"]:
-            self.net, self.attached = quant.attach(self.net, self.example, self.recipe.quant), True
         try:
+            if state["attached"]:
+                self._attach()
             self.net.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
+            self.float_metrics, self.metrics = state["float_metrics"], state["metrics"]
+            torch.set_rng_state(state["rng"].cpu())
+            if state["cuda_rng"] is not None:
+                torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise UserError(f"{self.run.path / CHECKPOINT}: made by another model or optimizer ({error}); use another --name, or --restart") from error
-        self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
-        self.float_metrics, self.metrics = state["float_metrics"], state["metrics"]
-        torch.set_rng_state(state["rng"].cpu())
-        if state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+            path = self.run.path / CHECKPOINT
+            raise UserError(f"{path}: made by another model, optimizer or program ({error}); use another --name, or --restart") from error
 
 
 class _LossWatch:
@@ -206,8 +220,8 @@ class _LossWatch:
 
 
 def _diverged(what: str, step: int, phase: str) -> UserError:
-    return UserError(f"{what} at step {step} of phase {phase}; the last checkpoint is kept. Lower --lr, lengthen --warmup, or look for bad pictures "
-                     "in the data; then start over with --restart or under another --name")  # fmt: skip
+    mend = "lower --lr, lengthen --warmup, or look for bad pictures; then start over with --restart or under another --name"
+    return UserError(f"{what} at step {step} of phase {phase}; the last checkpoint is kept. Mend: {mend}")
 
 
 def lr_factor(progress: float, warmup: float) -> float:
@@ -225,8 +239,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> GradBoost:
     """The recipe's optimizer behind GradBoost. Batch norm and biases are not decayed."""
     if recipe.optimizer not in OPTIMIZERS:
         raise UserError(f"optimizer: {recipe.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
-    kind, options = OPTIMIZERS[recipe.optimizer]
+    choice = OPTIMIZERS[recipe.optimizer]
     parameters = list(model.parameters())
     groups = [{"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.weight_decay},
               {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.}]  # fmt: skip
-    return GradBoost(kind(groups, lr=recipe.lr, **options), mode=recipe.boost, seed=recipe.seed)
+    return GradBoost(choice.kind(groups, lr=recipe.lr, **choice.options), mode=recipe.boost, seed=recipe.seed)

@@ -4,10 +4,10 @@ A batch is a pure function of (seed, step): the epoch's permutation draws from (
 So exact resume needs the number of the step and nothing else.
 """
 import math
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Callable, Iterator
 
 import numpy as np
 import torch

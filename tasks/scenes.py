@@ -19,12 +19,13 @@ ATLAS, EXTENT = 256, 1.5  # resolution of an outline's distance map, which cover
 MIN_VISIBLE = 0.01  # an object that shows less than this share of the picture has no box
 
 # Each layer draws its numbers uniformly from these ranges (units: half the picture's side, radians, cycles).
-BACKGROUND = {"hue": (0, 1), "saturation": (.05, .7), "value": (.1, .6), "hue2": (0, 1), "saturation2": (.05, .7), "value2": (.1, .6),
-              "angle": (0, 2 * np.pi), "gradient": (0, .5), "clouds": (0, .6), "grain": (0, .25), "stripes": (-.5, .3), "frequency": (1.5, 5)}
+BACKGROUND = {"hue": (0, 1), "saturation": (.05, .7), "value": (.1, .6), "hue2": (0, 1), "saturation2": (.05, .7),
+              "value2": (.1, .6), "angle": (0, 2 * np.pi), "gradient": (0, .5), "clouds": (0, .6), "grain": (0, .25),
+              "stripes": (-.5, .3), "frequency": (1.5, 5)}
 OBJECT = {"hue": (0, 1), "saturation": (.1, .95), "value": (.45, 1.), "hue2": (0, 1), "saturation2": (.1, .95), "value2": (.45, 1.),
-          "angle": (-.6, .6), "shear": (-.3, .3), "stretch": (-.15, .15), "texture_angle": (0, np.pi), "frequency": (.6, 2.6),
+          "angle": (-.45, .45), "shear": (-.3, .3), "stretch": (-.15, .15), "texture_angle": (0, np.pi), "frequency": (.6, 2.6),
           "phase": (0, 1), "texture": (-.8, .8), "relief": (.1, .4), "rim": (0, .6), "shadow": (0, .6)}
-MAIN = OBJECT | {"radius": (.45, .75), "x": (-.3, .3), "y": (-.3, .3), "present": (1, 1)}
+MAIN = OBJECT | {"radius": (.45, .75), "x": (-.18, .18), "y": (-.18, .18), "present": (1, 1)}
 MINOR = OBJECT | {"radius": (.14, .24), "x": (-.95, .95), "y": (-.95, .95), "present": (-1., 1.)}
 STROKE = {"hue": (0, 1), "saturation": (.05, .8), "value": (.1, .95), "angle": (0, 2 * np.pi), "offset": (-.7, .7), "width": (.015, .08),
           "present": (-1.5, 1.)}
@@ -34,23 +35,25 @@ LIGHT = {"angle": (0, 2 * np.pi), "slope": (0, .4), "exposure": (.75, 1.4), "vig
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture with its truth for every task. Boxes are x0, y0, x1, y1 in pixels; mask is 0 or class + 1; edges is ink 0 on paper 255."""
+    """One picture with its truth for every task."""
+
     image: np.ndarray  # (H, W, 3) uint8
     label: int  # class of the largest object
-    boxes: np.ndarray  # (K, 4) float32, of what is visible
+    boxes: np.ndarray  # (K, 4) float32: x0, y0, x1, y1 in pixels of what is visible of each object
     box_labels: np.ndarray  # (K,) int64
-    mask: np.ndarray  # (H, W) uint8
-    edges: np.ndarray  # (H, W) uint8
+    mask: np.ndarray  # (H, W) uint8: 0 or class + 1
+    edges: np.ndarray  # (H, W) uint8: the outlines, black ink on white paper
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch: images (B, 3, H, W) uint8, labels (B,), ids (B, H, W) of the object seen (0: none), classes (B, 1 + objects), edges (B, H, W)."""
-    images: np.ndarray
-    labels: np.ndarray
-    ids: np.ndarray
-    classes: np.ndarray
-    edges: np.ndarray
+    """A batch of scenes."""
+
+    images: np.ndarray  # (B, 3, H, W) uint8
+    labels: np.ndarray  # (B,) int64
+    ids: np.ndarray  # (B, H, W) uint8: number of the object that is seen, 0 for none
+    classes: np.ndarray  # (B, 1 + objects) int64: class of each object by its number
+    edges: np.ndarray  # (B, H, W) uint8
 
 
 def scene(seed: int, index: int, size: int) -> Scene:
@@ -257,14 +260,22 @@ def _distance_to(loops: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> np.nd
 def _outlines() -> dict[str, list[np.ndarray]]:
     """The classes as closed polygons of complex vertices, about one unit in radius."""
     turn = np.exp(2j * np.pi * np.arange(60) / 60)
-    phase = np.angle(turn)
-    spikes = np.exp(1j * np.pi * np.arange(10) / 5) * np.where(np.arange(10) % 2, .45, 1.05)
-    teeth = np.repeat(np.where(np.arange(16) % 2, .74, 1.), 2) * np.exp(1j * np.pi * (np.arange(32) // 2 + np.where(np.arange(32) % 2, .42, -.42)) / 8)
-    heart = 16 * np.sin(phase) ** 3 - 1j * (13 * np.cos(phase) - 5 * np.cos(2 * phase) - 2 * np.cos(3 * phase) - np.cos(4 * phase) + 2.5)
-    arrow = np.array([1.05, .25 - .75j, .25 - .3j, -1 - .3j, -1 + .3j, .25 + .3j, .25 + .75j])
-    return {"disc": [.9 * turn], "ring": [turn, .52 * turn], "square": [.82 * np.array([1 + 1j, -1 + 1j, -1 - 1j, 1 - 1j])],
-            "triangle": [1.12 * np.exp(2j * np.pi * np.arange(3) / 3)], "star": [spikes], "heart": [heart / 16.5], "crescent": [_crescent()],
-            "flower": [turn * (.76 + .26 * np.cos(5 * phase))], "gear": [teeth], "arrow": [arrow]}
+    t, ten, teeth = np.angle(turn), np.arange(10), np.arange(32)
+    star = np.where(ten % 2, .45, 1.05) * np.exp(1j * np.pi * ten / 5)
+    gear = np.where(teeth // 2 % 2, .74, 1.) * np.exp(1j * np.pi / 8 * (teeth // 2 + np.where(teeth % 2, .42, -.42)))
+    heart = 16 * np.sin(t) ** 3 - 1j * (13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t) + 2.5)
+    return {
+        "disc": [.9 * turn],
+        "ring": [turn, .52 * turn],
+        "square": [.82 * np.array([1 + 1j, -1 + 1j, -1 - 1j, 1 - 1j])],
+        "triangle": [-1.12j * np.exp(2j * np.pi * np.arange(3) / 3)],
+        "star": [-1j * star],
+        "heart": [heart / 16.5],
+        "crescent": [_crescent()],
+        "flower": [turn * (.76 + .26 * np.cos(5 * t))],
+        "gear": [gear],
+        "arrow": [np.array([1.05, .25 - .75j, .25 - .3j, -1 - .3j, -1 + .3j, .25 + .3j, .25 + .75j])],
+    }
 
 
 def _crescent(offset: float = .5, radius: float = .78) -> np.ndarray:

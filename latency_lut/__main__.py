@@ -1,0 +1,93 @@
+"""Measure what every block of a search space takes as INT8 on this CPU, and how well their sums predict networks.
+
+    python -m latency_lut --engine fbgemm --output fbgemm.json
+    python -m latency_lut --engine fbgemm --output fbgemm.json --input-size 96      # adds a size to the same file
+
+Stop it at any time: the same command goes on where it was.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import quant
+from latency_lut.build import build_section
+from latency_lut.report import odd_pairs, table_text
+from latency_lut.table import ENGINES, LatencyTable
+from nas import SPACES, UserError
+from nas.cli import guard, option, parse
+
+FEWEST_NETWORKS = 24
+SMALL_INPUT = 64  # pixels; up to there the default head has 10 classes, above 1000
+
+
+@dataclass(frozen=True)
+class Config:
+    """One call of the command line."""
+
+    engine: Literal[ENGINES] = option(help="integer kernels to measure")
+    output: str = option(help="table to write, or to add to")
+    input_size: tuple[int, ...] = option((32, 224), "pixels, height and width, one or several")
+    width: float = option(1.0, "width multiplier of the space")
+    threads: int = option(1, "threads that a network runs on")
+    num_classes: tuple[int, ...] | None = option(None, "class counts of the heads to measure (default: 10 up to 64 px, 1000 above)")
+    space: Literal[tuple(SPACES)] = option("frostnet", "search space")
+    networks: int = option(36, "random networks timed whole: a third calibrates, the rest judges")
+    seed: int = option(0, "seed of the random networks and of the order of visits")
+    restart: bool = option(False, "start over where the output file exists")
+
+    def __post_init__(self):
+        for field, low, high in (("threads", 1, 1024), ("networks", FEWEST_NETWORKS, 1000), ("seed", 0, 2**63 - 1)):
+            if not low <= getattr(self, field) <= high:
+                raise UserError(f"{field}: {getattr(self, field)}, must be {low} to {high}")
+        for size in self.input_size:
+            if not 16 <= size <= 1024:
+                raise UserError(f"input_size: {size}, must be 16 to 1024 pixels")
+        if self.engine not in quant.available():
+            raise UserError(f"engine: {self.engine!r} does not run here; choose from {', '.join(quant.available())}")
+
+    def class_counts(self, size: int) -> tuple[int, ...]:
+        return self.num_classes or (10 if size <= SMALL_INPUT else 1000,)
+
+
+def main(argv=None) -> LatencyTable:
+    """Measure what the file lacks, save it, print the result; returns the table."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--restart" not in words:
+        return _measure(words)
+    table = guard(_started_over)(words)
+    return _measure([w for w in words if w != "--restart"]) if table else table  # so that resuming does not start over again
+
+
+@guard(errors=(quant.QuantError,))
+def _measure(argv: list[str]) -> LatencyTable:
+    config = _parsed(argv)
+    table = (
+        LatencyTable.load(config.output) if Path(config.output).exists() else LatencyTable.new(config.engine, config.threads, config.output)
+    )
+    table.check(config.engine, config.threads)
+    for size in config.input_size:
+        classes = config.class_counts(size)
+        space = SPACES[config.space](config.width, size, classes[0])
+        table = build_section(table, space, classes, config.networks, config.seed)
+        for remark in odd_pairs(table, space):
+            print(f"note: {remark}")
+    print(table_text(table))
+    return table
+
+
+def _started_over(argv: list[str]) -> LatencyTable:
+    """An empty table in the place of the old one."""
+    config = _parsed(argv)
+    table = LatencyTable.new(config.engine, config.threads, config.output)
+    table.save()
+    return table
+
+
+def _parsed(argv: list[str]) -> Config:
+    return parse(Config, argv, "python -m latency_lut", __doc__.splitlines()[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Measure a search space into a latency table: blocks and random networks in the same interleaved rounds.
+
+Everything is built and converted first. Machine drift then touches blocks and networks alike, so that their ratio is
+one of the program, not of the hour. What is measured is saved every few seconds; the same call goes on from there.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import quant
+from latency_lut import prepare
+from latency_lut.calibration import calibrate
+from latency_lut.machine import Watch
+from latency_lut.sections import HIGHEST_RATIO, LOWEST_RATIO, Network, Section, space_key
+from latency_lut.table import LatencyTable, parts
+from latency_lut.timing import BEST, Timing, time_interleaved, torch_threads
+from nas import Architecture, HeadSpec, SearchSpace, UserError, cost, signature
+
+ROUNDS, REPEATS = 12, 4  # many short rounds see more of the machine's quiet moments than few long ones
+MAX_ROUNDS = 20  # of what stays unstable
+DRAWS = 30  # random networks drawn for each one that is timed
+SAVE_SECONDS = 3.0
+
+
+def build_section(
+    table: LatencyTable,
+    space: SearchSpace,
+    class_counts: tuple[int, ...],
+    networks: int = 36,
+    seed: int = 0,
+    rounds: int = ROUNDS,
+) -> LatencyTable:
+    """`table` with everything of `space` measured, and saved; what it holds already is not measured again.
+
+    class_counts: heads to measure; the first is the one of the networks that are timed whole.
+    Raises UserError where the section's space has changed, or where the result cannot be true.
+    """
+    section = _section(table, space, class_counts[0], networks, seed)
+    wanted = space.specs() | _heads(space, class_counts)
+    if section.complete:
+        todo, archs = {key: value for key, value in wanted.items() if _short(table, key)}, {}
+    else:
+        todo, archs = wanted, sample_networks(space, len(section.networks), section.seed)
+    if todo:
+        table = _measure(table.with_section(section), section, todo, archs, rounds)
+    section = table.sections[section.key] if todo else section
+    if not section.complete:
+        table = table.with_section(_calibrated(table, section))
+        table.save()
+    return table
+
+
+def sample_networks(space: SearchSpace, count: int, seed: int) -> dict[str, Architecture]:
+    """`count` random networks that span the range of the space, in the order of their MACs.
+
+    Depth and candidates are uniform (SearchSpace.random), so most networks are of middling size; of DRAWS * count of
+    them, those nearest to evenly spaced logarithms of MACs are taken. A rank correlation over networks that all
+    take the same time would say nothing.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [space.architecture(space.random(generator)) for _ in range(DRAWS * count)]
+    drawn = list({arch.blocks: arch for arch in drawn}.values())
+    if len(drawn) < count:
+        raise UserError(f"networks: {count}, but only {len(drawn)} different ones were drawn from the space {space.name!r}; ask for fewer")
+    log_macs = np.log([cost(arch).macs for arch in drawn])
+    free, chosen = np.ones(len(drawn), bool), []
+    for target in np.linspace(log_macs.min(), log_macs.max(), count):
+        nearest = int(np.argmin(np.where(free, abs(log_macs - target), np.inf)))
+        free[nearest] = False
+        chosen.append(nearest)
+    chosen.sort(key=lambda i: log_macs[i])
+    return {f"random_{n:02}": drawn[i].with_name(f"random_{n:02}") for n, i in enumerate(chosen)}
+
+
+def _section(table: LatencyTable, space: SearchSpace, num_classes: int, networks: int, seed: int) -> Section:
+    """The section of a space: the table's own where it can be gone on with, else a new one without measurements."""
+    old = table.sections.get(space_key(space))
+    if old and old.hash != space.hash():
+        raise UserError(f"{table.path}: sections.{old.key}.hash: the space has changed since; add --restart to measure it anew")
+    if old and (old.complete or (old.num_classes, len(old.networks), old.seed) == (num_classes, networks, seed)):
+        return old
+    space = replace(space, head=replace(space.head, num_classes=num_classes))
+    archs = sample_networks(space, networks, seed)
+    return Section(
+        space=space.name,
+        width=float(space.width),
+        input_size=space.input_size,
+        num_classes=num_classes,
+        hash=space.hash(),
+        parts=tuple(key for key, (spec, _) in space.specs().items() if not isinstance(spec, HeadSpec)),
+        seed=seed,
+        networks={name: Network(tuple(parts(arch).values()), None) for name, arch in archs.items()},
+    )
+
+
+def _heads(space: SearchSpace, class_counts: tuple[int, ...]) -> dict[str, tuple[HeadSpec, int]]:
+    specs = [replace(space.head, num_classes=n) for n in class_counts]
+    return {signature(spec, space.head_size): (spec, space.head_size) for spec in specs}
+
+
+def _short(table: LatencyTable, key: str) -> bool:
+    """Whether a part was not measured, or hardly begun."""
+    return key not in table.entries or len(table.entries[key].rounds) < BEST
+
+
+def _measure(
+    table: LatencyTable, section: Section, specs: Mapping[str, tuple], archs: Mapping[str, Architecture], rounds: int
+) -> LatencyTable:
+    """The table with `rounds` rounds of every part and network; saved as it goes, also when it is stopped."""
+    journal, watch = _Journal(table, section, (*specs, *archs)), Watch()
+    with torch_threads(table.meta["threads"]), quant.use_engine(table.meta["engine"]):
+        callables = _prepare(specs, archs, section.input_size, table.meta["engine"])
+        left = sum(max(0, rounds - len(measured)) for measured in journal.rounds.values())
+        with tqdm(total=left, desc=f"timing at {section.input_size} px", unit="visit") as bar:
+
+            def on_visit(name: str, ms: float) -> None:
+                journal.add(name, ms)
+                bar.total = max(bar.total, bar.n + 1)  # unstable ones are visited again
+                bar.update()
+
+            most = max(rounds, MAX_ROUNDS)
+            try:
+                time_interleaved(callables, rounds, REPEATS, section.seed, max_rounds=most, done=journal.rounds, on_visit=on_visit)
+            finally:
+                journal.finish(watch.seen())
+    return journal.table()
+
+
+class _Journal:
+    """The rounds of everything that is being timed, put into the table and saved every few seconds."""
+
+    def __init__(self, table: LatencyTable, section: Section, names: Iterable[str]):
+        self.old, self.section, self.saved = table, section, time.monotonic()
+        known = {**table.entries, **{name: network.timing for name, network in section.networks.items()}}
+        self.rounds = {name: list(known[name].rounds) if known.get(name) else [] for name in names}
+
+    def add(self, name: str, ms: float) -> None:
+        self.rounds[name].append(ms)
+        if time.monotonic() - self.saved > SAVE_SECONDS:
+            self.table().save()
+            self.saved = time.monotonic()
+
+    def finish(self, seen: dict) -> None:
+        """Note what the machine did meanwhile, and save."""
+        seen = {"date": time.strftime("%Y-%m-%d %H:%M:%S"), **seen}
+        self.section = replace(self.section, conditions=(*self.section.conditions, seen))
+        self.table().save()
+
+    def table(self) -> LatencyTable:
+        timings = {name: Timing(tuple(values)) for name, values in self.rounds.items() if values}
+        networks = {name: replace(n, timing=timings.get(name, n.timing)) for name, n in self.section.networks.items()}
+        entries = {**self.old.entries, **{key: timing for key, timing in timings.items() if key not in networks}}
+        return replace(self.old, entries=entries).with_section(replace(self.section, networks=networks))
+
+
+def _prepare(specs: Mapping[str, tuple], archs: Mapping[str, Architecture], size: int, engine: str) -> dict[str, Callable]:
+    """Callables of all parts and networks."""
+    with tqdm(total=len(specs) + len(archs), desc=f"converting at {size} px", unit="module") as bar:
+        callables = {}
+        for key, (spec, part_size) in specs.items():
+            callables[key] = prepare.part(spec, part_size, engine)
+            bar.update()
+        for name, arch in archs.items():
+            callables[name] = prepare.network(arch, engine)
+            bar.update()
+    return callables
+
+
+def _calibrated(table: LatencyTable, section: Section) -> Section:
+    """The section with ratio and errors from its networks."""
+    networks = {name: (network.parts, network.timing.ms) for name, network in section.networks.items()}
+    ratio, fitted_on, validation = calibrate({key: t.ms for key, t in table.entries.items()}, networks)
+    if not LOWEST_RATIO <= ratio <= HIGHEST_RATIO:
+        raise UserError(
+            f"{section.key}: whole networks take {ratio:.2f} times the sum of their blocks, which cannot be true; "
+            "measure again with --restart while the machine is less busy"
+        )
+    return replace(section, ratio=ratio, fitted_on=tuple(fitted_on), validation=validation)

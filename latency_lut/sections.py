@@ -1,0 +1,130 @@
+"""One space at one width and input size inside a latency table: its parts, the networks timed whole, the calibration."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from latency_lut.checks import a_list, a_number, a_text, a_whole, an_object, texts
+from latency_lut.timing import Timing
+from nas import SearchSpace, UserError
+
+LOWEST_MS, HIGHEST_MS = 1e-4, 60_000.0  # 100 ns to a minute: outside, a figure is no latency of a network
+LOWEST_RATIO, HIGHEST_RATIO = 0.2, 5.0
+STATISTICS = {  # of `calibration.judge`: (lowest, highest)
+    "networks": (1, 1e6), "bias": (-1, 1e3), "mape": (0, 1e3), "rmse_ms": (0, HIGHEST_MS), "within_5": (0, 1),
+    "within_10": (0, 1), "spearman": (-1, 1), "kendall": (-1, 1),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Network:
+    """A random network that was timed whole: the signatures of its parts in order, and its rounds."""
+
+    parts: tuple[str, ...]
+    timing: Timing | None  # None until its first round
+
+
+@dataclass(frozen=True)
+class Section:
+    """One space at one width and input size."""
+
+    space: str
+    width: float
+    input_size: int
+    num_classes: int  # of the networks that were timed
+    hash: str  # SearchSpace.hash()
+    parts: tuple[str, ...]  # every part of the space except heads: those are looked up by class count
+    seed: int
+    networks: dict[str, Network]
+    ratio: float | None = None  # whole network / sum of blocks; None while the section is being measured
+    fitted_on: tuple[str, ...] = ()
+    validation: dict | None = None  # `calibration.judge` of the networks not fitted on
+    conditions: tuple[dict, ...] = ()  # seconds, load and steal seen, one for each time it was worked on
+
+    @property
+    def complete(self) -> bool:
+        return self.ratio is not None
+
+    @property
+    def key(self) -> str:
+        return section_key(self.space, self.width, self.input_size)
+
+    def needed(self) -> set[str]:
+        """Signatures of all parts of the space and of the networks."""
+        return set(self.parts).union(*(network.parts for network in self.networks.values()))
+
+    def to_json(self) -> dict:
+        networks = {
+            name: {"parts": list(network.parts), "timing": network.timing and timing_to_json(network.timing)}
+            for name, network in self.networks.items()
+        }
+        return {**{f.name: getattr(self, f.name) for f in fields(self)}, "networks": networks}
+
+
+def section_key(space: str, width: float, input_size: int) -> str:
+    return f"{space}_{width:g}_{input_size}"
+
+
+def space_key(space: SearchSpace) -> str:
+    return section_key(space.name, space.width, space.input_size)
+
+
+# ---- from JSON -----------------------------------------------------------------------------------------------
+
+
+def timing_to_json(timing: Timing) -> dict:
+    return {"ms": timing.ms, "rel_spread": timing.rel_spread, "rounds": list(timing.rounds)}
+
+
+def timing_from_json(path: str, value: Any) -> Timing:
+    """A timing whose figures agree with its rounds, so that no hand can change one alone."""
+    an_object(path, value, ("ms", "rel_spread", "rounds"))
+    rounds = a_list(f"{path}.rounds", value["rounds"], least=1)
+    timing = Timing(tuple(a_number(f"{path}.rounds[{i}]", ms, LOWEST_MS, HIGHEST_MS) for i, ms in enumerate(rounds)))
+    if a_number(f"{path}.ms", value["ms"], LOWEST_MS, HIGHEST_MS) != timing.ms:
+        raise UserError(f"{path}.ms: {value['ms']}, must be {timing.ms}, the smallest of its rounds")
+    if abs(a_number(f"{path}.rel_spread", value["rel_spread"], 0, 1e9) - timing.rel_spread) > 1e-6:
+        raise UserError(f"{path}.rel_spread: {value['rel_spread']}, must be {timing.rel_spread:.6g} by its rounds")
+    return timing
+
+
+def section_from_json(path: str, value: Any) -> Section:
+    """A section, every field checked. Raises UserError naming the field."""
+    an_object(path, value, tuple(f.name for f in fields(Section)))
+    networks = an_object(f"{path}.networks", value["networks"])
+    if value["ratio"] is not None:
+        a_number(f"{path}.ratio", value["ratio"], LOWEST_RATIO, HIGHEST_RATIO)
+        an_object(f"{path}.validation", value["validation"], tuple(STATISTICS))
+        for key, (low, high) in STATISTICS.items():
+            a_number(f"{path}.validation.{key}", value["validation"][key], low, high)
+    return Section(
+        space=a_text(f"{path}.space", value["space"]),
+        width=a_number(f"{path}.width", value["width"], 0.01, 4),
+        input_size=a_whole(f"{path}.input_size", value["input_size"], 8, 4096),
+        num_classes=a_whole(f"{path}.num_classes", value["num_classes"], 1, 100_000),
+        hash=a_text(f"{path}.hash", value["hash"]),
+        parts=texts(f"{path}.parts", value["parts"], least=1),
+        seed=a_whole(f"{path}.seed", value["seed"], 0, 2**63),
+        networks={name: _network(f"{path}.networks.{name}", item) for name, item in networks.items()},
+        ratio=value["ratio"],
+        fitted_on=texts(f"{path}.fitted_on", value["fitted_on"]),
+        validation=value["validation"],
+        conditions=tuple(
+            _conditions(f"{path}.conditions[{i}]", c) for i, c in enumerate(a_list(f"{path}.conditions", value["conditions"]))
+        ),
+    )
+
+
+def _network(path: str, value: Any) -> Network:
+    an_object(path, value, ("parts", "timing"))
+    timing = None if value["timing"] is None else timing_from_json(f"{path}.timing", value["timing"])
+    return Network(texts(f"{path}.parts", value["parts"], least=3), timing)
+
+
+def _conditions(path: str, value: Any) -> dict:
+    an_object(path, value, ("date", "seconds", "load", "steal"))
+    a_text(f"{path}.date", value["date"])
+    a_number(f"{path}.seconds", value["seconds"], 0)
+    for key, high in (("load", 1e6), ("steal", 1)):
+        if value[key] is not None:
+            a_number(f"{path}.{key}", value[key], 0, high)
+    return value
