@@ -218,7 +218,7 @@ def compare(fitted: Fitted, executor: torch.nn.Module, data: ClassificationData)
     except quant.QuantError as error:
         refused = str(error)
     some = subset(data.val, AGREEMENT_IMAGES, 0)
-    return {"layer_steps": report.layer_steps, "worst_layer": report.worst.name, "output_steps": report.output_steps,
+    return {"layer_steps": report.layer_steps, "worst_layer": report.worst.name, "output_steps": round(report.output_steps, 3),
             "agreement": agreement(fitted.model, executor, some), "pictures": len(some), "refused": refused}  # fmt: skip
 
 
@@ -228,7 +228,7 @@ def agreement(graph: torch.nn.Module, executor: torch.nn.Module, pictures: Pictu
     graph.eval()
     with quant.use_engine(executor.engine):
         same = [graph(x).argmax(1) == executor(x).argmax(1) for x, _ in in_order(pictures, 250)]
-    return torch.cat(same).float().mean().item()
+    return round(torch.cat(same).double().mean().item(), 6)
 
 
 def save_frozen(frozen: quant.Frozen, path: Path) -> None:
@@ -245,8 +245,8 @@ def save_frozen(frozen: quant.Frozen, path: Path) -> None:
 def row(name: str, metrics: dict | None, timing: Timing | None) -> dict:
     """One network in numbers; None where there is none (accuracy of a float phase that did not take place)."""
     accuracy = {f"top1_{split}": values["top1"] for split, values in (metrics or {}).items()}
-    latency = {"latency_ms": timing.ms, "latency_spread": timing.rel_spread} if timing else {"latency_ms": None, "latency_spread": None}
-    return {"network": name, **accuracy, **latency}
+    ms, spread = (timing.ms, round(timing.rel_spread, 4)) if timing else (None, None)
+    return {"network": name, **accuracy, "latency_ms": ms, "latency_spread": spread}
 
 
 def describe(config: RetrainConfig, arch: Architecture, data: ClassificationData, fitted: Fitted) -> dict:

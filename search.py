@@ -33,9 +33,12 @@ from tasks.data import DATA, classification, num_classes
 from tasks.pictures import Pictures, Stream, balanced, in_order
 
 PRESETS = {  # small takes about a quarter of an hour on two cores at width 0.5, demo half of that, smoke a minute
-    "smoke": {"float_steps": 8, "quant_steps": 8, "joint_steps": 8, "train_images": 640, "rescored": 2, "controls": 2, "score_images": 64},
-    "demo": {"float_steps": 240, "quant_steps": 80, "joint_steps": 320, "train_images": 8000, "rescored": 4, "controls": 4, "score_images": 256},
-    "small": {"float_steps": 500, "quant_steps": 160, "joint_steps": 800, "train_images": None, "rescored": 6, "controls": 6, "score_images": 512},
+    "smoke": {"base_steps": 8, "float_steps": 8, "quant_steps": 8, "joint_steps": 8,
+              "train_images": 640, "rescored": 2, "controls": 2, "score_images": 64},
+    "demo": {"base_steps": 160, "float_steps": 200, "quant_steps": 80, "joint_steps": 320,
+             "train_images": 8000, "rescored": 4, "controls": 4, "score_images": 192},
+    "small": {"base_steps": 300, "float_steps": 400, "quant_steps": 120, "joint_steps": 680,
+              "train_images": None, "rescored": 6, "controls": 6, "score_images": 384},
 }  # fmt: skip
 RECALIBRATION_BATCHES = 16
 HELD_OUT = 0.2  # share of the training pictures that moves alphas and judges networks, never weights
@@ -57,15 +60,16 @@ class SearchConfig:
     input_size: int = option(32, "pixels at which the network will run: the latency is looked up for this size")
     train_size: Optional[int] = option(None, "pixels of the training pictures (default: the input size)")
     preset: Literal[tuple(PRESETS)] = option("small", "how much to train")
-    float_steps: Optional[int] = option(None, "weight steps in float")
+    base_steps: Optional[int] = option(None, "weight steps of the largest candidates, which the others then start from")
+    float_steps: Optional[int] = option(None, "weight steps in float, all candidates in turn")
     quant_steps: Optional[int] = option(None, "weight steps under fake-quant before alphas move")
     joint_steps: Optional[int] = option(None, "weight steps while alphas move")
     train_images: Optional[int] = option(None, "pictures used of the training part")
     rescored: Optional[int] = option(None, "derived networks that are re-scored and measured")
     controls: Optional[int] = option(None, "random networks of equal latency that are scored and measured beside them")
     score_images: Optional[int] = option(None, "held-out pictures for each of the scores of ops and depths")
-    batch_size: int = option(64, "pictures in a step")
-    lr: float = option(0.1, "peak learning rate of the weights")
+    batch_size: int = option(32, "pictures in a step")
+    lr: float = option(0.05, "peak learning rate of the weights")
     alpha_lr: float = option(0.05, "learning rate of the alphas")
     boost: Literal["paper", "released", "off"] = option("paper", "GradBoost on the weights")
     seed: int = option(0, "seed of everything random")
@@ -127,7 +131,7 @@ def build(config: SearchConfig, space: SearchSpace, latency, target_ms: float, e
     network = supernet.Supernet(SPACES[config.space](config.width, size, space.head.num_classes))
     search = supernet.Search(
         network.to(device, memory_format=torch.channels_last),
-        supernet.Plan(config.float_steps, config.quant_steps, config.joint_steps, lr=config.lr, alpha_lr=config.alpha_lr),
+        supernet.Plan(config.base_steps, config.float_steps, config.quant_steps, config.joint_steps, lr=config.lr, alpha_lr=config.alpha_lr),
         latency, target_ms, F.cross_entropy,
         Stream(train_pictures, config.batch_size, config.seed).batch,
         Stream(held_out, config.batch_size, config.seed + 1).batch,

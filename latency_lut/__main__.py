@@ -67,6 +67,8 @@ def _measure(argv: list[str]) -> LatencyTable:
         LatencyTable.load(config.output) if Path(config.output).exists() else LatencyTable.new(config.engine, config.threads, config.output)
     )
     table.check(config.engine, config.threads)
+    if config.threads > 1:
+        print("note: on several threads it is wall time that counts; leave the machine alone meanwhile")
     for size in config.input_size:
         classes = config.class_counts(size)
         space = SPACES[config.space](config.width, size, classes[0])

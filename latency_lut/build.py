@@ -21,8 +21,10 @@ from latency_lut.table import LatencyTable, parts
 from latency_lut.timing import BEST, Timing, time_interleaved, torch_threads
 from nas import Architecture, HeadSpec, SearchSpace, UserError, cost, signature
 
-ROUNDS, REPEATS = 12, 4  # many short rounds see more of the machine's quiet moments than few long ones
-MAX_ROUNDS = 20  # of what stays unstable
+REPEATS = 3  # timed calls per visit: many short rounds see more of the machine's quiet moments than few long ones
+ROUNDS, CHEAP_ROUNDS = 16, 32  # the second up to CHEAP_SIZE pixels, where a round takes less than half a second
+CHEAP_SIZE = 64
+MAX_ROUNDS = 1.5  # times as many for what stays unstable
 DRAWS = 30  # random networks drawn for each one that is timed
 SAVE_SECONDS = 3.0
 
@@ -33,14 +35,17 @@ def build_section(
     class_counts: tuple[int, ...],
     networks: int = 36,
     seed: int = 0,
-    rounds: int = ROUNDS,
+    rounds: int | None = None,
 ) -> LatencyTable:
     """`table` with everything of `space` measured, and saved; what it holds already is not measured again.
 
-    class_counts: heads to measure; the first is the one of the networks that are timed whole.
+    class_counts: heads to measure, in the place of the space's own; the first is that of the networks timed whole.
+    rounds: visits of everything (default: ROUNDS or, for small inputs, CHEAP_ROUNDS).
     Raises UserError where the section's space has changed, or where the result cannot be true.
     """
-    section = _section(table, space, class_counts[0], networks, seed)
+    rounds = rounds or (CHEAP_ROUNDS if space.input_size <= CHEAP_SIZE else ROUNDS)
+    space = replace(space, head=replace(space.head, num_classes=class_counts[0]))
+    section = _section(table, space, networks, seed)
     wanted = space.specs() | _heads(space, class_counts)
     if section.complete:
         todo, archs = {key: value for key, value in wanted.items() if _short(table, key)}, {}
@@ -77,20 +82,19 @@ def sample_networks(space: SearchSpace, count: int, seed: int) -> dict[str, Arch
     return {f"random_{n:02}": drawn[i].with_name(f"random_{n:02}") for n, i in enumerate(chosen)}
 
 
-def _section(table: LatencyTable, space: SearchSpace, num_classes: int, networks: int, seed: int) -> Section:
+def _section(table: LatencyTable, space: SearchSpace, networks: int, seed: int) -> Section:
     """The section of a space: the table's own where it can be gone on with, else a new one without measurements."""
     old = table.sections.get(space_key(space))
     if old and old.hash != space.hash():
         raise UserError(f"{table.path}: sections.{old.key}.hash: the space has changed since; add --restart to measure it anew")
-    if old and (old.complete or (old.num_classes, len(old.networks), old.seed) == (num_classes, networks, seed)):
+    if old and (old.complete or (old.num_classes, len(old.networks), old.seed) == (space.head.num_classes, networks, seed)):
         return old
-    space = replace(space, head=replace(space.head, num_classes=num_classes))
     archs = sample_networks(space, networks, seed)
     return Section(
         space=space.name,
         width=float(space.width),
         input_size=space.input_size,
-        num_classes=num_classes,
+        num_classes=space.head.num_classes,
         hash=space.hash(),
         parts=tuple(key for key, (spec, _) in space.specs().items() if not isinstance(spec, HeadSpec)),
         seed=seed,
@@ -123,7 +127,7 @@ def _measure(
                 bar.total = max(bar.total, bar.n + 1)  # unstable ones are visited again
                 bar.update()
 
-            most = max(rounds, MAX_ROUNDS)
+            most = int(MAX_ROUNDS * rounds)
             try:
                 time_interleaved(callables, rounds, REPEATS, section.seed, max_rounds=most, done=journal.rounds, on_visit=on_visit)
             finally:

@@ -1,6 +1,7 @@
 """The search: phases, the joint training of weights and alphas, and the latency constraint. Everything it holds is in state_dict().
 
-    float    weights alone, fair paths: every candidate learns, the optimizer and batch norm gather statistics (StatAssist)
+    base     weights of the largest candidate of every slot alone; then all candidates start from its weights (supernet.inherit)
+    float    fair paths: every candidate learns, the optimizer and batch norm gather statistics (StatAssist)
     quant    the same under fake-quant with GradBoost, alphas still frozen
     joint    weights on paths drawn half by the alphas, half fairly; every `alpha_every` steps the alphas on a held-out batch:
                  min_alpha  CE + mu relu(E/T - 1) + entropy term,        mu <- max(0, mu + mu_rate (E/T - 1))
@@ -19,8 +20,9 @@ from nas.errors import UserError
 from nas.space import Choice
 from quant.quantizers import Quantizer
 from supernet.alphas import Alphas
+from supernet.inherit import hand_down
 from supernet.model import Supernet
-from supernet.samplers import TwoPath, fair_choice, round_length, sampled_choice
+from supernet.samplers import TwoPath, fair_choice, largest_choice, round_length, sampled_choice
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]  # step -> (images, targets), the same for the same step
 
@@ -29,7 +31,7 @@ Batch = Callable[[int], tuple[Tensor, Tensor]]  # step -> (images, targets), the
 class Plan:
     """Lengths and rates of a search.
 
-    float_steps quant_steps joint_steps   weight steps in each phase
+    base_steps float_steps quant_steps joint_steps   weight steps in each phase
     alpha_every     weight steps between two alpha steps
     lr momentum weight_decay              of the weights' SGD; lr falls along a cosine after a short warm-up
     alpha_lr        of the alphas' Adam (beta1 = 0: an alpha that was not sampled does not drift, arXiv:1812.00332)
@@ -38,6 +40,7 @@ class Plan:
     entropy         weight of the entropy term: explores in the first half of the joint phase, commits in the second
     """
 
+    base_steps: int
     float_steps: int
     quant_steps: int
     joint_steps: int
@@ -53,19 +56,27 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        return self.float_steps + self.quant_steps + self.joint_steps
+        return self.joint_from + self.joint_steps
+
+    @property
+    def quant_from(self) -> int:
+        return self.base_steps + self.float_steps
+
+    @property
+    def joint_from(self) -> int:
+        return self.quant_from + self.quant_steps
 
     def phase(self, step: int) -> str:
         """The phase that a step belongs to."""
-        return "float" if step < self.float_steps else "quant" if step < self.float_steps + self.quant_steps else "joint"
+        ends = {"base": self.base_steps, "float": self.quant_from, "quant": self.joint_from}
+        return next((name for name, end in ends.items() if step < end), "joint")
 
     def joint_progress(self, step: int) -> float:
         """How much of the joint phase has passed before `step`, in [0, 1]."""
-        done = step - self.float_steps - self.quant_steps
-        return min(max(done / max(self.joint_steps, 1), 0.0), 1.0)
+        return min(max((step - self.joint_from) / max(self.joint_steps, 1), 0.0), 1.0)
 
     def learning_rate(self, step: int) -> float:
-        warmup = max(1, self.steps // 20)
+        warmup = max(1, self.steps // 10)
         return self.lr * min((step + 1) / warmup, 0.5 * (1.0 + math.cos(math.pi * step / self.steps)))
 
     def temperature_at(self, step: int) -> float:
@@ -101,7 +112,9 @@ class Search:
     def step(self) -> dict[str, float | str]:
         """One weight step, and an alpha step where it is due; returns what to log."""
         step, phase = self.step_index, self.plan.phase(self.step_index)
-        if phase != "float" and not self.attached:
+        if step == self.plan.base_steps:
+            hand_down(self.supernet)
+        if phase in ("quant", "joint") and not self.attached:
             self._attach()
             self._calibrate()
         row = {"step": step, "phase": phase, "loss": self._weight_step(step, phase)}
@@ -127,7 +140,7 @@ class Search:
         images, targets = (t.to(self.device, non_blocking=True) for t in self.train(step))
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.learning_rate(step)
-        self.optimizer.progress = max(0, step - self.plan.float_steps) / max(1, self.plan.steps - self.plan.float_steps)
+        self.optimizer.progress = max(0, step - self.plan.quant_from) / max(1, self.plan.steps - self.plan.quant_from)
         loss = self.loss(self.supernet(images, self._path(step, phase)), targets)
         value = self._finite(loss, step, phase)
         self.optimizer.zero_grad()
@@ -136,6 +149,8 @@ class Search:
         return value
 
     def _path(self, step: int, phase: str) -> Choice:
+        if phase == "base":
+            return largest_choice(self.supernet.space, self.seed, step)
         if phase == "joint" and step % 2:
             return sampled_choice(self.alphas, self.plan.temperature_at(step), self.plan.uniform_share, self.seed, step)
         return fair_choice(self.supernet.space, self.seed, step // 2 if phase == "joint" else step)

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 import quant
-from nas.blocks import build_block, build_head, build_stem, init_weights
+from nas.blocks import Block, build_block, build_head, build_stem, init_weights
 from nas.space import Choice, SearchSpace
 from supernet.samplers import Gates
 
@@ -20,6 +20,9 @@ class Supernet(nn.Module):
         )
         self.head = build_head(space.head)
         init_weights(self)
+        for block in self.modules():
+            if isinstance(block, Block) and block.residual:
+                nn.init.zeros_(block.project.bn.weight)  # a residual block begins as the identity: deep paths learn from the start
 
     def forward(self, x: Tensor, choice: Choice) -> Tensor:
         """One path."""

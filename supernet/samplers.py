@@ -1,5 +1,6 @@
 """Which path through the supernet runs in a step. Every draw is a pure function of (seed, step), so a resumed search draws the same.
 
+largest_choice  the largest candidate of every slot
 fair_choice     strict fairness (arXiv:1907.01845): in each round of `round_length` steps every candidate of every running slot runs
                 equally often; the rounds alternate between full and random depth
 sampled_choice  one path drawn from the alphas' probabilities, mixed with uniform
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nas.space import Choice, SearchSpace
+from nas.space import Choice, SearchSpace, Slot
 from supernet.alphas import Alphas
 
 
@@ -22,6 +23,21 @@ def generator_for(seed: int, stream: int, index: int) -> torch.Generator:
 def round_length(space: SearchSpace) -> int:
     """Steps in which every candidate of every slot runs equally often: their least common number, the largest count."""
     return max(len(slot.candidates) for stage in space.stages for slot in stage.slots)
+
+
+def largest(slot: Slot) -> int:
+    """The candidate with the most hidden channels and, among these, the largest kernel."""
+    return max(range(len(slot.candidates)), key=lambda i: (slot.candidates[i].hidden_channels, slot.candidates[i].kernel_size))
+
+
+def largest_choice(space: SearchSpace, seed: int, step: int) -> Choice:
+    """The largest candidates; every slot in even steps, random depths in odd ones."""
+    generator = generator_for(seed, 5, step)
+    depths = tuple(
+        len(stage.slots) if step % 2 == 0 else int(torch.randint(stage.min_depth, len(stage.slots) + 1, (), generator=generator))
+        for stage in space.stages
+    )
+    return Choice(depths, tuple(tuple(largest(slot) if i < d else 0 for i, slot in enumerate(stage.slots)) for stage, d in zip(space.stages, depths)))
 
 
 def fair_choice(space: SearchSpace, seed: int, step: int) -> Choice:

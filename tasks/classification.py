@@ -4,7 +4,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
@@ -30,11 +29,10 @@ class Classification:
     def evaluate(self, model: nn.Module, pictures: Pictures) -> dict[str, float]:
         """top1 in [0, 1] and cross-entropy of a float, fake-quant or integer model over all pictures, in evaluation mode."""
         model.eval()
-        device = pictures.mean.device
-        top1, loss = MulticlassAccuracy(self.num_classes, average="micro").to(device), MeanMetric().to(device)
+        top1, loss = MulticlassAccuracy(self.num_classes, average="micro").to(pictures.mean.device), 0.
         batches = -(-len(pictures) // EVALUATION_BATCH)
         for x, y in tqdm(in_order(pictures, EVALUATION_BATCH), desc="evaluating", total=batches, unit="batch", delay=3, leave=False):
             logits = model(x)
             top1.update(logits, y)
-            loss.update(F.cross_entropy(logits, y), weight=len(y))
-        return {"top1": top1.compute().item(), "loss": loss.compute().item()}
+            loss = loss + F.cross_entropy(logits, y, reduction="sum").double()
+        return {"top1": round(top1.compute().item(), 6), "loss": round(float(loss) / len(pictures), 6)}

@@ -76,8 +76,8 @@ def classification(data: str = "scenes", data_root: str | os.PathLike | None = N
     the classes). Raises UserError for what a user can mend: a missing folder, an unreadable picture, unlike splits.
     """
     _check(data, data_root)
-    if train_images is not None and train_images < 1:
-        raise UserError(f"train_images: {train_images}, must be at least 1")
+    if train_images is not None and train_images < 2:
+        raise UserError(f"train_images: {train_images}, must be at least 2")
     if data == "scenes":
         sources, classes = _scene_sources(input_size), scenes.CLASSES
     elif data == "imagefolder":

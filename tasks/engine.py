@@ -79,11 +79,12 @@ def fit(model: nn.Module, task: Task, stream: Stream, held_out: Mapping[str, Any
     example   (N, C, H, W), a batch of the kind that will come, to trace the model with
     Raises UserError where the loss stops being finite; the last checkpoint stays as it is.
     """
+    total = recipe.schedule.epochs * stream.steps_per_epoch
     training = _Training(model, task, stream, held_out, recipe, run, example)
     if run.has(CHECKPOINT):
         training.load_state_dict(run.load_checkpoint())
         run.rewind_log(training.step)
-    total = recipe.schedule.epochs * stream.steps_per_epoch
+        print(f"going on at step {training.step} of {total}")
     done = training.step * stream.batch_size
     with tqdm(total=total * stream.batch_size, initial=done, desc="training", unit="img", unit_scale=True, smoothing=.05) as bar:
         while training.step < total:
@@ -99,35 +100,38 @@ class _Training:
         self.net, self.attached = model, False
         self.device = next(model.parameters()).device
         self.optimizer = make_optimizer(model, recipe)
-        self.step, self.seconds, self.sums = 0, 0., {}
+        self.step, self.sums = 0, {}
+        self.seconds, self._since = 0., time.monotonic()  # trained before, and when this sitting's unsaved part began
         self.float_metrics, self.metrics = None, None
 
     def run_epoch(self, bar: tqdm) -> None:
         """The rest of the current epoch, its evaluation, its line in the log, and a checkpoint."""
-        recipe, per_epoch = self.recipe, self.stream.steps_per_epoch
-        epoch = self.step // per_epoch
-        phase = phase_at(recipe.schedule, epoch)
+        epoch = self.step // self.stream.steps_per_epoch
+        phase = phase_at(self.recipe.schedule, epoch)
         self._enter(phase)
-        started = saved = time.monotonic()
-        watch = _LossWatch(phase.name, 1 if self.device.type == "cpu" else WATCH_EVERY)
-        while self.step < (epoch + 1) * per_epoch:
-            logs = self._train_step(watch)
-            for name, value in logs.items():
-                self.sums[name] = self.sums.get(name, 0.) + value.double()
-            self.step += 1
-            bar.update(self.stream.batch_size)
-            bar.set_postfix(phase=phase.name, epoch=f"{epoch + 1}/{recipe.schedule.epochs}", loss=watch.last, refresh=False)
-            if time.monotonic() - saved > recipe.checkpoint_seconds and self.step % per_epoch:
-                watch.look()
-                self.seconds, started = self.seconds + time.monotonic() - started, time.monotonic()
-                self._save()
-                saved = time.monotonic()
-        watch.look()
+        bar.set_postfix(phase=phase.name, epoch=f"{epoch + 1}/{self.recipe.schedule.epochs}")
+        self._run_steps((epoch + 1) * self.stream.steps_per_epoch, phase, bar)
         self._evaluate(epoch)
-        self.seconds += time.monotonic() - started
         self._log(epoch, phase)
         self.sums = {}
         self._save()
+
+    def _run_steps(self, until: int, phase: Phase, bar: tqdm) -> None:
+        """Train up to step `until`, with a checkpoint every `checkpoint_seconds`."""
+        watch = _LossWatch(phase.name, 1 if self.device.type == "cpu" else WATCH_EVERY)
+        saved = time.monotonic()
+        while self.step < until:
+            for name, value in self._train_step(watch).items():
+                self.sums[name] = self.sums.get(name, 0.) + value.double()
+            self.step += 1
+            bar.update(self.stream.batch_size)
+            bar.set_description(f"loss {watch.last:.3f}", refresh=False)
+            if time.monotonic() - saved > self.recipe.checkpoint_seconds and self.step < until:
+                watch.look()
+                self._save()
+                saved = time.monotonic()
+        watch.look()
+        self._refuse_broken_weights()
 
     def _enter(self, phase: Phase) -> None:
         """Put model and optimizer into a phase: attach the quantizers when the first quantized one begins, set every switch."""
@@ -167,14 +171,19 @@ class _Training:
     def _log(self, epoch: int, phase: Phase) -> None:
         means = {name: float(total) / self.stream.steps_per_epoch for name, total in self.sums.items()}
         metrics = {f"{split}_{name}": value for split, row in self.metrics.items() for name, value in row.items()}
-        lr, seconds = self.optimizer.param_groups[0]["lr"], round(self.seconds, 1)
+        lr, seconds = self.optimizer.param_groups[0]["lr"], round(self.seconds + time.monotonic() - self._since, 1)
         self.run.append_log({"step": self.step, "epoch": epoch + 1, "phase": phase.name, "lr": lr, **means, **metrics, "seconds": seconds})
 
     def _save(self) -> None:
+        self._refuse_broken_weights()
+        now = time.monotonic()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        self.run.save_checkpoint(self.state_dict())
+
+    def _refuse_broken_weights(self) -> None:
         if not all(bool(p.isfinite().all()) for p in self.net.parameters()):
             epoch = (self.step - 1) // self.stream.steps_per_epoch
             raise _diverged("weights stopped being finite", self.step, phase_at(self.recipe.schedule, epoch).name)
-        self.run.save_checkpoint(self.state_dict())
 
     def state_dict(self) -> dict:
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None

@@ -135,10 +135,14 @@ class Stream:
 
     def _make(self, step: int) -> tuple[Tensor, Tensor]:
         epoch, position = divmod(step, self.steps_per_epoch)
-        if self._permutation[0] != epoch:
-            self._permutation = (epoch, torch.randperm(len(self.pictures), generator=generator(self.seed, 0, epoch)))
-        indices = self._permutation[1][position * self.batch_size:][:self.batch_size]
+        indices = self._order(epoch)[position * self.batch_size:][:self.batch_size]
         return labelled(self.pictures, indices, generator(self.seed, 1, step) if self.augment else None)
+
+    def _order(self, epoch: int) -> Tensor:
+        kept = self._permutation
+        if kept[0] != epoch:  # replaced as a whole: the thread that reads ahead may be in another epoch
+            kept = self._permutation = (epoch, torch.randperm(len(self.pictures), generator=generator(self.seed, 0, epoch)))
+        return kept[1]
 
 
 def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
@@ -165,13 +169,11 @@ def centre_crop(images: Tensor, size: int) -> Tensor:
 def shift_and_flip(images: Tensor, draw: torch.Generator) -> Tensor:
     """Pad by PAD black pixels, crop at a random place, mirror half of the pictures. (B, 3, S, S) uint8 to the same."""
     count, _, size, _ = images.shape
-    offset = torch.randint(0, 2 * PAD + 1, (2, count, 1), generator=draw)
-    flip = torch.rand(count, 1, generator=draw) < .5
-    along = torch.arange(size)
-    rows, columns = offset[0] + along, offset[1] + torch.where(flip, along.flip(0), along)
-    padded = F.pad(images, (PAD,) * 4).permute(0, 2, 3, 1)  # indexed with the channels last, which is also what comes out
-    which, rows, columns = (i.to(images.device) for i in (torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]))
-    return padded[which, rows, columns].permute(0, 3, 1, 2)
+    rows, columns = torch.randint(0, 2 * PAD + 1, (2, count), generator=draw).to(images.device)
+    flip = (torch.rand(count, 1, 1, 1, generator=draw) < .5).to(images.device)
+    windows = F.pad(images, (PAD,) * 4).unfold(2, size, 1).unfold(3, size, 1)  # (B, 3, 2 PAD + 1, 2 PAD + 1, S, S), a view
+    shifted = windows[torch.arange(count, device=images.device), :, rows, columns]
+    return torch.where(flip, shifted.flip(3), shifted)
 
 
 def crop_windows(u: Tensor, width: float, height: float) -> Tensor:

@@ -43,6 +43,11 @@ def test_a_batch_depends_on_seed_and_step_alone(augment):
     assert not torch.equal(Stream(memory(), 6, seed=2, augment=augment).batch(0)[0], expected[0][0])
 
 
+def test_each_step_augments_anew():
+    stream = Stream(memory(1), 1, seed=0)
+    assert len({stream.batch(step)[0].numpy().tobytes() for step in range(20)}) > 10
+
+
 def test_an_epoch_shows_each_picture_once_and_the_next_in_another_order():
     shown = Stream(memory(20, classes=20), 5, seed=0, augment=False)
     epochs = [torch.cat([shown.batch(e * shown.steps_per_epoch + i)[1] for i in range(shown.steps_per_epoch)]) for e in range(2)]
@@ -265,7 +270,7 @@ def test_broken_folders_are_named(tmp_path, monkeypatch, spoil, message, lazy):
 @pytest.mark.parametrize("arguments, message", [
     ({"data": "imagenet"}, "data: 'imagenet' is not known; choose one of scenes, imagefolder, cifar10, cifar100"),
     ({"data": "imagefolder"}, "data_root: missing; data 'imagefolder' needs the folder"),
-    ({"train_images": 0}, "train_images: 0, must be at least 1"),
+    ({"train_images": 1}, "train_images: 1, must be at least 2"),
 ])  # fmt: skip
 def test_wrong_settings_are_named(arguments, message):
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,5 @@
 """The training loop: a stop leaves no trace, phases set the right switches, and float training is plain torch training."""
+import errno
 import itertools
 import json
 import math
@@ -24,8 +25,9 @@ STEPS, EPOCHS = 4, 6  # steps of an epoch
 
 def tiny_model() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8),
-                         nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3))  # fmt: skip
+    first = [nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
+    depthwise = [nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*first, *depthwise, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3))
 
 
 def pictures(count: int, seed: int = 0) -> Memory:
@@ -223,11 +225,21 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
 def test_a_full_disk_loses_nothing_that_was_saved(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         train(tmp_path, watched(stop_at=10))
-    monkeypatch.setattr(nas.files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    real = nas.files.os.replace
+
+    def full(source, target):
+        if target.name == "checkpoint.pt":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(nas.files.os, "replace", full)
     with pytest.raises(UserError, match="the disk is full"):
         train(tmp_path)
     monkeypatch.undo()
     assert Run(tmp_path).load_checkpoint()["step"] == 8
+    assert [row["step"] for row in log(tmp_path)] == [4, 8, 12]  # a line that no checkpoint goes with
+    train(tmp_path)
+    assert [row["step"] for row in log(tmp_path)] == [4, 8, 12, 16, 20, 24]
 
 
 def test_an_unknown_optimizer_is_named():

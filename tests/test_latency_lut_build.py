@@ -50,7 +50,7 @@ def fakes(monkeypatch):
         prepared.append(arch.name)
         return callable_of(len(arch.blocks) + 2)
 
-    monkeypatch.setattr(build, "MAX_ROUNDS", 3)
+    monkeypatch.setattr(build, "MAX_ROUNDS", 1)
     monkeypatch.setattr(prepare, "part", part)
     monkeypatch.setattr(prepare, "network", network)
     return prepared
@@ -168,7 +168,7 @@ def test_another_number_of_networks_starts_them_afresh_and_keeps_the_blocks(tabl
     stopped = build_section(table, small_space(), (10,), networks=6, rounds=3)
     monkeypatch.undo()
     fakes.clear()
-    again = build._section(stopped, small_space(), 10, networks=9, seed=0)
+    again = build._section(stopped, small_space(), networks=9, seed=0)
     assert len(again.networks) == 9 and all(n.timing is None for n in again.networks.values())
     assert set(stopped.entries) == set(small_space().specs())
 

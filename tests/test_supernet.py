@@ -9,11 +9,14 @@ from torch import nn
 import quant
 from frostnet import FrostNet
 from nas import UserError
+from nas.arch import BlockSpec
+from nas.blocks import build_block
 from nas.derive import front
 from supernet import Alphas, Plan, Search, Supernet, TwoPath, blended_scores, fair_choice, favourite, inherited, perturbation_scores, sampled_choice, top1
 from supernet.finalists import finalists, path_latency, path_score, random_feasible
+from supernet.inherit import hand_down, inherit
 from supernet.loop import frozen_statistics
-from supernet.samplers import Gates, round_length
+from supernet.samplers import Gates, largest, round_length
 from tests.spaces import latency_of, tiny_space
 
 SPACE = tiny_space()
@@ -38,7 +41,7 @@ def all_choices(space):
     return [space.random(generator) for _ in range(20)]
 
 
-def search(plan=Plan(4, 4, 8), target=0.9, seed=0, **options):
+def search(plan=Plan(2, 4, 4, 8), target=0.9, seed=0, **options):
     torch.manual_seed(seed)
     return Search(Supernet(SPACE), plan, latency_of(SPACE), target, F.cross_entropy, batch, lambda i: batch(1000 + i), CONFIG, seed=seed, **options)
 
@@ -196,8 +199,8 @@ def run(s, steps=None):
 
 def test_phases_come_in_order_and_alphas_move_only_in_the_last():
     s = search()
-    rows = run(s, 8)
-    assert [r["phase"] for r in rows] == ["float"] * 4 + ["quant"] * 4
+    rows = run(s, 10)
+    assert [r["phase"] for r in rows] == ["base"] * 2 + ["float"] * 4 + ["quant"] * 4
     assert all((a == 0).all() for a in s.alphas.parameters())
     rows = run(s)
     assert all(r["phase"] == "joint" for r in rows)
@@ -206,19 +209,19 @@ def test_phases_come_in_order_and_alphas_move_only_in_the_last():
 
 
 def test_training_lowers_the_loss():
-    rows = run(search(Plan(30, 10, 30)))
+    rows = run(search(Plan(15, 30, 10, 30)))
     assert sum(r["loss"] for r in rows[-9:]) < 0.7 * sum(r["loss"] for r in rows[:9])
 
 
 def test_the_dual_variable_brings_the_expected_latency_to_the_target():
-    s = search(Plan(0, 3, 120, alpha_every=1, mu_rate=0.5, alpha_lr=0.1), target=0.8)
+    s = search(Plan(0, 0, 3, 120, alpha_every=1, mu_rate=0.5, alpha_lr=0.1), target=0.8)
     assert s.alphas.expected_latency(s.latency).item() > 0.99
     rows = run(s)
     assert rows[3]["mu"] > 0
     assert s.alphas.expected_latency(s.latency).item() <= 0.8 * 1.05
 
 
-@pytest.mark.parametrize("stop", [2, 5, 9, 11])
+@pytest.mark.parametrize("stop", [1, 2, 5, 11, 13])
 def test_an_interrupted_search_ends_as_an_uninterrupted_one_bit_for_bit(stop, tmp_path):
     whole = search()
     expected = run(whole)
@@ -241,8 +244,50 @@ def test_equal_seeds_give_equal_searches_and_unlike_seeds_do_not():
 def test_a_loss_that_is_not_a_number_names_step_and_mend():
     s = search()
     s.loss = lambda out, y: F.cross_entropy(out, y) * float("nan")
-    with pytest.raises(UserError, match="nan at step 0.*float phase.*--lr"):
+    with pytest.raises(UserError, match="nan at step 0.*base phase.*--lr"):
         s.step()
+
+
+# ---- inheritance ---------------------------------------------------------------------------------------------
+
+
+def spec(op="frost", k=5, e=6, r=2):
+    return BlockSpec(op, k, 32, 32, 1, e, r if op == "frost" else 0, "relu")
+
+
+def test_a_smaller_candidate_computes_what_the_largest_does_where_the_rest_of_it_is_silent():
+    torch.manual_seed(0)
+    giver, taker = build_block(spec()), build_block(spec(k=3, e=3, r=4))
+    hidden, squeezed = taker.project.conv.in_channels, taker.squeeze.conv.out_channels
+    with torch.no_grad():
+        giver.project.conv.weight[:, torch.randperm(giver.project.conv.in_channels)[hidden:]] = 0.0
+        giver.expand.conv.weight[:, torch.randperm(giver.squeeze.conv.out_channels)[squeezed:]] = 0.0
+        giver.depthwise.conv.weight[:, :, [0, 4]] = 0.0
+        giver.depthwise.conv.weight[:, :, :, [0, 4]] = 0.0
+        for p in giver.parameters():
+            if p.dim() == 1:
+                p.uniform_(0.5, 1.5)
+    giver.train()(torch.randn(8, 32, 8, 8))  # statistics unlike their initial values
+    inherit(giver, taker)
+    x = torch.randn(2, 32, 8, 8)
+    assert torch.allclose(giver.eval()(x), taker.eval()(x), atol=1e-5)
+
+
+def test_a_block_without_squeeze_takes_the_columns_of_the_input():
+    giver, taker = build_block(spec()), build_block(spec("mb", 5, 6))
+    inherit(giver, taker)
+    kept = giver.project.conv.weight.abs().sum((0, 2, 3)).topk(taker.project.conv.in_channels).indices.sort().values
+    assert torch.equal(taker.expand.conv.weight, giver.expand.conv.weight[kept][:, giver.squeeze.conv.out_channels :])
+
+
+def test_handing_down_leaves_the_largest_as_it_is_and_changes_the_others():
+    net = Supernet(SPACE)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    hand_down(net)
+    largest_prefix = f"stages.1.0.{largest(SPACE.stages[1].slots[0])}."
+    for k, v in net.state_dict().items():
+        if k.startswith("stages.1.0.") and "conv.weight" in k:
+            assert torch.equal(before[k], v) == k.startswith(largest_prefix)
 
 
 # ---- scores and finalists ------------------------------------------------------------------------------------
