@@ -37,8 +37,8 @@ PRESETS = {  # small takes about a quarter of an hour on two cores at width 0.5,
               "train_images": 640, "rescored": 2, "controls": 2, "score_images": 64},
     "demo": {"base_steps": 160, "float_steps": 200, "quant_steps": 80, "joint_steps": 320,
              "train_images": 8000, "rescored": 4, "controls": 4, "score_images": 192},
-    "small": {"base_steps": 300, "float_steps": 400, "quant_steps": 120, "joint_steps": 680,
-              "train_images": None, "rescored": 6, "controls": 6, "score_images": 384},
+    "small": {"base_steps": 250, "float_steps": 300, "quant_steps": 100, "joint_steps": 500,
+              "train_images": None, "rescored": 6, "controls": 6, "score_images": 256},
 }  # fmt: skip
 RECALIBRATION_BATCHES = 16
 HELD_OUT = 0.2  # share of the training pictures that moves alphas and judges networks, never weights
@@ -69,8 +69,8 @@ class SearchConfig:
     controls: Optional[int] = option(None, "random networks of equal latency that are scored and measured beside them")
     score_images: Optional[int] = option(None, "held-out pictures for each of the scores of ops and depths")
     batch_size: int = option(32, "pictures in a step")
-    lr: float = option(0.05, "peak learning rate of the weights")
-    alpha_lr: float = option(0.05, "learning rate of the alphas")
+    lr: float = option(0.015, "peak learning rate of the weights")
+    alpha_lr: float = option(0.015, "learning rate of the alphas")
     boost: Literal["paper", "released", "off"] = option("paper", "GradBoost on the weights")
     seed: int = option(0, "seed of everything random")
     runs: str = option("runs", "folder of all runs")

@@ -35,7 +35,8 @@ class StudyConfig:
     data_root: str = option(help="folder with train, val and test, one folder a class in each")
     width: float = option(0.5, "width multiplier of the space")
     preset: str = option("small", "preset of the search")
-    epochs: int = option(5, "epochs of each training")
+    epochs: int = option(4, "epochs of each training")
+    lr: float = option(0.02, "peak learning rate of each training")
     seeds: tuple[int, ...] = option((0, 1), "seeds of the trainings")
     train_images: int = option(20_000, "pictures of each training")
     engine: str = option("fbgemm", "engine")
@@ -79,7 +80,7 @@ def retrain_all(config: StudyConfig, names: list[str]) -> None:
         command = [
             sys.executable, str(ROOT / "retrain.py"), "--arch", name, "--name", f"{name}_{seed}", "--runs", config.runs, "--seed", str(seed),
             "--data", "imagefolder", "--data-root", config.data_root, "--input-size", "32", "--engine", config.engine,
-            "--epochs", str(config.epochs), "--train-images", str(config.train_images),
+            "--epochs", str(config.epochs), "--lr", str(config.lr), "--train-images", str(config.train_images),
         ]  # fmt: skip
         with open(Path(config.runs) / f"{name}_{seed}.log", "w") as log:
             subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"})

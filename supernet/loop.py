@@ -45,7 +45,7 @@ class Plan:
     quant_steps: int
     joint_steps: int
     alpha_every: int = 2
-    lr: float = 0.1
+    lr: float = 0.015
     momentum: float = 0.9
     weight_decay: float = 1e-5
     alpha_lr: float = 0.05

@@ -131,7 +131,7 @@ class _Training:
                 self._save()
                 saved = time.monotonic()
         watch.look()
-        self._refuse_broken_weights()
+        self._refuse_broken_state()
 
     def _enter(self, phase: Phase) -> None:
         """Put model and optimizer into a phase: attach the quantizers when the first quantized one begins, set every switch."""
@@ -153,7 +153,12 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.progress = max(0., (self.step - quantized_from) / max(1, total - quantized_from))
-        loss, logs = self.task.train_step(self.net, self.stream.batch(self.step))
+        batch = self.stream.batch(self.step)
+        try:
+            loss, logs = self.task.train_step(self.net, batch)
+        except ValueError:  # there is no integer grid for a range that is not finite
+            self._refuse_broken_state()
+            raise
         watch.add(self.step, loss)
         self.optimizer.zero_grad()
         loss.backward()
@@ -175,15 +180,17 @@ class _Training:
         self.run.append_log({"step": self.step, "epoch": epoch + 1, "phase": phase.name, "lr": lr, **means, **metrics, "seconds": seconds})
 
     def _save(self) -> None:
-        self._refuse_broken_weights()
+        self._refuse_broken_state()
         now = time.monotonic()
         self.seconds, self._since = self.seconds + now - self._since, now
         self.run.save_checkpoint(self.state_dict())
 
-    def _refuse_broken_weights(self) -> None:
-        if not all(bool(p.isfinite().all()) for p in self.net.parameters()):
-            epoch = (self.step - 1) // self.stream.steps_per_epoch
-            raise _diverged("weights stopped being finite", self.step, phase_at(self.recipe.schedule, epoch).name)
+    def _refuse_broken_state(self) -> None:
+        """Raise where a weight, a batch-norm statistic or a range is not finite: such a state must not replace a good checkpoint."""
+        state = [*self.net.parameters(), *self.net.buffers()]
+        if not all(bool(t.isfinite().all()) for t in state):
+            epoch = max(0, self.step - 1) // self.stream.steps_per_epoch
+            raise _diverged("weights or ranges stopped being finite", self.step, phase_at(self.recipe.schedule, epoch).name)
 
     def state_dict(self) -> dict:
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None

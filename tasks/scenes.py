@@ -121,30 +121,37 @@ class _Canvas:
         self.image += opacity[:, None] * (colour - self.image)
 
     def add_object(self, p: dict, classes: np.ndarray, k: int, light: dict, x: np.ndarray, y: np.ndarray) -> None:
+        """An object of `classes` (B,) with its shadow, which falls away from the light."""
         present = (p["present"] > 0).astype(np.float32)
-        cos, sin = np.cos(p["angle"]), np.sin(p["angle"])
-        shadow_x, shadow_y = -.22 * p["radius"] * np.cos(light["angle"]), -.22 * p["radius"] * np.sin(light["angle"])
-
-        def local(dx, dy):  # the object's own coordinates: moved, rotated, sheared, stretched, scaled
-            a, b = (cos * dx + sin * dy) / p["radius"], (cos * dy - sin * dx) / p["radius"]
-            return (a + p["shear"] * b) * (1 + p["stretch"]), b * (1 - p["stretch"])
-
-        u, v = local(x - p["x"], y - p["y"])
+        dx, dy = x - p["x"], y - p["y"]
+        away = .22 * p["radius"]
+        behind = _distance(classes, *_local(p, dx + away * np.cos(light["angle"]), dy + away * np.sin(light["angle"])))
+        self.image *= (1 - np.clip(.5 - behind * 4, 0, 1) * (p["shadow"] * present))[:, None]
+        u, v = _local(p, dx, dy)
         distance = _distance(classes, u, v) * p["radius"]
-        shade_u, shade_v = local(x - p["x"] - shadow_x, y - p["y"] - shadow_y)
-        shade = np.clip(.5 - _distance(classes, shade_u, shade_v) * 4, 0, 1) * (p["shadow"] * present)
-        self.image *= (1 - shade)[:, None]
-        wave = _wave(p["frequency"] * (np.cos(p["texture_angle"]) * u + np.sin(p["texture_angle"]) * v) + p["phase"])
-        texture = np.clip(wave * 4 - 1.5, 0, 1) * np.maximum(p["texture"], 0)
-        glow = 1 + p["relief"] * (np.cos(light["angle"]) * (x - p["x"]) + np.sin(light["angle"]) * (y - p["y"])) / p["radius"]
-        glow -= p["rim"] * np.clip(1 + distance * (6 / p["radius"]), 0, 1)
-        first, second = _colour(p), _colour(p, "2")
-        self._blend(self._cover(distance, present, k), (first + texture[:, None] * (second - first)) * glow[:, None])
+        lit = 1 + p["relief"] * (np.cos(light["angle"]) * dx + np.sin(light["angle"]) * dy) / p["radius"]
+        lit -= p["rim"] * np.clip(1 + distance * (6 / p["radius"]), 0, 1)
+        self._blend(self._cover(distance, present, k), _texture(p, u, v) * lit[:, None])
 
     def add_stroke(self, p: dict, x: np.ndarray, y: np.ndarray) -> None:
         """A bar across the picture that occludes and belongs to no class."""
         distance = np.abs(np.cos(p["angle"]) * x + np.sin(p["angle"]) * y - p["offset"]) - p["width"]
         self._blend(self._cover(distance, (p["present"] > 0).astype(np.float32), 0), _colour(p))
+
+
+def _local(p: dict, dx: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An object's own coordinates of points relative to its centre: rotated, scaled, sheared, stretched."""
+    cos, sin = np.cos(p["angle"]), np.sin(p["angle"])
+    a, b = (cos * dx + sin * dy) / p["radius"], (cos * dy - sin * dx) / p["radius"]
+    return (a + p["shear"] * b) * (1 + p["stretch"]), b * (1 - p["stretch"])
+
+
+def _texture(p: dict, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """The colours of an object's surface, plain or striped: (B, 3, H, W)."""
+    wave = _wave(p["frequency"] * (np.cos(p["texture_angle"]) * u + np.sin(p["texture_angle"]) * v) + p["phase"])
+    stripes = np.clip(wave * 4 - 1.5, 0, 1) * np.maximum(p["texture"], 0)
+    first, second = _colour(p), _colour(p, "2")
+    return first + stripes[:, None] * (second - first)
 
 
 def _background(p: dict, seed: int, indices: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -207,9 +207,16 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
                 next(model.parameters()).fill_(math.inf)
             return metrics
 
-    with pytest.raises(UserError, match="weights stopped being finite at step 4 of phase float"):
+    with pytest.raises(UserError, match="weights or ranges stopped being finite at step 4 of phase float"):
         train(tmp_path, Spoils(3))
     assert not Run(tmp_path).has("checkpoint.pt")
+
+
+@pytest.mark.parametrize("float_epochs", [0, 1])
+@pytest.mark.parametrize("lr", [1e30, 1e38])
+def test_an_absurd_learning_rate_ends_in_words(tmp_path, float_epochs, lr):
+    with pytest.raises(UserError, match="lower --lr"):
+        train(tmp_path, recipe=replace(RECIPE, schedule=Schedule(3, float_epochs), lr=lr))
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):

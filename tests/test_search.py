@@ -1,0 +1,195 @@
+"""search.py end to end through main(argv), on a tiny space, a made-up table and small pictures."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import search
+import supernet
+from latency_lut import Timing
+from nas import SPACES, Architecture
+from nas.derive import latency_range
+from tests.spaces import tiny_space
+from tests.test_table import made_up
+
+SMALL = ["--base-steps", "3", "--float-steps", "3", "--quant-steps", "3", "--joint-steps", "6", "--batch-size", "8", "--rescored", "2",
+         "--controls", "2", "--score-images", "8", "--input-size", "16"]  # fmt: skip
+ROOT = Path(search.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Four classes that differ in brightness."""
+    root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for split, count in (("train", 20), ("val", 4)):
+        for c in range(4):
+            (root / split / f"class{c}").mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 60, (16, 16, 3)) + 60 * c
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / f"class{c}" / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def world(tmp_path, pictures, monkeypatch):
+    """argv of a small search; the space is tiny, whole networks 'take' 90 % of what the table says, the report is not drawn."""
+    monkeypatch.setitem(SPACES, "frostnet", lambda width, size, num_classes: tiny_space(size, num_classes))
+    monkeypatch.setattr(search, "write_report", lambda path: path / "report.html")
+    space = tiny_space(16, 4)
+    table = made_up(tmp_path / "table.json", space)
+    table.save()
+    fastest, slowest = latency_range(space, table.for_space(space))
+    target = (fastest + slowest) / 2
+    monkeypatch.setattr(search, "time_networks", lambda networks, *_, **__: {name: Timing((0.9 * target,) * 3) for name in networks})
+    argv = ["--latency-lut", str(tmp_path / "table.json"), "--data", "imagefolder", "--data-root", str(pictures), "--runs", str(tmp_path / "runs")]
+    return [*argv, "--target-ms", str(target), *SMALL]
+
+
+def refused(capsys, argv) -> str:
+    with pytest.raises(SystemExit) as stop:
+        search.main(argv)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def log(path):
+    return (path / "log.jsonl").read_text()
+
+
+def arch_without_provenance(path):
+    return {k: v for k, v in json.loads((path / "arch.json").read_text()).items() if k != "provenance"}
+
+
+def test_a_search_writes_an_architecture_that_meets_the_target(world, tmp_path):
+    path = search.main(world)
+    assert path == tmp_path / "runs" / "frostnet_a"
+    arch = Architecture.load(path / "arch.json")
+    tiny_space(16, 4).choice_of(arch)  # raises where the space does not hold it
+    assert arch.name == "frostnet_a"
+    assert arch.provenance["measured_ms"] <= arch.provenance["target_ms"]
+    assert set(arch.provenance) >= {"command", "seed", "table_hash", "predicted_ms", "engine"}
+    front = json.loads((path / "front.json").read_text())
+    assert [n["kind"] for n in front["networks"]] == ["derived", "derived", "random", "random"]
+    assert front["chosen"] == front["networks"][0]["name"]
+    assert all(n["latency_ms"] <= front["target_ms"] for n in front["networks"])
+    assert len(front["points"]) > 10
+    metrics = json.loads((path / "metrics.json").read_text())
+    assert metrics["predicted_ms"] == pytest.approx(sum(json.loads((path / "latency.json").read_text())["parts"].values()))
+    assert len(log(path).splitlines()) == 15
+
+
+@pytest.mark.parametrize("stop", [2, 4, 8, 12])
+def test_a_stopped_search_goes_on_to_the_same_end(world, tmp_path, stop, monkeypatch, capsys):
+    expected = search.main(world)
+    step = supernet.Search.step
+
+    def stops(self):
+        if self.step_index == stop:
+            raise KeyboardInterrupt
+        return step(self)
+
+    again = [*world, "--name", "again", "--checkpoint-seconds", "0"]
+    monkeypatch.setattr(supernet.Search, "step", stops)
+    with pytest.raises(SystemExit) as stopped:
+        search.main(again)
+    assert stopped.value.code == 130
+    assert "resume with" in capsys.readouterr().err
+    monkeypatch.setattr(supernet.Search, "step", step)
+    path = search.main(again)
+    assert log(path) == log(expected)
+    assert arch_without_provenance(path) | {"name": ""} == arch_without_provenance(expected) | {"name": ""}
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_to_the_same_end(tmp_path, pictures):
+    """kill -9 at several moments, then the same command to the end: the log is that of an uninterrupted search."""
+    space = SPACES["frostnet"](0.35, 32, 4)
+    made_up(tmp_path / "table.json", space).save()
+    words = ["--latency-lut", str(tmp_path / "table.json"), "--width", "0.35", "--data", "imagefolder", "--data-root", str(pictures),
+             "--target-ms", "30", "--runs", str(tmp_path), *SMALL, "--input-size", "32", "--checkpoint-seconds", "0"]  # fmt: skip
+
+    def command(name):
+        return [sys.executable, str(ROOT / "search.py"), *words, "--name", name]
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
+    for seconds in (12, 16, 20):
+        process = subprocess.Popen(command("killed"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command("killed"), check=True, env=environment, capture_output=True)
+    assert log(tmp_path / "killed") == log(tmp_path / "whole")
+
+
+def test_an_impossible_target_fails_at_once_with_the_feasible_range(world, capsys):
+    started = time.monotonic()
+    message = refused(capsys, [*world, "--target-ms", "0.0001"])
+    assert time.monotonic() - started < 1.0
+    assert "target_ms: 0.0001" in message and " to " in message and "ms" in message
+
+
+def test_a_missing_table_names_the_command_that_makes_it(world, tmp_path, capsys):
+    message = refused(capsys, ["--latency-lut", str(tmp_path / "none.json"), *world[2:]])
+    assert "none.json" in message and "latency_lut" in message
+
+
+def test_an_input_size_that_was_not_measured_names_the_command_that_adds_it(world, capsys):
+    message = refused(capsys, [*world, "--input-size", "48"])
+    assert "48" in message and "python -m latency_lut" in message
+
+
+def test_a_missing_data_folder_is_named(world, tmp_path, capsys):
+    assert "no_such_folder" in refused(capsys, [*world, "--data-root", str(tmp_path / "no_such_folder")])
+
+
+def test_other_settings_are_not_mixed_into_a_run(world, capsys):
+    search.main(world)
+    message = refused(capsys, [*world, "--lr", "0.01"])
+    assert "lr" in message and "--restart" in message
+    assert search.main([*world, "--lr", "0.01", "--restart"]).name == "frostnet_a"
+
+
+def test_a_broken_checkpoint_is_named_and_left_alone(world, tmp_path, capsys):
+    path = search.main(world)
+    (path / "checkpoint.pt").write_bytes((path / "checkpoint.pt").read_bytes()[:1000])
+    assert "checkpoint.pt" in refused(capsys, world)
+
+
+def test_a_loss_that_is_not_a_number_ends_in_words(world, monkeypatch, capsys):
+    monkeypatch.setattr(search.F, "cross_entropy", lambda out, y: out.sum() * float("nan"))
+    assert "loss: nan at step 0" in refused(capsys, world)
+
+
+def test_networks_that_miss_the_target_as_measured_are_not_chosen(world, monkeypatch, capsys):
+    target = float(world[world.index("--target-ms") + 1])
+    calls = []
+
+    def slow_at_first(networks, *_, **__):
+        calls.append(list(networks))
+        return {name: Timing((1.1 * target if len(calls) == 1 else 0.99 * target,) * 3) for name in networks}
+
+    monkeypatch.setattr(search, "time_networks", slow_at_first)
+    path = search.main(world)
+    assert len(calls) == 2
+    assert "deriving again" in capsys.readouterr().out
+    assert json.loads((path / "metrics.json").read_text())["predicted_ms"] <= target / 1.05
+    monkeypatch.setattr(search, "time_networks", lambda networks, *_, **__: {name: Timing((5 * target,) * 3) for name in networks})
+    assert "measured networks miss it" in refused(capsys, [*world, "--restart"])
+
+
+def test_another_engine_or_torch_is_refused(world, capsys):
+    path = Path(world[1])
+    data = json.loads(path.read_text())
+    data["meta"]["torch"] = "1.0"
+    path.write_text(json.dumps(data))
+    message = refused(capsys, world)
+    assert "torch" in message and torch.__version__ in message and "--restart" in message
