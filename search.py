@@ -7,13 +7,14 @@ Trains a supernet under fake-quant (supernet.loop), derives the best networks fo
 (nas.derive), re-scores the best few with statistics of their own, measures them whole beside random networks of equal latency, and
 writes the winner to runs/NAME/arch.json with a picture, curves, the Pareto front and a report.
 """
+
 import dataclasses
 import shlex
 import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Literal
 
 import pandas
 import torch
@@ -50,24 +51,24 @@ class SearchConfig:
     """One search. Fields left at None come from the preset."""
 
     latency_lut: str = option(help="latency table of this CPU, made by python -m latency_lut")
-    target_ms: Optional[float] = option(None, "latency that the network should take (default: that of FrostNet-Small at this input)")
+    target_ms: float | None = option(None, "latency that the network should take (default: that of FrostNet-Small at this input)")
     name: str = option("frostnet_a", "name of the network and of its folder in --runs")
     data: Literal[DATA] = option("scenes", "pictures to search on")
-    data_root: Optional[str] = option(None, "folder of the pictures")
+    data_root: str | None = option(None, "folder of the pictures")
     download: bool = option(False, "fetch the data set into --data-root if it is not there")
     space: Literal[tuple(SPACES)] = option("frostnet", "search space")
     width: float = option(1.0, "width multiplier of all channels")
     input_size: int = option(32, "pixels at which the network will run: the latency is looked up for this size")
-    train_size: Optional[int] = option(None, "pixels of the training pictures (default: the input size)")
+    train_size: int | None = option(None, "pixels of the training pictures (default: the input size)")
     preset: Literal[tuple(PRESETS)] = option("small", "how much to train")
-    base_steps: Optional[int] = option(None, "weight steps of the largest candidates, which the others then start from")
-    float_steps: Optional[int] = option(None, "weight steps in float, all candidates in turn")
-    quant_steps: Optional[int] = option(None, "weight steps under fake-quant before alphas move")
-    joint_steps: Optional[int] = option(None, "weight steps while alphas move")
-    train_images: Optional[int] = option(None, "pictures used of the training part")
-    rescored: Optional[int] = option(None, "derived networks that are re-scored and measured")
-    controls: Optional[int] = option(None, "random networks of equal latency that are scored and measured beside them")
-    score_images: Optional[int] = option(None, "held-out pictures for each of the scores of ops and depths")
+    base_steps: int | None = option(None, "weight steps of the largest candidates, which the others then start from")
+    float_steps: int | None = option(None, "weight steps in float, all candidates in turn")
+    quant_steps: int | None = option(None, "weight steps under fake-quant before alphas move")
+    joint_steps: int | None = option(None, "weight steps while alphas move")
+    train_images: int | None = option(None, "pictures used of the training part")
+    rescored: int | None = option(None, "derived networks that are re-scored and measured")
+    controls: int | None = option(None, "random networks of equal latency that are scored and measured beside them")
+    score_images: int | None = option(None, "held-out pictures for each of the scores of ops and depths")
     batch_size: int = option(32, "pictures in a step")
     lr: float = option(0.015, "peak learning rate of the weights")
     alpha_lr: float = option(0.015, "learning rate of the alphas")
@@ -131,7 +132,8 @@ def build(config: SearchConfig, space: SearchSpace, latency, target_ms: float, e
     network = supernet.Supernet(SPACES[config.space](config.width, size, space.head.num_classes))
     search = supernet.Search(
         network.to(device, memory_format=torch.channels_last),
-        supernet.Plan(config.base_steps, config.float_steps, config.quant_steps, config.joint_steps, lr=config.lr, alpha_lr=config.alpha_lr),
+        supernet.Plan(config.base_steps, config.float_steps, config.quant_steps, config.joint_steps, lr=config.lr,
+                      alpha_lr=config.alpha_lr),
         latency, target_ms, F.cross_entropy,
         Stream(train_pictures, config.batch_size, config.seed).batch,
         Stream(held_out, config.batch_size, config.seed + 1).batch,
@@ -151,7 +153,9 @@ def train(search: supernet.Search, run: Run, resumes: bool, checkpoint_seconds: 
         while not search.finished:
             row = search.step()
             run.append_log(row)
-            bar.set_postfix({"phase": row["phase"]} | {k: f"{row[k]:.3g}" for k in ("loss", "expected_ms", "mu") if k in row}, refresh=False)
+            bar.set_postfix(
+                {"phase": row["phase"]} | {k: f"{row[k]:.3g}" for k in ("loss", "expected_ms", "mu") if k in row}, refresh=False
+            )
             bar.update()
             if time.monotonic() - saved > checkpoint_seconds or search.finished:
                 run.save_checkpoint(search.state_dict())
@@ -165,9 +169,7 @@ def score(search: supernet.Search, held_out: Pictures, config: SearchConfig) -> 
     stages = search.supernet.space.stages
     paths = 1 + sum(len(slot.candidates) - 1 for s in stages for slot in s.slots) + sum(len(s.slots) - s.min_depth for s in stages)
     with tqdm(total=paths, desc="scoring ops and depths", unit="path") as bar:
-        losses = supernet.perturbation_scores(
-            search.supernet, supernet.favourite(search.alphas), images, targets, search.loss, bar.update
-        )
+        losses = supernet.perturbation_scores(search.supernet, supernet.favourite(search.alphas), images, targets, search.loss, bar.update)
     return supernet.blended_scores(search.alphas, losses)
 
 
@@ -175,7 +177,9 @@ def choose(search: supernet.Search, space: SearchSpace, points: list[Point], sco
            train_pictures: Pictures, held_out: Pictures, config: SearchConfig, threads: int) -> list[Finalist]:  # fmt: skip
     """Re-score and measure finalists until one meets the target as measured; the chosen one comes first."""
     aim = search.target_ms
-    recalibration = [Stream(train_pictures, config.batch_size, config.seed + 2, augment=False).batch(i)[0] for i in range(RECALIBRATION_BATCHES)]
+    recalibration = [
+        Stream(train_pictures, config.batch_size, config.seed + 2, augment=False).batch(i)[0] for i in range(RECALIBRATION_BATCHES)
+    ]
     judged = list(in_order(held_out, 256))
     for _ in range(TRIES):
         networks = finalists(space, points, scores, search.latency, aim, config.rescored, config.controls, config.seed)
@@ -187,7 +191,9 @@ def choose(search: supernet.Search, space: SearchSpace, points: list[Point], sco
         fastest = min((n for n in networks if n.kind == "derived"), key=lambda n: n.measured_ms / n.latency_ms)
         aim = max(search.target_ms * aim / fastest.measured_ms, points[0].latency_ms)
         print(f"no derived network met {search.target_ms:.3f} ms as measured; deriving again for {aim:.3f} ms predicted")
-    raise UserError(f"target_ms: {search.target_ms:.4g}, but measured networks miss it; is something else running? Try again, or raise the target")
+    raise UserError(
+        f"target_ms: {search.target_ms:.4g}, but measured networks miss it; is something else running? Try again, or raise the target"
+    )
 
 
 def judge(search: supernet.Search, space: SearchSpace, networks: list[Finalist], recalibration: list, judged: list, threads: int) -> None:
@@ -210,10 +216,16 @@ def save(run: Run, space: SearchSpace, networks: list[Finalist], points: list[Po
     chosen = networks[0]
     arch = space.architecture(chosen.choice, run.path.name)
     provenance = {k: settings[k] for k in ("command", "seed", "data", "table_hash", "target_ms")}
-    arch = replace(arch, provenance={**provenance, "engine": search.config.engine, "predicted_ms": chosen.latency_ms, "measured_ms": chosen.measured_ms})
+    arch = replace(
+        arch,
+        provenance={**provenance, "engine": search.config.engine, "predicted_ms": chosen.latency_ms, "measured_ms": chosen.measured_ms},
+    )
     arch.save(run.path / "arch.json")
     parts = table.predict(arch).rows
-    run.write_json("latency.json", {"parts": parts, "predicted_ms": chosen.latency_ms, "measured_ms": chosen.measured_ms, "target_ms": search.target_ms})
+    run.write_json(
+        "latency.json",
+        {"parts": parts, "predicted_ms": chosen.latency_ms, "measured_ms": chosen.measured_ms, "target_ms": search.target_ms},
+    )
     rows = [{k: v for k, v in dataclasses.asdict(n).items() if k != "choice"} for n in networks]
     run.write_json("front.json", {
         "target_ms": search.target_ms, "chosen": chosen.name, "networks": rows,

@@ -5,6 +5,7 @@
 Writes docs/results/cifar10.{json,md} and the picture of the network. Every stage goes on where it was stopped. Trainings run side by
 side on one thread each; all latencies are measured at the end, alone, in interleaved rounds.
 """
+
 import os
 import statistics
 import subprocess
@@ -67,7 +68,8 @@ def main(argv=None) -> Path:
         "engine": config.engine, "cpu": table.meta["cpu"], "torch": torch.__version__, "width": config.width, "epochs": config.epochs,
         "seeds": list(config.seeds), "train_images": config.train_images, "table": next(iter(table.sections.values())).validation,
         "table_seconds": round(table_s), "search_seconds": round(search_s), "seconds": round(time.monotonic() - started),
-        "search": read_json(runs / "found" / "metrics.json"), "finalists": read_json(runs / "found" / "front.json")["networks"], "networks": rows,
+        "search": read_json(runs / "found" / "metrics.json"),
+        "finalists": read_json(runs / "found" / "front.json")["networks"], "networks": rows,
     }  # fmt: skip
     return write(config, runs, result)
 
@@ -78,7 +80,8 @@ def retrain_all(config: StudyConfig, names: list[str]) -> None:
     def one(job: tuple[int, str]) -> None:
         seed, name = job
         command = [
-            sys.executable, str(ROOT / "retrain.py"), "--arch", name, "--name", f"{name}_{seed}", "--runs", config.runs, "--seed", str(seed),
+            sys.executable, str(ROOT / "retrain.py"), "--arch", name, "--name", f"{name}_{seed}",
+            "--runs", config.runs, "--seed", str(seed),
             "--data", "imagefolder", "--data-root", config.data_root, "--input-size", "32", "--engine", config.engine,
             "--epochs", str(config.epochs), "--lr", str(config.lr), "--train-images", str(config.train_images),
         ]  # fmt: skip
@@ -96,7 +99,11 @@ def summary(config: StudyConfig, runs: Path, name: str) -> dict:
     row = {"params": metrics[0]["params"], "macs": metrics[0]["macs"]}
     for form in ("float", "fake_quant", "int8"):
         values = [next(n for n in m["networks"] if n["network"] == form)["top1_test"] for m in metrics]
-        row[f"{form}_top1"] = {"values": values, "mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+        row[f"{form}_top1"] = {
+            "values": values,
+            "mean": statistics.mean(values),
+            "std": statistics.stdev(values) if len(values) > 1 else None,
+        }
     row["layer_steps"] = max(m["parity"]["layer_steps"] for m in metrics)
     row["agreement"] = min(m["parity"]["agreement"] for m in metrics)
     row["train_seconds"] = [m["train_seconds"] for m in metrics]
@@ -139,7 +146,7 @@ def write(config: StudyConfig, runs: Path, result: dict) -> Path:
 
 def page(config: StudyConfig, result: dict) -> str:
     """The results as a page."""
-    table, found = result["table"], result["search"]
+    table, found, seeds = result["table"], result["search"], ", ".join(map(str, result["seeds"]))
     lines = [
         "# Search and retraining on CIFAR-10 pictures, on two CPU cores", "",
         f"Written by `python benchmarks/cifar10_study.py --data-root FOLDER --epochs {result['epochs']}`; the numbers are in "
@@ -149,8 +156,8 @@ def page(config: StudyConfig, result: dict) -> str:
         f"Machine: {result['cpu']}, 2 cores, 1 thread for latency, engine {result['engine']}, torch {result['torch']}. "
         f"Latency table {result['table_seconds']} s, search {result['search_seconds']} s, all stages {result['seconds']} s.", "",
         f"**The table** predicts {table['networks']} held-out networks with a MAPE of {100 * table['mape']:.1f} %, bias "
-        f"{100 * table['bias']:+.1f} %, {100 * table['within_5']:.0f} % within 5 % and {100 * table['within_10']:.0f} % within 10 %, Spearman "
-        f"{table['spearman']:.3f}.", "",
+        f"{100 * table['bias']:+.1f} %, {100 * table['within_5']:.0f} % within 5 % and {100 * table['within_10']:.0f} % within 10 %, "
+        f"Spearman {table['spearman']:.3f}.", "",
         f"**The search** aimed at {found['target_ms']:.3f} ms, the predicted latency of FrostNet-Small at width {result['width']}. Found: "
         f"{found['predicted_ms']:.3f} ms predicted, {found['measured_ms']:.3f} ms measured.", "",
         "![front](front.png)", "", "![network](architecture.png)", "",
@@ -164,9 +171,9 @@ def page(config: StudyConfig, result: dict) -> str:
             f"{row['layer_steps']:g} | {100 * row['agreement']:.1f} % |"
         )
     lines += [
-        "", f"{result['epochs']} epochs, seeds {', '.join(map(str, result['seeds']))}; mean ± standard deviation over seeds. *float* is the "
-        "model at the end of the float phase (a third of the epochs), not a float training of the whole length; float latency is the folded, "
-        "channels_last, frozen form.", "",
+        "", f"{result['epochs']} epochs, seeds {seeds}; mean ± standard deviation over seeds. *float* is the "
+        "model at the end of the float phase (a third of the epochs), not a float training of the whole length; float latency is "
+        "that of the folded, channels_last, frozen form.", "",
     ]  # fmt: skip
     return "\n".join(lines)
 

@@ -24,9 +24,7 @@ class ConvBNAct(nn.Module):
     ):
         super().__init__()
         padding = dilation * (kernel_size - 1) // 2
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=False
-        )
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)
         self.act = ACTIVATIONS[activation]() if activation else None
 

@@ -115,10 +115,7 @@ def _add_stage(before, min_depth, op_scores, depth_scores, ms, bin_ms, resolutio
     for slot_ms, slot_scores in zip(ms, op_scores, strict=True):
         options = [_shifted(lists[-1], t, s, i) for i, (t, s) in enumerate(zip(slot_ms, slot_scores, strict=True))]
         lists.append(_thin(_nondominated(options), bin_ms, resolution))
-    ends = [
-        _shifted(lists[depth], 0.0, score, depth)
-        for depth, score in zip(range(min_depth, len(lists)), depth_scores, strict=True)
-    ]
+    ends = [_shifted(lists[depth], 0.0, score, depth) for depth, score in zip(range(min_depth, len(lists)), depth_scores, strict=True)]
     end = _thin(_nondominated(ends), bin_ms, resolution)
     return end, _StageLists(lists[1:], end)
 

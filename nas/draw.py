@@ -38,9 +38,7 @@ def architecture_figure(arch: Architecture, parts_ms: dict[str, float] | None = 
         values, form = [row.macs / 1e6 for row in total.rows], "{:.1f} M"
         label = f"multiply-accumulates, {sum(values):.1f} M in all"
     figure, ax = _canvas(len(total.rows))
-    title = (
-        f"{arch.name}   {total.params / 1e6:.2f} M parameters, {arch.input_size} px, {arch.head.num_classes} classes"
-    )
+    title = f"{arch.name}   {total.params / 1e6:.2f} M parameters, {arch.input_size} px, {arch.head.num_classes} classes"
     ax.text(0, -1.55, title, fontsize=12, weight="bold", color=INK)
     _heading(ax, label)
     _bands(ax, total.rows)
@@ -240,9 +238,7 @@ def _scatter(ax: Axes, networks: list[dict], height: str, along: str, data: dict
     for kind in dict.fromkeys(n.get("kind", "network") for n in networks):
         group = [n for n in networks if n.get("kind", "network") == kind]
         marker, colour = looks.get(kind, ("s", LINES[2]))
-        ax.scatter(
-            [n[along] for n in group], [n[height] for n in group], s=30, c=colour, marker=marker, zorder=3, label=kind
-        )
+        ax.scatter([n[along] for n in group], [n[height] for n in group], s=30, c=colour, marker=marker, zorder=3, label=kind)
     for n in networks:
         if n.get("name") == data.get("chosen"):
             ax.scatter(n[along], n[height], s=170, c=ACCENT, marker="*", zorder=4, label=f"chosen: {n['name']}")

@@ -53,7 +53,8 @@ class Run:
             unlike = [k for k, v in plain(config).items() if k not in free and before.get(k) != v]
             if unlike:
                 words = ", ".join(f"{k}: {before.get(k)!r} then, {plain(config)[k]!r} now" for k in unlike)
-                raise UserError(f"{self.path}: holds a run with other settings ({words}); repeat them, choose another --name, or add --restart")
+                mend = "repeat them, choose another --name, or add --restart"
+                raise UserError(f"{self.path}: holds a run with other settings ({words}); {mend}")
         self.write_json("config.json", config)
         return self.has(CHECKPOINT)
 

@@ -155,9 +155,7 @@ def candidates(in_channels: int, out_channels: int, stride: int) -> tuple[BlockS
     return tuple(distinct.values())
 
 
-def frostnet_space(
-    width: float = 1.0, input_size: int = 224, num_classes: int = 1000, in_channels: int = 3
-) -> SearchSpace:
+def frostnet_space(width: float = 1.0, input_size: int = 224, num_classes: int = 1000, in_channels: int = 3) -> SearchSpace:
     """The space whose members include every published FrostNet (arXiv:2006.09679, appendix tables).
 
     Stage 0 is the fixed block without expansion; the other stages hold 23 slots of up to 8 candidates.

@@ -1,11 +1,12 @@
 """INT8 quantization of any traceable model: attach, train, convert, check. Usable alone.
 
-    graph = quant.attach(model, images, quant.QuantConfig(engine="fbgemm"))    # a model that trains on integer grids
-    ... train ...
-    int8 = quant.convert(graph, "fbgemm")                                      # the integer network
-    quant.parity(graph, int8, images).check()                                  # computes what was trained
-    quant.freeze(int8, images[:1]).save("int8.pt")                             # the form to ship
+graph = quant.attach(model, images, quant.QuantConfig(engine="fbgemm"))    # a model that trains on integer grids
+... train ...
+int8 = quant.convert(graph, "fbgemm")                                      # the integer network
+quant.parity(graph, int8, images).check()                                  # computes what was trained
+quant.freeze(int8, images[:1]).save("int8.pt")                             # the form to ship
 """
+
 from quant.attach import QuantConfig, attach, freeze_bn, quantizers, set_mode
 from quant.convert import Frozen, code_inputs, convert, freeze, freeze_float
 from quant.errors import QuantError
@@ -18,7 +19,29 @@ from quant.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS
 from quant.schedule import Phase, Schedule, phase_at
 
 __all__ = [
-    "ACTIVATION_QUANTIZERS", "ENGINES", "WEIGHT_QUANTIZERS", "Frozen", "GradBoost", "IntGraph", "ParityReport", "Phase", "QParams", "QuantConfig",
-    "QuantError", "Schedule", "activation_levels", "attach", "available", "code_inputs", "convert", "freeze", "freeze_bn", "freeze_float",
-    "parity", "phase_at", "quantizers", "set_mode", "use_engine",
-]  # fmt: skip
+    "ACTIVATION_QUANTIZERS",
+    "ENGINES",
+    "WEIGHT_QUANTIZERS",
+    "Frozen",
+    "GradBoost",
+    "IntGraph",
+    "ParityReport",
+    "Phase",
+    "QParams",
+    "QuantConfig",
+    "QuantError",
+    "Schedule",
+    "activation_levels",
+    "attach",
+    "available",
+    "code_inputs",
+    "convert",
+    "freeze",
+    "freeze_bn",
+    "freeze_float",
+    "parity",
+    "phase_at",
+    "quantizers",
+    "set_mode",
+    "use_engine",
+]

@@ -9,6 +9,7 @@ quantizer's clamp. Operations that only move or select values (max-pool, flatten
 Weights are quantized by channel inside their layer; batch norm runs unfolded, because scaling a channel only scales its step: the
 integer weights after folding are the ones trained on. Parameters stay the same objects, so optimizer state survives.
 """
+
 from dataclasses import dataclass
 
 import torch

@@ -1,4 +1,5 @@
 """From a trained, attached graph to an integer network, and to the frozen form that is timed and shipped."""
+
 import contextlib
 import copy
 import warnings

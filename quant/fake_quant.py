@@ -11,6 +11,7 @@ Example:
     >>> fake_quantize(x, lo=0.0, hi=2.0, scale=0.5)
     tensor([0.0000, 0.0000, 0.5000, 2.0000])
 """
+
 import numpy as np
 import torch
 from torch import Tensor

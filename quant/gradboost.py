@@ -10,6 +10,7 @@ For gradient g, a = |g|, per element, c_t = 1 - beta^t:
 The noise goes where the published optimizers put it: before weight decay in SGD, RMSprop and AdamW, after it in Adam (whose L2 term is
 folded into the gradient here for that step).
 """
+
 import contextlib
 import math
 

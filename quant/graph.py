@@ -14,6 +14,7 @@ function     any function of real values, requantized               attrs: call
 move         any selection or rearrangement, on codes               attrs: call
 float        any function, its result real or not a tensor at all   attrs: call
 """
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

@@ -1,7 +1,8 @@
 """Integer grids: the numbers that tie a real value to an 8-bit code, and each engine's range policy.
 
-    real = scale * (code - zero_point),   qmin <= code <= qmax        (arXiv:1712.05877, equation 1)
+real = scale * (code - zero_point),   qmin <= code <= qmax        (arXiv:1712.05877, equation 1)
 """
+
 from dataclasses import dataclass
 
 import numpy as np

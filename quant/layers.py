@@ -1,4 +1,5 @@
 """Layers whose weight passes through a quantizer. They take over the Parameter objects of the float layer they replace."""
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 

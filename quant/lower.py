@@ -3,6 +3,7 @@
 Folding (arXiv:1712.05877, section 3.2, per channel): y = gamma (W x + b - mean) / sqrt(var + eps) + beta has weight scale
 scale_c |gamma_c| / sqrt(var_c + eps_c) on the same codes, negated where gamma is negative; gamma 0 leaves a constant channel.
 """
+
 import operator
 from dataclasses import dataclass
 
@@ -106,7 +107,8 @@ class _Lowering:
         attrs = {}
         if kind == "conv":
             if module.padding_mode != "zeros" or isinstance(module.padding, str):
-                raise QuantError(f"{node.target}: padding {module.padding!r}, {module.padding_mode!r} has no integer form; pad with numbers and zeros")
+                padding = f"{module.padding!r}, {module.padding_mode!r}"
+                raise QuantError(f"{node.target}: padding {padding} has no integer form; pad with numbers and zeros")
             attrs = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups")}
         scale = quantizer.scale(weight).flatten().float().cpu()
         return _Pending(Op(node.name, kind, (source,), None, quantizer.codes(weight).cpu(), scale, bias.float().cpu(), attrs))

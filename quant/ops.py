@@ -1,4 +1,5 @@
 """What the operations in a traced graph are: one table from torch's many spellings to a few kinds."""
+
 import operator
 
 import torch

@@ -1,4 +1,5 @@
 """Does the integer network compute what was trained? Layer by layer on equal integer inputs, and end to end on real ones."""
+
 from dataclasses import dataclass
 
 import torch

@@ -1,10 +1,11 @@
 """StatAssist as a schedule of phases (arXiv:2006.09679): what is on in each epoch, as a pure function.
 
-    float            the float model, the optimizer fills its momentum, second moments and batch-norm statistics
-    qat              the same Parameters and optimizer state, now through fake-quantizers; GradBoost acts
-    freeze_observers ranges stand still
-    freeze_bn        batch-norm statistics stand still too: training sees the network that will ship
+float            the float model, the optimizer fills its momentum, second moments and batch-norm statistics
+qat              the same Parameters and optimizer state, now through fake-quantizers; GradBoost acts
+freeze_observers ranges stand still
+freeze_bn        batch-norm statistics stand still too: training sees the network that will ship
 """
+
 from dataclasses import dataclass
 
 from quant.errors import QuantError

@@ -1,4 +1,5 @@
-"""The supernet of a search space, its alphas, samplers, the search loop and its scores. Knows no task: loss and batches come from outside."""
+"""The supernet of a search space, its alphas, samplers, search loop and scores. Knows no task: loss and batches come from outside."""
+
 from supernet.alphas import Alphas
 from supernet.loop import Plan, Search
 from supernet.model import Supernet

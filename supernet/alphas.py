@@ -3,6 +3,7 @@
 One vector per slot over its candidates, one per stage over its depths. p = softmax(alpha / temperature).
 Depth is a distribution of its own (sink probabilities, as in TF-NAS, arXiv:2008.05314), never a skip candidate inside a slot's softmax.
 """
+
 import torch
 from torch import Tensor, nn
 
@@ -18,9 +19,7 @@ class Alphas(nn.Module):
         self.ops = nn.ModuleList(
             nn.ParameterList(nn.Parameter(torch.zeros(len(slot.candidates))) for slot in stage.slots) for stage in space.stages
         )
-        self.depths = nn.ParameterList(
-            nn.Parameter(torch.zeros(len(stage.slots) - stage.min_depth + 1)) for stage in space.stages
-        )
+        self.depths = nn.ParameterList(nn.Parameter(torch.zeros(len(stage.slots) - stage.min_depth + 1)) for stage in space.stages)
 
     def probabilities(self, temperature: float = 1.0) -> tuple[list[list[Tensor]], list[Tensor]]:
         """(op probabilities [stage][slot], depth probabilities [stage]); differentiable."""

@@ -1,4 +1,5 @@
 """From trained alphas to the few networks worth a closer look, and the random networks that they must beat."""
+
 from dataclasses import dataclass
 
 from nas.derive import Point, best_under
@@ -26,7 +27,8 @@ class Finalist:
     measured_ms: float | None = None
 
 
-def finalists(space: SearchSpace, points: list[Point], scores: Scores, latency, target_ms: float, derived: int, controls: int, seed: int) -> list[Finalist]:
+def finalists(space: SearchSpace, points: list[Point], scores: Scores, latency, target_ms: float, derived: int, controls: int,
+              seed: int) -> list[Finalist]:  # fmt: skip
     """The best-scoring networks of the front at or under the target, and random ones as close under it as chance allows."""
     best = best_under(points, target_ms, derived)
     drawn = random_feasible(space, latency, target_ms, controls, seed)

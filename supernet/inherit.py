@@ -4,6 +4,7 @@ Untrained candidates that take turns would keep each other from learning: every 
 largest is trained first; of its hidden and squeeze channels each smaller candidate takes the most important, those with the largest
 weights behind them (arXiv:1908.09791, section 3.3), and the centre of its kernel.
 """
+
 import torch
 from torch import Tensor, nn
 

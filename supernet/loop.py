@@ -1,12 +1,13 @@
 """The search: phases, the joint training of weights and alphas, and the latency constraint. Everything it holds is in state_dict().
 
-    base     weights of the largest candidate of every slot alone; then all candidates start from its weights (supernet.inherit)
-    float    fair paths: every candidate learns, the optimizer and batch norm gather statistics (StatAssist)
-    quant    the same under fake-quant with GradBoost, alphas still frozen
-    joint    weights on paths drawn half by the alphas, half fairly; every `alpha_every` steps the alphas on a held-out batch:
-                 min_alpha  CE + mu relu(E/T - 1) + entropy term,        mu <- max(0, mu + mu_rate (E/T - 1))
-             a dual variable that rises while the expected latency E misses the target T (arXiv:1902.08142 calls it so); first order
+base     weights of the largest candidate of every slot alone; then all candidates start from its weights (supernet.inherit)
+float    fair paths: every candidate learns, the optimizer and batch norm gather statistics (StatAssist)
+quant    the same under fake-quant with GradBoost, alphas still frozen
+joint    weights on paths drawn half by the alphas, half fairly; every `alpha_every` steps the alphas on a held-out batch:
+             min_alpha  CE + mu relu(E/T - 1) + entropy term,        mu <- max(0, mu + mu_rate (E/T - 1))
+         a dual variable that rises while the expected latency E misses the target T (arXiv:1902.08142 calls it so); first order
 """
+
 import contextlib
 import math
 from collections.abc import Callable
@@ -182,7 +183,8 @@ class Search:
     def state_dict(self) -> dict:
         return {
             "step": self.step_index, "mu": self.mu, "attached": self.attached, "supernet": self.supernet.state_dict(),
-            "alphas": self.alphas.state_dict(), "optimizer": self.optimizer.state_dict(), "alpha_optimizer": self.alpha_optimizer.state_dict(),
+            "alphas": self.alphas.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "alpha_optimizer": self.alpha_optimizer.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:

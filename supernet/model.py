@@ -1,4 +1,5 @@
 """The supernet: every candidate of every slot, with its own batch norm and, once attached, its own quantizers."""
+
 import torch
 from torch import Tensor, nn
 

@@ -6,6 +6,7 @@ fair_choice     strict fairness (arXiv:1907.01845): in each round of `round_leng
 sampled_choice  one path drawn from the alphas' probabilities, mixed with uniform
 TwoPath         two candidates per slot drawn from the probabilities; gradients reach both alphas (ProxylessNAS, arXiv:1812.00332)
 """
+
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,8 @@ def largest_choice(space: SearchSpace, seed: int, step: int) -> Choice:
         len(stage.slots) if step % 2 == 0 else int(torch.randint(stage.min_depth, len(stage.slots) + 1, (), generator=generator))
         for stage in space.stages
     )
-    return Choice(depths, tuple(tuple(largest(slot) if i < d else 0 for i, slot in enumerate(stage.slots)) for stage, d in zip(space.stages, depths)))
+    ops = tuple(tuple(largest(slot) if i < d else 0 for i, slot in enumerate(stage.slots)) for stage, d in zip(space.stages, depths))
+    return Choice(depths, ops)
 
 
 def fair_choice(space: SearchSpace, seed: int, step: int) -> Choice:

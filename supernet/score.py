@@ -1,4 +1,5 @@
 """How good the supernet thinks a choice is: what each op and depth changes, and whole paths with statistics of their own."""
+
 from collections.abc import Callable, Iterable
 
 import torch

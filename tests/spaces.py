@@ -1,4 +1,5 @@
 """Small search spaces and latencies for tests."""
+
 from types import SimpleNamespace
 
 from nas.arch import BlockSpec, HeadSpec, StemSpec

@@ -1,4 +1,5 @@
 """quant.attach: where quantizers go, and that attaching changes nothing else."""
+
 import subprocess
 import sys
 
@@ -47,7 +48,15 @@ class Toy(nn.Module):
 
 def test_groups_get_one_quantizer_at_their_end():
     graph = quant.attach(Toy(), torch.randn(2, 3, 8, 8))
-    assert activation_names(graph) == ["x_quant", "relu_quant", "bn2_quant", "relu_1_quant", "relu6_quant", "adaptive_avg_pool2d_quant", "fc_quant"]
+    assert activation_names(graph) == [
+        "x_quant",
+        "relu_quant",
+        "bn2_quant",
+        "relu_1_quant",
+        "relu6_quant",
+        "adaptive_avg_pool2d_quant",
+        "fc_quant",
+    ]
     by_name = quant.quantizers(graph)
     assert (by_name["relu_quant"].floor, by_name["relu6_quant"].ceiling) == (0.0, 6.0)
     assert by_name["bn2_quant"].floor == float("-inf")

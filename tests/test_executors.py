@@ -1,4 +1,5 @@
 """quant.convert and the executors: what each engine computes against the integer oracle, and the oracle against fake-quant."""
+
 import os
 import subprocess
 import sys
@@ -67,9 +68,11 @@ def test_padding_is_real_zero_whatever_the_zero_point():
 @pytest.mark.parametrize(
     "case",
     [
-        {"channels": 16, "out": 24, "k": 1}, {"channels": 8, "out": 8, "k": 3, "groups": 8}, {"channels": 12, "out": 12, "k": 5, "groups": 12},
+        {"channels": 16, "out": 24, "k": 1}, {"channels": 8, "out": 8, "k": 3, "groups": 8},
+        {"channels": 12, "out": 12, "k": 5, "groups": 12},
         {"channels": 116, "out": 116, "k": 3, "groups": 116}, {"channels": 128, "out": 128, "k": 3, "groups": 128},
-        {"channels": 16, "out": 32, "k": 3, "groups": 4}, {"channels": 16, "out": 16, "k": 3, "dilation": 2}, {"channels": 3, "out": 8, "k": 3, "stride": 2},
+        {"channels": 16, "out": 32, "k": 3, "groups": 4}, {"channels": 16, "out": 16, "k": 3, "dilation": 2},
+        {"channels": 3, "out": 8, "k": 3, "stride": 2},
     ],
 )  # fmt: skip
 def test_convolutions_on_ordinary_codes_are_within_a_step_of_the_oracle(engine, case):
@@ -152,7 +155,9 @@ def test_folding_is_right_for_any_gamma_and_eps(gamma, eps):
     model, x = Block(nn.ReLU, eps), torch.randn(8, 3, 16, 16)
     with torch.no_grad():
         for bn in (model.stem[1], model.project[1]):
-            bn.weight.copy_({"negative": -torch.rand(16), "zero": torch.zeros(16), "tiny": torch.full((16,), 1e-6), "one": torch.ones(16)}[gamma])
+            bn.weight.copy_(
+                {"negative": -torch.rand(16), "zero": torch.zeros(16), "tiny": torch.full((16,), 1e-6), "one": torch.ones(16)}[gamma]
+            )
             bn.bias.uniform_(-1, 1)
     graph = trained(model, x, "reference")
     assert quant.parity(graph, quant.convert(graph, "reference"), x).layer_steps <= 1

@@ -1,4 +1,5 @@
 """quant.fake_quant and quant.quantizers.int8 against known answers, torch's own operator and float64."""
+
 import pytest
 import torch
 from hypothesis import given
@@ -135,7 +136,9 @@ def test_evaluation_changes_no_buffer():
     assert all(torch.equal(before[k], v) for k, v in quantizer.named_buffers())
 
 
-@pytest.mark.parametrize(("floor", "ceiling", "act"), [(float("-inf"), float("inf"), nn.Identity()), (0.0, float("inf"), nn.ReLU()), (0.0, 6.0, nn.ReLU6())])
+@pytest.mark.parametrize(
+    ("floor", "ceiling", "act"), [(float("-inf"), float("inf"), nn.Identity()), (0.0, float("inf"), nn.ReLU()), (0.0, 6.0, nn.ReLU6())]
+)
 def test_switched_off_it_is_the_fused_activation(floor, ceiling, act):
     quantizer = Int8Activation(127, floor, ceiling)
     quantizer.fake_quant = False

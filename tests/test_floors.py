@@ -1,4 +1,5 @@
 """The floors of the house: a package imports only packages on strictly lower floors."""
+
 import ast
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """quant.gradboost: the recursion of arXiv:2006.09679 against a scalar transcription, and torch.optim where it is off."""
+
 import math
 
 import pytest

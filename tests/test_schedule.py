@@ -1,4 +1,5 @@
 """quant.schedule: which phase an epoch is in."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +26,8 @@ def test_the_first_quantized_epoch_observes_even_in_a_short_run():
 
 
 @pytest.mark.parametrize(
-    ("values", "field"), [({"epochs": 0}, "epochs"), ({"epochs": 3, "float_epochs": 4}, "float_epochs"), ({"epochs": 3, "observer_freeze": 0.0}, "freeze")]
+    ("values", "field"),
+    [({"epochs": 0}, "epochs"), ({"epochs": 3, "float_epochs": 4}, "float_epochs"), ({"epochs": 3, "observer_freeze": 0.0}, "freeze")],
 )
 def test_impossible_schedules_are_named(values, field):
     with pytest.raises(QuantError, match=field):

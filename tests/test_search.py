@@ -1,4 +1,5 @@
 """search.py end to end through main(argv), on a tiny space, a made-up table and small pictures."""
+
 import json
 import os
 import signal
@@ -49,7 +50,16 @@ def world(tmp_path, pictures, monkeypatch):
     fastest, slowest = latency_range(space, table.for_space(space))
     target = (fastest + slowest) / 2
     monkeypatch.setattr(search, "time_networks", lambda networks, *_, **__: {name: Timing((0.9 * target,) * 3) for name in networks})
-    argv = ["--latency-lut", str(tmp_path / "table.json"), "--data", "imagefolder", "--data-root", str(pictures), "--runs", str(tmp_path / "runs")]
+    argv = [
+        "--latency-lut",
+        str(tmp_path / "table.json"),
+        "--data",
+        "imagefolder",
+        "--data-root",
+        str(pictures),
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
     return [*argv, "--target-ms", str(target), *SMALL]
 
 

@@ -1,4 +1,5 @@
 """supernet: alphas, samplers, the supernet against plain networks, the search loop."""
+
 import itertools
 
 import pytest
@@ -12,7 +13,20 @@ from nas import UserError
 from nas.arch import BlockSpec
 from nas.blocks import build_block
 from nas.derive import front
-from supernet import Alphas, Plan, Search, Supernet, TwoPath, blended_scores, fair_choice, favourite, inherited, perturbation_scores, sampled_choice, top1
+from supernet import (
+    Alphas,
+    Plan,
+    Search,
+    Supernet,
+    TwoPath,
+    blended_scores,
+    fair_choice,
+    favourite,
+    inherited,
+    perturbation_scores,
+    sampled_choice,
+    top1,
+)
 from supernet.finalists import finalists, path_latency, path_score, random_feasible
 from supernet.inherit import hand_down, inherit
 from supernet.loop import frozen_statistics
@@ -41,9 +55,14 @@ def all_choices(space):
     return [space.random(generator) for _ in range(20)]
 
 
-def search(plan=Plan(2, 4, 4, 8), target=0.9, seed=0, **options):
+PLAN = Plan(2, 4, 4, 8)
+
+
+def search(plan=PLAN, target=0.9, seed=0, **options):
     torch.manual_seed(seed)
-    return Search(Supernet(SPACE), plan, latency_of(SPACE), target, F.cross_entropy, batch, lambda i: batch(1000 + i), CONFIG, seed=seed, **options)
+    return Search(
+        Supernet(SPACE), plan, latency_of(SPACE), target, F.cross_entropy, batch, lambda i: batch(1000 + i), CONFIG, seed=seed, **options
+    )
 
 
 # ---- alphas --------------------------------------------------------------------------------------------------
@@ -318,7 +337,10 @@ def test_blended_scores_prefer_high_probability_and_low_loss():
     alphas = Alphas(SPACE)
     with torch.no_grad():
         alphas.ops[1][0].copy_(torch.tensor([2.0, 0.0, 0.0]))
-    losses = ([[[0.0] * len(s.candidates) for s in st.slots] for st in SPACE.stages], [[0.0] * (len(st.slots) - st.min_depth + 1) for st in SPACE.stages])
+    losses = (
+        [[[0.0] * len(s.candidates) for s in st.slots] for st in SPACE.stages],
+        [[0.0] * (len(st.slots) - st.min_depth + 1) for st in SPACE.stages],
+    )
     losses[0][2][1] = [0.5, 0.1, 0.3]
     ops, _ = blended_scores(alphas, losses)
     assert max(range(3), key=ops[1][0].__getitem__) == 0
@@ -327,7 +349,10 @@ def test_blended_scores_prefer_high_probability_and_low_loss():
 
 def test_finalists_meet_the_target_by_the_table():
     latency = latency_of(SPACE)
-    scores = ([[[0.1 * i for i in range(len(s.candidates))] for s in st.slots] for st in SPACE.stages], [[0.0, 0.1][: len(st.slots)] for st in SPACE.stages])
+    scores = (
+        [[[0.1 * i for i in range(len(s.candidates))] for s in st.slots] for st in SPACE.stages],
+        [[0.0, 0.1][: len(st.slots)] for st in SPACE.stages],
+    )
     points = front(SPACE, *scores, latency)
     found = finalists(SPACE, points, scores, latency, 1.0, 3, 4, seed=0)
     assert [f.kind for f in found] == ["derived"] * 3 + ["random"] * 4

@@ -2,6 +2,7 @@
 
 torchvision's own definitions, untrained. Up to 64 px the first convolution keeps the resolution, as in the FrostNets.
 """
+
 from pathlib import Path
 
 from torch import nn

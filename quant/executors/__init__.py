@@ -1,4 +1,5 @@
 """Executors: interchangeable ways to run an integer graph."""
+
 from quant.errors import QuantError
 from quant.executors.base import Executor
 from quant.executors.reference import Reference

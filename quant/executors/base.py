@@ -1,7 +1,7 @@
 """What every executor does: walk an integer graph. A subclass says what codes are and how each kind computes them."""
+
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor, fx, nn
 
 from quant.graph import IntGraph, Op, Ref

@@ -3,6 +3,7 @@
 That API is announced for removal (pytorch/pytorch#184982): `available()` asks torch what it has, and nothing else in the package
 needs this file.
 """
+
 import contextlib
 import warnings
 

@@ -1,4 +1,5 @@
 """The contract that every quantizer keeps."""
+
 from abc import ABC, abstractmethod
 
 import torch

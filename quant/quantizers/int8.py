@@ -4,6 +4,7 @@ Weights       scale_c = max|w_c| / 127, codes -127..127, recomputed from the cur
               weights that grow, arXiv:1712.05877 keeps none either)
 Activations   lo, hi follow the batch minimum and maximum: hi <- hi + momentum * (max(x) - hi)
 """
+
 import torch
 from torch import Tensor
 
