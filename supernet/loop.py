@@ -4,8 +4,10 @@ base     weights of the largest candidate of every slot alone; then all candidat
 float    fair paths: every candidate learns, the optimizer and batch norm gather statistics (StatAssist)
 quant    the same under fake-quant with GradBoost, alphas still frozen
 joint    weights on paths drawn half by the alphas, half fairly; every `alpha_every` steps the alphas on a held-out batch:
-             min_alpha  CE + mu relu(E/T - 1) + entropy term,        mu <- max(0, mu + mu_rate (E/T - 1))
-         a dual variable that rises while the expected latency E misses the target T (arXiv:1902.08142 calls it so); first order
+             min_alpha  CE + mu x + rho/2 x^2 + entropy term,   x = E/T - 1,   mu <- mu + mu_rate x
+         an augmented Lagrangian, first order: the dual variable mu rises while the expected latency E is above the target T and falls,
+         below 0 too, while it is under it. A penalty on the excess alone ended a fifth under the target: once pressed down, nothing
+         brought slower candidates back within a short search.
 """
 
 import contextlib
@@ -37,7 +39,7 @@ class Plan:
     lr momentum weight_decay              of the weights' SGD; lr falls along a cosine after a short warm-up
     alpha_lr        of the alphas' Adam (beta1 = 0: an alpha that was not sampled does not drift, arXiv:1812.00332)
     temperature     of the softmax at the beginning and the end of the joint phase, falling exponentially
-    mu_rate         how fast the dual variable follows the missed target
+    mu_rate rho     how fast the dual variable follows the missed target, and the weight of the squared miss
     entropy         weight of the entropy term: explores in the first half of the joint phase, commits in the second
     """
 
@@ -51,8 +53,9 @@ class Plan:
     weight_decay: float = 1e-5
     alpha_lr: float = 0.05
     temperature: tuple[float, float] = (2.0, 0.5)
-    mu_rate: float = 0.1
-    entropy: float = 0.02
+    mu_rate: float = 0.05
+    rho: float = 1.0
+    entropy: float = 0.01
     uniform_share: float = 0.1
 
     @property
@@ -165,12 +168,13 @@ class Search:
             expected = self.alphas.expected_latency(self.latency, temperature)
             excess = expected / self.target_ms - 1.0
             entropy = self.alphas.entropy(temperature)
-            loss = task_loss + self.mu * torch.relu(excess) + self.plan.entropy * (2.0 * progress - 1.0) * entropy
+            pressure = self.mu * excess + 0.5 * self.plan.rho * excess.square()
+            loss = task_loss + pressure + self.plan.entropy * (2.0 * progress - 1.0) * entropy
             self._finite(loss, step, "joint")
             self.alpha_optimizer.zero_grad()
             loss.backward()
         self.alpha_optimizer.step()
-        self.mu = max(0.0, self.mu + self.plan.mu_rate * excess.item())
+        self.mu += self.plan.mu_rate * excess.item()
         return {"val_loss": task_loss.item(), "expected_ms": expected.item(), "target_ms": self.target_ms, "mu": self.mu,
                 "entropy": entropy.item(), "temperature": temperature}  # fmt: skip
 
