@@ -6,6 +6,7 @@
 Float phase, then quantized training with StatAssist and GradBoost (arXiv:2006.09679), then conversion. Writes to runs/NAME: the
 checkpoint, log.jsonl, metrics.json, int8.pt (the frozen network) and report.html. The same command goes on after a stop.
 """
+
 import dataclasses
 import os
 import shlex
@@ -210,7 +211,7 @@ def measure(config: RetrainConfig, model: FrostNet, fitted: Fitted, data: Classi
 
 def compare(fitted: Fitted, executor: torch.nn.Module, data: ClassificationData) -> dict:
     """Does INT8 compute what was trained? Layer by layer on a batch, end to end on more pictures of the validation part."""
-    batch = max(8, PARITY_PIXELS // data.val.input_size ** 2)
+    batch = max(8, PARITY_PIXELS // data.val.input_size**2)
     report = quant.parity(fitted.model, executor, next(in_order(data.val, batch))[0])
     refused = None
     try:

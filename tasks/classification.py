@@ -1,4 +1,5 @@
 """Classification: cross-entropy to train, top-1 accuracy to judge."""
+
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,9 @@ EVALUATION_BATCH = 250
 @dataclass(frozen=True)
 class Classification:
     """The task as the engine sees it: a training step and an evaluation."""
+
     num_classes: int
-    label_smoothing: float = 0.
+    label_smoothing: float = 0.0
 
     def train_step(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss to differentiate, and what to log, for x (B, 3, H, W) and y (B,)."""
@@ -29,7 +31,7 @@ class Classification:
     def evaluate(self, model: nn.Module, pictures: Pictures) -> dict[str, float]:
         """top1 in [0, 1] and cross-entropy of a float, fake-quant or integer model over all pictures, in evaluation mode."""
         model.eval()
-        top1, loss = MulticlassAccuracy(self.num_classes, average="micro").to(pictures.mean.device), 0.
+        top1, loss = MulticlassAccuracy(self.num_classes, average="micro").to(pictures.mean.device), 0.0
         batches = -(-len(pictures) // EVALUATION_BATCH)
         for x, y in tqdm(in_order(pictures, EVALUATION_BATCH), desc="evaluating", total=batches, unit="batch", delay=3, leave=False):
             logits = model(x)

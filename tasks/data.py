@@ -2,6 +2,7 @@
 
 The validation part is separate from training and the test part chooses nothing: it is only ever reported.
 """
+
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from tasks.pictures import Lazy, Memory, Pictures, balanced, fit_square, stored_
 
 DATA = ("scenes", "imagefolder", "cifar10", "cifar100")
 SCENES = {"train": 20_000, "val": 2_000, "test": 4_000}  # each split is a world (a seed) of its own, the same in every run
-VAL_SHARE = .1  # of train, where a data set brings no validation part
+VAL_SHARE = 0.1  # of train, where a data set brings no validation part
 MEMORY_BYTES = 1_500_000_000  # a split that is larger when decoded is read as needed
 STATISTICS = 1024  # training pictures that mean and std are computed from
 
@@ -30,6 +31,7 @@ STATISTICS = 1024  # training pictures that mean and std are computed from
 @dataclass(frozen=True)
 class ClassificationData:
     """Pictures of each split; test is None where the data has none, and then val is what gets reported."""
+
     train: Pictures
     val: Pictures
     test: Pictures | None
@@ -56,6 +58,7 @@ class ClassificationData:
 @dataclass(frozen=True)
 class _Source:
     """One split before decoding: read(key) gives a picture for each of the keys."""
+
     name: str
     read: Callable[[int], Image.Image]
     keys: Tensor
@@ -68,8 +71,14 @@ class _Source:
         return replace(self, keys=self.keys[indices], labels=self.labels[indices])
 
 
-def classification(data: str = "scenes", data_root: str | os.PathLike | None = None, input_size: int = 32, seed: int = 0,
-                   train_images: int | None = None, download: bool = False) -> ClassificationData:
+def classification(
+    data: str = "scenes",
+    data_root: str | os.PathLike | None = None,
+    input_size: int = 32,
+    seed: int = 0,
+    train_images: int | None = None,
+    download: bool = False,
+) -> ClassificationData:
     """Pictures, labels and class names of one of DATA, normalised by the mean and std of the training part.
 
     `seed` decides what is split off (a validation part where the data has none; the `train_images` kept, balanced over
@@ -117,6 +126,7 @@ def _scene_sources(input_size: int) -> dict[str, _Source]:
 @dataclass(frozen=True)
 class _Painter:
     """Reads scenes, singly or many at a time."""
+
     world: int
     size: int
 
@@ -169,8 +179,10 @@ def _cifar_sources(data: str, root: Path, download: bool) -> tuple[dict[str, _So
     try:
         splits = {"train": kind(root, train=True, download=download), "test": kind(root, train=False)}
     except RuntimeError as error:
-        raise UserError(f"data_root: {root} does not hold torchvision's {data} ({kind.base_folder}); "
-                        "name the folder that does, or add --download to fetch it there") from error
+        raise UserError(
+            f"data_root: {root} does not hold torchvision's {data} ({kind.base_folder}); "
+            "name the folder that does, or add --download to fetch it there"
+        ) from error
     except OSError as error:
         raise UserError(f"data_root: {data} could not be fetched into {root}: {error}") from error
     return {name: _source(name, _ArrayReader(split.data), split.targets) for name, split in splits.items()}, splits["train"].classes
@@ -212,7 +224,7 @@ def _decode(source: _Source, input_size: int) -> Pictures:
     start = 0
     with ThreadPoolExecutor() as pool, tqdm(total=len(images), desc=f"decoding {source.name}", unit="img", delay=1, leave=False) as bar:
         for decoded in pool.map(piece, pieces):
-            images[start:start + len(decoded)] = decoded
+            images[start : start + len(decoded)] = decoded
             start += len(decoded)
             bar.update(len(decoded))
     return Memory(torch.from_numpy(images).permute(0, 3, 1, 2), **common)

@@ -4,6 +4,7 @@ A task is any object with `train_step(model, batch) -> (loss, logs)` and `evalua
 `batch(step)`, a pure function, `batch_size` and `steps_per_epoch`. A run stopped at any moment goes on from its checkpoint and, on a
 CPU, ends in the same numbers bit for bit as if it had not been stopped.
 """
+
 import math
 import time
 from collections.abc import Mapping
@@ -27,10 +28,10 @@ class Optimizer(NamedTuple):
 
 
 OPTIMIZERS = {
-    "sgd": Optimizer(torch.optim.SGD, .05, {"momentum": .9, "nesterov": True}),
-    "adamw": Optimizer(torch.optim.AdamW, .003, {}),
-    "adam": Optimizer(torch.optim.Adam, .003, {}),
-    "rmsprop": Optimizer(torch.optim.RMSprop, .003, {"alpha": .9, "momentum": .9, "eps": 1e-3}),
+    "sgd": Optimizer(torch.optim.SGD, 0.05, {"momentum": 0.9, "nesterov": True}),
+    "adamw": Optimizer(torch.optim.AdamW, 0.003, {}),
+    "adam": Optimizer(torch.optim.Adam, 0.003, {}),
+    "rmsprop": Optimizer(torch.optim.RMSprop, 0.003, {"alpha": 0.9, "momentum": 0.9, "eps": 1e-3}),
 }
 WATCH_EVERY = 20  # steps between looks at the loss on a GPU, where each look waits for the device
 
@@ -50,21 +51,23 @@ class Stream(Protocol):
 @dataclass(frozen=True)
 class Recipe:
     """How to train: phases, optimizer (a key of OPTIMIZERS), peak learning rate, warm-up as a share of all steps, GradBoost's mode."""
+
     schedule: Schedule
     optimizer: str = "sgd"
-    lr: float = .05
+    lr: float = 0.05
     weight_decay: float = 4e-5
-    warmup: float = .05
+    warmup: float = 0.05
     boost: str = "paper"
     quant: QuantConfig = QuantConfig()
     seed: int = 0
-    checkpoint_seconds: float = 60.
+    checkpoint_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
 class Fitted:
     """`model` is the float model, or the attached graph if training ended quantized; `float_metrics` by split are of the end of the float
     phase (None without one), `metrics` of the end; `seconds` of training over all sittings, evaluation included."""
+
     model: nn.Module
     float_metrics: dict[str, dict[str, float]] | None
     metrics: dict[str, dict[str, float]]
@@ -86,7 +89,7 @@ def fit(model: nn.Module, task: Task, stream: Stream, held_out: Mapping[str, Any
         run.rewind_log(training.step)
         print(f"going on at step {training.step} of {total}")
     done = training.step * stream.batch_size
-    with tqdm(total=total * stream.batch_size, initial=done, desc="training", unit="img", unit_scale=True, smoothing=.05) as bar:
+    with tqdm(total=total * stream.batch_size, initial=done, desc="training", unit="img", unit_scale=True, smoothing=0.05) as bar:
         while training.step < total:
             training.run_epoch(bar)
     return Fitted(training.net, training.float_metrics, training.metrics, training.seconds)
@@ -101,7 +104,7 @@ class _Training:
         self.device = next(model.parameters()).device
         self.optimizer = make_optimizer(model, recipe)
         self.step, self.sums = 0, {}
-        self.seconds, self._since = 0., time.monotonic()  # trained before, and when this sitting's unsaved part began
+        self.seconds, self._since = 0.0, time.monotonic()  # trained before, and when this sitting's unsaved part began
         self.float_metrics, self.metrics = None, None
 
     def run_epoch(self, bar: tqdm) -> None:
@@ -122,7 +125,7 @@ class _Training:
         saved = time.monotonic()
         while self.step < until:
             for name, value in self._train_step(watch).items():
-                self.sums[name] = self.sums.get(name, 0.) + value.double()
+                self.sums[name] = self.sums.get(name, 0.0) + value.double()
             self.step += 1
             bar.update(self.stream.batch_size)
             bar.set_description(f"loss {watch.last:.3f}", refresh=False)
@@ -149,10 +152,10 @@ class _Training:
     def _train_step(self, watch: "_LossWatch") -> dict[str, Tensor]:
         schedule, per_epoch = self.recipe.schedule, self.stream.steps_per_epoch
         total, quantized_from = schedule.epochs * per_epoch, schedule.float_epochs * per_epoch
-        lr = self.recipe.lr * lr_factor((self.step + .5) / total, self.recipe.warmup)
+        lr = self.recipe.lr * lr_factor((self.step + 0.5) / total, self.recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.progress = max(0., (self.step - quantized_from) / max(1, total - quantized_from))
+        self.optimizer.progress = max(0.0, (self.step - quantized_from) / max(1, total - quantized_from))
         batch = self.stream.batch(self.step)
         try:
             loss, logs = self.task.train_step(self.net, batch)
@@ -248,7 +251,7 @@ def lr_factor(progress: float, warmup: float) -> float:
     """
     if progress < warmup:
         return progress / warmup
-    return .5 + .5 * math.cos(math.pi * (progress - warmup) / (1 - warmup))
+    return 0.5 + 0.5 * math.cos(math.pi * (progress - warmup) / (1 - warmup))
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> GradBoost:

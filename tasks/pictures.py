@@ -3,6 +3,7 @@
 A batch is a pure function of (seed, step): the epoch's permutation draws from (seed, epoch), augmentation from (seed, step).
 So exact resume needs the number of the step and nothing else.
 """
+
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from torch import Tensor
 SMALL = 64  # up to this input size pictures are shifted by up to PAD pixels; above it, cropped at random scales
 PAD = 4
 CENTRE = 224 / 256  # evaluation above SMALL looks at this share of the shorter side
-AREA, RATIO = (.08, 1.), (3 / 4, 4 / 3)  # of random crops, as in torchvision's RandomResizedCrop
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops, as in torchvision's RandomResizedCrop
 
 
 def stored_size(input_size: int) -> int:
@@ -35,6 +36,7 @@ def generator(*numbers: int) -> torch.Generator:
 @dataclass(frozen=True)
 class Memory:
     """Decoded pictures: images (N, 3, S, S) uint8 with S = stored_size(input_size), labels (N,) int64, mean and std (3,) in [0, 1]."""
+
     images: Tensor
     labels: Tensor
     input_size: int
@@ -59,12 +61,13 @@ class Memory:
         if self.input_size <= SMALL:
             return shift_and_flip(images, draw)
         u = torch.rand(len(images), 5, generator=draw)
-        return resized_crops(images, crop_windows(u, 1., 1.), u[:, 4] < .5, self.input_size)
+        return resized_crops(images, crop_windows(u, 1.0, 1.0), u[:, 4] < 0.5, self.input_size)
 
 
 @dataclass(frozen=True)
 class Lazy:
     """Pictures read when they are needed: read(key) -> PIL image of any size; the rest as in Memory."""
+
     read: Callable[[int], Image.Image]
     keys: Tensor
     labels: Tensor
@@ -89,7 +92,7 @@ class Lazy:
         """(B, 3, input_size, input_size) uint8, augmented when there is a generator to draw from."""
         keys, size = self.keys[indices].tolist(), self.input_size
         if draw is None or size <= SMALL:
-            images = _stack(self._pool.map(lambda key: fit_square(self.read(key), size, 1. if size <= SMALL else CENTRE), keys))
+            images = _stack(self._pool.map(lambda key: fit_square(self.read(key), size, 1.0 if size <= SMALL else CENTRE), keys))
             images = images if draw is None else shift_and_flip(images, draw)
         else:
             u = torch.rand(len(keys), 5, generator=draw)
@@ -135,7 +138,7 @@ class Stream:
 
     def _make(self, step: int) -> tuple[Tensor, Tensor]:
         epoch, position = divmod(step, self.steps_per_epoch)
-        indices = self._order(epoch)[position * self.batch_size:][:self.batch_size]
+        indices = self._order(epoch)[position * self.batch_size :][: self.batch_size]
         return labelled(self.pictures, indices, generator(self.seed, 1, step) if self.augment else None)
 
     def _order(self, epoch: int) -> Tensor:
@@ -163,14 +166,14 @@ def subset(pictures: Pictures, count: int | None, seed: int) -> Pictures:
 
 def centre_crop(images: Tensor, size: int) -> Tensor:
     start = (images.shape[-1] - size) // 2
-    return images[..., start:start + size, start:start + size]
+    return images[..., start : start + size, start : start + size]
 
 
 def shift_and_flip(images: Tensor, draw: torch.Generator) -> Tensor:
     """Pad by PAD black pixels, crop at a random place, mirror half of the pictures. (B, 3, S, S) uint8 to the same."""
     count, _, size, _ = images.shape
     rows, columns = torch.randint(0, 2 * PAD + 1, (2, count), generator=draw).to(images.device)
-    flip = (torch.rand(count, 1, 1, 1, generator=draw) < .5).to(images.device)
+    flip = (torch.rand(count, 1, 1, 1, generator=draw) < 0.5).to(images.device)
     windows = F.pad(images, (PAD,) * 4).unfold(2, size, 1).unfold(3, size, 1)  # (B, 3, 2 PAD + 1, 2 PAD + 1, S, S), a view
     shifted = windows[torch.arange(count, device=images.device), :, rows, columns]
     return torch.where(flip, shifted.flip(3), shifted)
@@ -191,13 +194,13 @@ def crop_windows(u: Tensor, width: float, height: float) -> Tensor:
 def resized_crops(images: Tensor, windows: Tensor, flip: Tensor, size: int) -> Tensor:
     """Cut windows (B, 4) out of square images (B, 3, S, S), mirror where flip (B,), resize bilinearly: (B, 3, size, size) uint8."""
     x0, y0, x1, y1 = windows.unbind(1)
-    zero, mirror = torch.zeros_like(x0), torch.where(flip, -1., 1.)
+    zero, mirror = torch.zeros_like(x0), torch.where(flip, -1.0, 1.0)
     theta = torch.stack([(x1 - x0) * mirror, zero, x0 + x1 - 1, zero, y1 - y0, y0 + y1 - 1], dim=1).view(-1, 2, 3).to(images.device)
     grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False).round_().to(torch.uint8)
 
 
-def fit_square(image: Image.Image, size: int, share: float = 1.) -> np.ndarray:
+def fit_square(image: Image.Image, size: int, share: float = 1.0) -> np.ndarray:
     """The central square, `share` of the shorter side, resized to (size, size, 3) uint8."""
     side = min(image.size) * share
     left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -210,7 +213,7 @@ def _random_crop(image: Image.Image, u: Tensor, size: int) -> np.ndarray:
     scale = torch.tensor([image.width, image.height] * 2)
     box = (crop_windows(u[None], *image.size)[0] * scale).tolist()
     pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
-    return pixels[:, ::-1] if u[4] < .5 else pixels
+    return pixels[:, ::-1] if u[4] < 0.5 else pixels
 
 
 def _stack(rows) -> Tensor:

@@ -8,6 +8,7 @@ Everything is a pure function of (seed, index, size): random numbers are hashes 
 The geometry is defined on the square [-1, 1]^2, so one scene looks alike at every size. Pictures are painted many at a
 time, planar (B, 3, H, W), which is what makes them quick.
 """
+
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,18 +20,58 @@ ATLAS, EXTENT = 256, 1.5  # resolution of an outline's distance map, which cover
 MIN_VISIBLE = 0.01  # an object that shows less than this share of the picture has no box
 
 # Each layer draws its numbers uniformly from these ranges (units: half the picture's side, radians, cycles).
-BACKGROUND = {"hue": (0, 1), "saturation": (.05, .7), "value": (.1, .6), "hue2": (0, 1), "saturation2": (.05, .7),
-              "value2": (.1, .6), "angle": (0, 2 * np.pi), "gradient": (0, .5), "clouds": (0, .6), "grain": (0, .25),
-              "stripes": (-.5, .3), "frequency": (1.5, 5)}
-OBJECT = {"hue": (0, 1), "saturation": (.1, .95), "value": (.45, 1.), "hue2": (0, 1), "saturation2": (.1, .95), "value2": (.45, 1.),
-          "angle": (-.45, .45), "shear": (-.3, .3), "stretch": (-.15, .15), "texture_angle": (0, np.pi), "frequency": (.6, 2.6),
-          "phase": (0, 1), "texture": (-.8, .8), "relief": (.1, .4), "rim": (0, .6), "shadow": (0, .6)}
-MAIN = OBJECT | {"radius": (.45, .75), "x": (-.18, .18), "y": (-.18, .18), "present": (1, 1)}
-MINOR = OBJECT | {"radius": (.14, .24), "x": (-.95, .95), "y": (-.95, .95), "present": (-1., 1.)}
-STROKE = {"hue": (0, 1), "saturation": (.05, .8), "value": (.1, .95), "angle": (0, 2 * np.pi), "offset": (-.7, .7), "width": (.015, .08),
-          "present": (-1.5, 1.)}
-LIGHT = {"angle": (0, 2 * np.pi), "slope": (0, .4), "exposure": (.75, 1.4), "vignette": (0, .3), "haze": (0, .25), "warmth": (-.1, .1),
-         "noise": (.01, .1)}
+BACKGROUND = {
+    "hue": (0, 1),
+    "saturation": (0.05, 0.7),
+    "value": (0.1, 0.6),
+    "hue2": (0, 1),
+    "saturation2": (0.05, 0.7),
+    "value2": (0.1, 0.6),
+    "angle": (0, 2 * np.pi),
+    "gradient": (0, 0.5),
+    "clouds": (0, 0.6),
+    "grain": (0, 0.25),
+    "stripes": (-0.5, 0.3),
+    "frequency": (1.5, 5),
+}
+OBJECT = {
+    "hue": (0, 1),
+    "saturation": (0.1, 0.95),
+    "value": (0.45, 1.0),
+    "hue2": (0, 1),
+    "saturation2": (0.1, 0.95),
+    "value2": (0.45, 1.0),
+    "angle": (-0.45, 0.45),
+    "shear": (-0.3, 0.3),
+    "stretch": (-0.15, 0.15),
+    "texture_angle": (0, np.pi),
+    "frequency": (0.6, 2.6),
+    "phase": (0, 1),
+    "texture": (-0.8, 0.8),
+    "relief": (0.1, 0.4),
+    "rim": (0, 0.6),
+    "shadow": (0, 0.6),
+}
+MAIN = OBJECT | {"radius": (0.45, 0.75), "x": (-0.18, 0.18), "y": (-0.18, 0.18), "present": (1, 1)}
+MINOR = OBJECT | {"radius": (0.14, 0.24), "x": (-0.95, 0.95), "y": (-0.95, 0.95), "present": (-1.0, 1.0)}
+STROKE = {
+    "hue": (0, 1),
+    "saturation": (0.05, 0.8),
+    "value": (0.1, 0.95),
+    "angle": (0, 2 * np.pi),
+    "offset": (-0.7, 0.7),
+    "width": (0.015, 0.08),
+    "present": (-1.5, 1.0),
+}
+LIGHT = {
+    "angle": (0, 2 * np.pi),
+    "slope": (0, 0.4),
+    "exposure": (0.75, 1.4),
+    "vignette": (0, 0.3),
+    "haze": (0, 0.25),
+    "warmth": (-0.1, 0.1),
+    "noise": (0.01, 0.1),
+}
 
 
 @dataclass(frozen=True)
@@ -61,16 +102,21 @@ def scene(seed: int, index: int, size: int) -> Scene:
     batch = scenes(seed, np.array([index]), size)
     ids, classes = batch.ids[0], batch.classes[0]
     boxes = {k: _box(ids == k) for k in range(1, len(classes)) if (ids == k).mean() >= MIN_VISIBLE}
-    return Scene(image=np.ascontiguousarray(batch.images[0].transpose(1, 2, 0)), label=int(batch.labels[0]),
-                 boxes=np.array(list(boxes.values()), dtype=np.float32).reshape(-1, 4), box_labels=classes[list(boxes)].astype(np.int64),
-                 mask=np.where(ids > 0, classes[ids] + 1, 0).astype(np.uint8), edges=batch.edges[0])
+    return Scene(
+        image=np.ascontiguousarray(batch.images[0].transpose(1, 2, 0)),
+        label=int(batch.labels[0]),
+        boxes=np.array(list(boxes.values()), dtype=np.float32).reshape(-1, 4),
+        box_labels=classes[list(boxes)].astype(np.int64),
+        mask=np.where(ids > 0, classes[ids] + 1, 0).astype(np.uint8),
+        edges=batch.edges[0],
+    )
 
 
 def scenes(seed: int, indices: np.ndarray, size: int) -> Scenes:
     """Paint the scenes `indices` (B,) of the world `seed` together; each equals what it would be alone."""
     indices = np.asarray(indices, dtype=np.int64)
     classes = _classes(seed, indices)
-    axis = ((np.arange(size, dtype=np.float32) + .5) * 2 / size - 1).astype(np.float32)
+    axis = ((np.arange(size, dtype=np.float32) + 0.5) * 2 / size - 1).astype(np.float32)
     x, y = axis[None, None, :], axis[None, :, None]
     light = _values(seed, indices, 1, LIGHT)
     canvas = _Canvas(_background(_values(seed, indices, 2, BACKGROUND), seed, indices, x, y), 2 / size)
@@ -85,7 +131,7 @@ def scenes(seed: int, indices: np.ndarray, size: int) -> Scenes:
 
 def images(seed: int, indices: np.ndarray, size: int) -> np.ndarray:
     """Images (N, 3, size, size) uint8, painted in pieces that stay in the processor's cache."""
-    pieces = np.array_split(indices, max(1, len(indices) * size * size // 2 ** 15))
+    pieces = np.array_split(indices, max(1, len(indices) * size * size // 2**15))
     return np.concatenate([scenes(seed, piece, size).images for piece in pieces])
 
 
@@ -111,10 +157,10 @@ class _Canvas:
     def _cover(self, distance: np.ndarray, present: np.ndarray, k: int) -> np.ndarray:
         """Hide what lies beneath, draw the outline in ink, and return the layer's opacity (B, H, W)."""
         edge = distance / self.pixel
-        opacity = np.clip(.5 - edge, 0, 1) * present
-        line = np.clip(1.2 + .004 / self.pixel - np.abs(edge), 0, 1) * present
+        opacity = np.clip(0.5 - edge, 0, 1) * present
+        line = np.clip(1.2 + 0.004 / self.pixel - np.abs(edge), 0, 1) * present
         self.ink = np.maximum(self.ink * (1 - opacity), line)
-        self.ids[opacity > .5] = k
+        self.ids[opacity > 0.5] = k
         return opacity
 
     def _blend(self, opacity: np.ndarray, colour: np.ndarray) -> None:
@@ -124,9 +170,9 @@ class _Canvas:
         """An object of `classes` (B,) with its shadow, which falls away from the light."""
         present = (p["present"] > 0).astype(np.float32)
         dx, dy = x - p["x"], y - p["y"]
-        away = .22 * p["radius"]
+        away = 0.22 * p["radius"]
         behind = _distance(classes, *_local(p, dx + away * np.cos(light["angle"]), dy + away * np.sin(light["angle"])))
-        self.image *= (1 - np.clip(.5 - behind * 4, 0, 1) * (p["shadow"] * present))[:, None]
+        self.image *= (1 - np.clip(0.5 - behind * 4, 0, 1) * (p["shadow"] * present))[:, None]
         u, v = _local(p, dx, dy)
         distance = _distance(classes, u, v) * p["radius"]
         lit = 1 + p["relief"] * (np.cos(light["angle"]) * dx + np.sin(light["angle"]) * dy) / p["radius"]
@@ -158,9 +204,9 @@ def _background(p: dict, seed: int, indices: np.ndarray, x: np.ndarray, y: np.nd
     """Two colours mixed by a gradient, clouds, finer grain and stripes: (B, 3, H, W) float32."""
     along = np.cos(p["angle"]) * x + np.sin(p["angle"]) * y
     mix = p["gradient"] * along + p["clouds"] * _clouds(seed, indices, 3, 4, x) + p["grain"] * _clouds(seed, indices, 4, 12, x)
-    mix += np.maximum(p["stripes"], 0) * (_wave(p["frequency"] * (along + .3 * mix)) - .5)
+    mix += np.maximum(p["stripes"], 0) * (_wave(p["frequency"] * (along + 0.3 * mix)) - 0.5)
     first, second = _colour(p), _colour(p, "2")
-    return first + np.clip(mix + .5, 0, 1)[:, None] * (second - first)
+    return first + np.clip(mix + 0.5, 0, 1)[:, None] * (second - first)
 
 
 def _develop(image: np.ndarray, p: dict, seed: int, indices: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -168,11 +214,11 @@ def _develop(image: np.ndarray, p: dict, seed: int, indices: np.ndarray, x: np.n
     gain = p["exposure"] * (1 + p["slope"] * (np.cos(p["angle"]) * x + np.sin(p["angle"]) * y)) * (1 - p["vignette"] * (x * x + y * y))
     cast = 1 + p["warmth"][:, None] * np.array([1, 0, -1], np.float32)[None, :, None, None]
     image *= (gain * (1 - p["haze"]))[:, None] * cast
-    image += (.7 * p["haze"])[:, None]
+    image += (0.7 * p["haze"])[:, None]
     size = image.shape[-1]
     bits = _hash(seed, indices, 5, size * size).view(np.uint16).reshape(len(indices), size, size, 4)
     noise = bits[..., :3].transpose(0, 3, 1, 2).astype(np.float32)
-    noise *= p["noise"][:, None] / 2 ** 16
+    noise *= p["noise"][:, None] / 2**16
     image += noise
     image -= p["noise"][:, None] / 2
     return (np.clip(image, 0, 1) * 255).astype(np.uint8)
@@ -199,7 +245,7 @@ def _finalise(z: np.ndarray) -> np.ndarray:
 
 
 def _uniform(seed: int, indices: np.ndarray, stream: int, count: int) -> np.ndarray:
-    return (_hash(seed, indices, stream, count) >> np.uint64(40)).astype(np.float32) / np.float32(2 ** 24)
+    return (_hash(seed, indices, stream, count) >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
 
 
 def _values(seed: int, indices: np.ndarray, stream: int, ranges: dict) -> dict:
@@ -212,12 +258,12 @@ def _colour(p: dict, suffix: str = "") -> np.ndarray:
     """(B, 3, 1, 1) from hue, saturation and value on a cosine wheel."""
     hue, saturation, value = (p[name + suffix][:, None] for name in ("hue", "saturation", "value"))
     third = np.array([0, 1, 2], np.float32)[None, :, None, None] / 3
-    return value * (1 - saturation * (.5 - .5 * np.cos(2 * np.pi * (hue + third)).astype(np.float32)))
+    return value * (1 - saturation * (0.5 - 0.5 * np.cos(2 * np.pi * (hue + third)).astype(np.float32)))
 
 
 def _wave(t: np.ndarray) -> np.ndarray:
     """Triangle wave of period 1 in [0, 1]."""
-    return np.abs(t - np.floor(t) - .5) * 2
+    return np.abs(t - np.floor(t) - 0.5) * 2
 
 
 def _clouds(seed: int, indices: np.ndarray, stream: int, cells: int, x: np.ndarray) -> np.ndarray:
@@ -247,7 +293,7 @@ def _distance(classes: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _atlas() -> np.ndarray:
     """Distance maps of all outlines, flat float32."""
-    axis = ((np.arange(ATLAS) + .5) / ATLAS * 2 - 1) * EXTENT
+    axis = ((np.arange(ATLAS) + 0.5) / ATLAS * 2 - 1) * EXTENT
     x, y = (a.ravel() for a in np.meshgrid(axis, axis))
     return np.concatenate([_distance_to(loops, x, y) for loops in _outlines().values()]).astype(np.float32)
 
@@ -268,27 +314,27 @@ def _outlines() -> dict[str, list[np.ndarray]]:
     """The classes as closed polygons of complex vertices, about one unit in radius."""
     turn = np.exp(2j * np.pi * np.arange(60) / 60)
     t, ten, teeth = np.angle(turn), np.arange(10), np.arange(32)
-    star = np.where(ten % 2, .45, 1.05) * np.exp(1j * np.pi * ten / 5)
-    gear = np.where(teeth // 2 % 2, .74, 1.) * np.exp(1j * np.pi / 8 * (teeth // 2 + np.where(teeth % 2, .42, -.42)))
+    star = np.where(ten % 2, 0.45, 1.05) * np.exp(1j * np.pi * ten / 5)
+    gear = np.where(teeth // 2 % 2, 0.74, 1.0) * np.exp(1j * np.pi / 8 * (teeth // 2 + np.where(teeth % 2, 0.42, -0.42)))
     heart = 16 * np.sin(t) ** 3 - 1j * (13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t) + 2.5)
     return {
-        "disc": [.9 * turn],
-        "ring": [turn, .52 * turn],
-        "square": [.82 * np.array([1 + 1j, -1 + 1j, -1 - 1j, 1 - 1j])],
+        "disc": [0.9 * turn],
+        "ring": [turn, 0.52 * turn],
+        "square": [0.82 * np.array([1 + 1j, -1 + 1j, -1 - 1j, 1 - 1j])],
         "triangle": [-1.12j * np.exp(2j * np.pi * np.arange(3) / 3)],
         "star": [-1j * star],
         "heart": [heart / 16.5],
         "crescent": [_crescent()],
-        "flower": [turn * (.76 + .26 * np.cos(5 * t))],
+        "flower": [turn * (0.76 + 0.26 * np.cos(5 * t))],
         "gear": [gear],
-        "arrow": [np.array([1.05, .25 - .75j, .25 - .3j, -1 - .3j, -1 + .3j, .25 + .3j, .25 + .75j])],
+        "arrow": [np.array([1.05, 0.25 - 0.75j, 0.25 - 0.3j, -1 - 0.3j, -1 + 0.3j, 0.25 + 0.3j, 0.25 + 0.75j])],
     }
 
 
-def _crescent(offset: float = .5, radius: float = .78) -> np.ndarray:
+def _crescent(offset: float = 0.5, radius: float = 0.78) -> np.ndarray:
     """The unit disc less a disc of `radius` whose centre lies `offset` to the right."""
-    x = (1 + offset ** 2 - radius ** 2) / (2 * offset)  # where the two circles meet
+    x = (1 + offset**2 - radius**2) / (2 * offset)  # where the two circles meet
     outer, inner = np.arccos(x), np.arctan2(np.sqrt(1 - x * x), x - offset)
     back = np.exp(1j * np.linspace(outer, 2 * np.pi - outer, 40))
     front = offset + radius * np.exp(1j * np.linspace(2 * np.pi - inner, inner, 40)[1:-1])
-    return np.concatenate([back, front]) + .2
+    return np.concatenate([back, front]) + 0.2

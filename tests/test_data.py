@@ -1,4 +1,5 @@
 """Data sources and streams: batches are pure functions of (seed, step), splits never mix, mistakes are named."""
+
 import types
 
 import numpy as np

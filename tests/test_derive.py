@@ -64,9 +64,7 @@ def _all_choices(space):
 
 
 def _brute_front(space, op_scores, depth_scores, table):
-    values = sorted(
-        {_value(c, op_scores, depth_scores, table, space) for c in _all_choices(space)}, key=lambda v: (v[0], -v[1])
-    )
+    values = sorted({_value(c, op_scores, depth_scores, table, space) for c in _all_choices(space)}, key=lambda v: (v[0], -v[1]))
     kept, best = [], -np.inf
     for latency, score in values:
         if score > best:

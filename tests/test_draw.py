@@ -52,10 +52,7 @@ def test_each_resolution_is_written_once():
     assert sizes == ["32 px", "16 px", "8 px", "4 px", "2 px"]
 
 
-ROWS = [
-    {"step": i, "phase": "float" if i < 5 else "qat", "loss": 2.0 - 0.1 * i, "expected_ms": 3.0, "target_ms": 2.5}
-    for i in range(10)
-]
+ROWS = [{"step": i, "phase": "float" if i < 5 else "qat", "loss": 2.0 - 0.1 * i, "expected_ms": 3.0, "target_ms": 2.5} for i in range(10)]
 
 
 def _lines(figure):
@@ -81,9 +78,7 @@ def test_a_long_curve_is_drawn_with_its_running_mean():
     assert _lines(figure)["loss"].get_ydata() == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize(
-    "rows", [[], [{"note": "x"}], [{"step": 1, "loss": None}], [{"loss": 1.0}], [{"step": 1, "ok": True}]]
-)
+@pytest.mark.parametrize("rows", [[], [{"note": "x"}], [{"step": 1, "loss": None}], [{"loss": 1.0}], [{"step": 1, "ok": True}]])
 def test_a_log_without_numbers_has_no_curves(rows):
     assert curves_figure(rows) is None
 

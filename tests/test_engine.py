@@ -1,4 +1,5 @@
 """The training loop: a stop leaves no trace, phases set the right switches, and float training is plain torch training."""
+
 import errno
 import itertools
 import json

@@ -88,9 +88,7 @@ def test_the_module_really_has_and_spends_what_the_table_says(name):
 
 @pytest.mark.parametrize("name", CHANNELS)
 def test_channels_equal_the_published_tables(name):
-    rows = [
-        f"{b.in_channels}/{b.squeeze_channels}/{b.hidden_channels}/{b.out_channels}" for b in _published(name).blocks
-    ]
+    rows = [f"{b.in_channels}/{b.squeeze_channels}/{b.hidden_channels}/{b.out_channels}" for b in _published(name).blocks]
     assert rows == _expand(CHANNELS[name])
 
 
@@ -154,9 +152,7 @@ def test_the_dilated_network_equals_the_strided_one_where_both_are_defined(size,
     strided = _calibrated(frostnet(size, width), x)
     dilated = frostnet(size, width, output_stride=output_stride).eval()
     dilated.load_state_dict(strided.state_dict())
-    pairs = zip(
-        strided.forward_features(x), dilated.forward_features(x), strided.feature_strides, dilated.feature_strides
-    )
+    pairs = zip(strided.forward_features(x), dilated.forward_features(x), strided.feature_strides, dilated.feature_strides)
     for coarse, fine, stride, kept in pairs:
         step = stride // kept
         torch.testing.assert_close(fine[..., ::step, ::step], coarse, rtol=1e-4, atol=1e-4)
@@ -245,9 +241,7 @@ def test_a_published_name_without_width_means_full_width(tmp_path):
 
 def test_an_unknown_name_lists_what_there_is(tmp_path):
     architecture("small").save(tmp_path / "frostnet_a" / "arch.json")
-    with pytest.raises(
-        UserError, match="'frostnet_b' is neither a file nor a known name; known here: frostnet_a, .*frostnet_large_1_0"
-    ):
+    with pytest.raises(UserError, match="'frostnet_b' is neither a file nor a known name; known here: frostnet_a, .*frostnet_large_1_0"):
         find("frostnet_b", tmp_path)
 
 

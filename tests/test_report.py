@@ -17,17 +17,13 @@ NET = architecture("small", 0.5, 10, 32)
 @pytest.fixture
 def run(tmp_path):
     run = Run(tmp_path / "frostnet_a")
-    run.write_json(
-        "config.json", {"command": "python search.py --data <x>&", "seed": 0, "name": "<script>alert(1)</script>"}
-    )
+    run.write_json("config.json", {"command": "python search.py --data <x>&", "seed": 0, "name": "<script>alert(1)</script>"})
     NET.save(run.path / "arch.json")
     parts = {row.name: 0.1 for row in cost(NET).rows}
     run.write_json("latency.json", {"parts": parts, "predicted_ms": 1.6, "measured_ms": 1.58})
     run.append_log({"step": 1, "loss": 2.0})
     run.append_log({"step": 2, "loss": 1.0})
-    run.write_json(
-        "front.json", {"points": [{"latency_ms": 1.0, "score": 1.0}], "networks": [{"name": "n<1>", "latency_ms": 1.0}]}
-    )
+    run.write_json("front.json", {"points": [{"latency_ms": 1.0, "score": 1.0}], "networks": [{"name": "n<1>", "latency_ms": 1.0}]})
     run.write_json(
         "metrics.json",
         {

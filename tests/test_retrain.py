@@ -1,4 +1,5 @@
 """retrain.py from the command line, on a tiny network and a small folder of pictures."""
+
 import json
 import os
 import signal

@@ -1,4 +1,5 @@
 """The embedded world: a pure function of (seed, index, size), with truth that fits the picture, and classes told by shape alone."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,4 +1,5 @@
 """zoo.build: comparison networks and FrostNets by name."""
+
 import pytest
 import torch
 
