@@ -150,8 +150,6 @@ def architecture(config: RetrainConfig) -> Architecture:
 def claim(config: RetrainConfig, arch: Architecture, command: str) -> Run:
     """The run's folder, made or found again. Raises UserError where it holds anything else than this very run."""
     run = Run(Path(config.runs) / (config.name or f"{arch.name}_{'float' if config.float_only else 'int8'}"))
-    if run.has("config.json") and run.read_json("config.json").get("program") != "retrain":
-        raise UserError(f"name: {run.path} holds a run of another program; choose another --name")
     run.claim({"program": "retrain", "command": command, **dataclasses.asdict(config)}, config.restart, FREE)
     if run.has(CHECKPOINT) and run.has("arch.json") and Architecture.load(run.path / "arch.json") != arch:
         raise UserError(f"arch: {config.arch} has changed since {run.path} was begun with it; choose another --name, or add --restart")

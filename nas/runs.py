@@ -12,7 +12,7 @@ from nas.errors import UserError
 from nas.files import plain, read_bytes, read_json, reason, write_bytes, write_json
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
-RESULTS = ("arch.json", "metrics.json", "front.json", "latency.json", "report.html")
+RESULTS = ("arch.json", "metrics.json", "front.json", "latency.json", "int8.pt", "report.html")
 _FORMAT = {"format": "checkpoint", "version": 1}
 
 
@@ -45,6 +45,8 @@ class Run:
         A run that was begun with other settings is not mixed with this one: UserError naming the fields that differ (those
         in `free`, which do not change results, may). `restart` deletes what such a run left.
         """
+        if self.has("config.json") and self.read_json("config.json").get("program") != config.get("program"):
+            raise UserError(f"name: {self.path} holds a run of another program; choose another --name")
         if restart:
             for name in (CHECKPOINT, LOG, *RESULTS):
                 (self.path / name).unlink(missing_ok=True)

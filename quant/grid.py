@@ -3,6 +3,7 @@
 real = scale * (code - zero_point),   qmin <= code <= qmax        (arXiv:1712.05877, equation 1)
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,8 +50,11 @@ def affine_qparams(lo: float, hi: float, levels: int, ceiling: float = float("in
 
     The range is widened to contain zero and nudged onto the integers (arXiv:1712.05877, section 3.1). Codes may run on to 255: with
     levels=127 that is the soft reduction, which keeps ordinary codes small enough for engines that add pairs of products in 16 bits
-    without clamping what the kernels do not clamp. `ceiling` is the upper bound of a fused ReLU6, applied exactly.
+    without clamping what the kernels do not clamp. `ceiling` is the upper bound of a fused ReLU6, applied exactly. Raises QuantError
+    for a range that is not finite.
     """
+    if not (math.isfinite(lo) and math.isfinite(hi)):
+        raise QuantError(f"the range of an activation is {lo} to {hi}: training has diverged; lower the learning rate")
     lo, hi = min(lo, 0.0), max(hi, 0.0)
     scale = float(np.float32(max((hi - lo) / levels, SMALLEST_SCALE)))
     zero_point = int(min(max(round(-lo / scale), 0), levels))

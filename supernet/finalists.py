@@ -8,6 +8,7 @@ from supernet.samplers import generator_for
 from supernet.score import Scores
 
 CONTROL_DRAWS = 2000
+DISTANCE = 3
 
 
 @dataclass
@@ -29,13 +30,31 @@ class Finalist:
 
 def finalists(space: SearchSpace, points: list[Point], scores: Scores, latency, target_ms: float, derived: int, controls: int,
               seed: int) -> list[Finalist]:  # fmt: skip
-    """The best-scoring networks of the front at or under the target, and random ones as close under it as chance allows."""
-    best = best_under(points, target_ms, derived)
+    """The best-scoring unlike networks of the front at or under the target, and random ones as close under it as chance allows."""
+    best = unlike(best_under(points, target_ms, len(points)), derived)
     drawn = random_feasible(space, latency, target_ms, controls, seed)
     return [
         *(Finalist(f"derived_{i}", "derived", p.choice, p.latency_ms, p.score) for i, p in enumerate(best, 1)),
         *(Finalist(f"random_{i}", "random", c, path_latency(c, latency), path_score(c, scores, space)) for i, c in enumerate(drawn, 1)),
     ]
+
+
+def unlike(points: list[Point], count: int) -> list[Point]:
+    """The first `count` points, none within DISTANCE slots of an earlier one; neighbours on a front are one network with another hat."""
+    kept: list[Point] = []
+    for point in points:
+        if len(kept) < count and all(distance(point.choice, other.choice) >= DISTANCE for other in kept):
+            kept.append(point)
+    return kept
+
+
+def distance(a: Choice, b: Choice) -> int:
+    """Slots in which two choices differ: in their candidate, or because only one of them runs the slot."""
+    return sum(
+        (i < da) != (i < db) or (i < da and x != y)
+        for da, db, row_a, row_b in zip(a.depths, b.depths, a.ops, b.ops, strict=True)
+        for i, (x, y) in enumerate(zip(row_a, row_b, strict=True))
+    )
 
 
 def random_feasible(space: SearchSpace, latency, target_ms: float, count: int, seed: int) -> list[Choice]:

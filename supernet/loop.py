@@ -19,14 +19,16 @@ import torch
 from torch import Tensor, nn
 
 import quant
+from nas.derive import latency_range
 from nas.errors import UserError
 from nas.space import Choice
 from quant.quantizers import Quantizer
 from supernet.alphas import Alphas
 from supernet.inherit import hand_down
 from supernet.model import Supernet
-from supernet.samplers import TwoPath, fair_choice, largest_choice, round_length, sampled_choice
+from supernet.samplers import fair_choice, largest_choice, round_length, sampled_choice, seed_for, two_path_gates
 
+LOWEST_MU = 1.0  # bound on the reward for slower networks
 Batch = Callable[[int], tuple[Tensor, Tensor]]  # step -> (images, targets), the same for the same step
 
 
@@ -102,11 +104,12 @@ class Search:
         self.supernet, self.plan, self.latency, self.target_ms = supernet, plan, latency, target_ms
         self.loss, self.train, self.val, self.config, self.seed = loss, train, val, config, seed
         self.device = next(supernet.parameters()).device
-        self.alphas = Alphas(supernet.space).to(self.device)
+        self.alphas = Alphas(supernet.space)  # on the CPU, where paths are drawn: a few hundred numbers
         sgd = torch.optim.SGD(_groups(supernet, plan.weight_decay), lr=plan.lr, momentum=plan.momentum, nesterov=True)
         self.optimizer = quant.GradBoost(sgd, boost_mode, seed=seed)
         self.alpha_optimizer = torch.optim.Adam(self.alphas.parameters(), lr=plan.alpha_lr, betas=(0.0, 0.999))
         self.step_index, self.mu, self.attached = 0, 0.0, False
+        self.steered = target_ms < latency_range(supernet.space, latency)[1]  # a target that every network meets steers nothing
         supernet.train()
 
     @property
@@ -116,6 +119,7 @@ class Search:
     def step(self) -> dict[str, float | str]:
         """One weight step, and an alpha step where it is due; returns what to log."""
         step, phase = self.step_index, self.plan.phase(self.step_index)
+        torch.manual_seed(seed_for(self.seed, 6, step))  # dropout's masks: the same whether or not the search was stopped before
         if step == self.plan.base_steps:
             hand_down(self.supernet)
         if phase in ("quant", "joint") and not self.attached:
@@ -162,26 +166,27 @@ class Search:
     def _alpha_step(self, step: int) -> dict[str, float]:
         images, targets = (t.to(self.device, non_blocking=True) for t in self.val(step // self.plan.alpha_every))
         temperature, progress = self.plan.temperature_at(step), self.plan.joint_progress(step)
-        gates = TwoPath().gates(self.alphas, temperature, self.seed, step)
+        gates = two_path_gates(self.alphas, temperature, self.seed, step)
         with frozen_weights(self.supernet), frozen_statistics(self.supernet):
             task_loss = self.loss(self.supernet.forward_gated(images, *gates), targets)
+            task_loss = task_loss.cpu()
             expected = self.alphas.expected_latency(self.latency, temperature)
             excess = expected / self.target_ms - 1.0
             entropy = self.alphas.entropy(temperature)
             pressure = self.mu * excess + 0.5 * self.plan.rho * excess.square()
-            loss = task_loss + pressure + self.plan.entropy * (2.0 * progress - 1.0) * entropy
+            loss = task_loss + self.steered * pressure + self.plan.entropy * (2.0 * progress - 1.0) * entropy
             self._finite(loss, step, "joint")
             self.alpha_optimizer.zero_grad()
             loss.backward()
         self.alpha_optimizer.step()
-        self.mu += self.plan.mu_rate * excess.item()
+        self.mu = max(-LOWEST_MU, self.mu + self.steered * self.plan.mu_rate * excess.item())
         return {"val_loss": task_loss.item(), "expected_ms": expected.item(), "target_ms": self.target_ms, "mu": self.mu,
                 "entropy": entropy.item(), "temperature": temperature}  # fmt: skip
 
     def _finite(self, loss: Tensor, step: int, phase: str) -> float:
         value = loss.item()
         if not math.isfinite(value):
-            raise UserError(f"loss: {value} at step {step} of the search ({phase} phase); lower --lr, or give the float phase more steps")
+            raise UserError(f"loss: {value} at step {step} of the search ({phase} phase); lower --lr and start over with --restart")
         return value
 
     def state_dict(self) -> dict:
@@ -192,13 +197,24 @@ class Search:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
-        if state["attached"]:
-            self._attach()
-        self.supernet.load_state_dict(state["supernet"])
-        self.alphas.load_state_dict(state["alphas"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
-        self.step_index, self.mu = state["step"], state["mu"]
+        """Go on from a state_dict(). Raises UserError where it is that of another search."""
+        try:
+            if state["attached"]:
+                self._attach()
+            self.supernet.load_state_dict(state["supernet"])
+            self.alphas.load_state_dict(state["alphas"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+            self.step_index, self.mu = state["step"], state["mu"]
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            first = str(error).splitlines()[0]
+            raise UserError(f"checkpoint: not of this search ({first}); choose another --name, or add --restart") from error
+
+    def refuse_broken(self) -> None:
+        """Raise UserError where a weight or an alpha is not a number: such a state must not replace a good checkpoint."""
+        tensors = [*self.supernet.parameters(), *self.alphas.parameters()]
+        if not all(bool(p.isfinite().all()) for p in tensors):
+            raise UserError(f"weights: not finite after step {self.step_index - 1} of the search; lower --lr and start over with --restart")
 
 
 @contextlib.contextmanager
@@ -215,7 +231,8 @@ def frozen_weights(model: nn.Module):
 
 @contextlib.contextmanager
 def frozen_statistics(model: nn.Module):
-    """Batch norm normalises by the batch without remembering it, and ranges stand still: held-out data leaves no trace."""
+    """Training mode without a trace: batch norm normalises by the batch and forgets it, ranges stand still, nothing drops out."""
+    drops = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     observers = [m for m in model.modules() if isinstance(m, Quantizer) and m.observe]
     momenta = [m.momentum for m in norms]
@@ -223,6 +240,8 @@ def frozen_statistics(model: nn.Module):
         m.momentum = 0.0
     for m in observers:
         m.observe = False
+    for m in drops:
+        m.eval()
     try:
         yield
     finally:
@@ -230,6 +249,8 @@ def frozen_statistics(model: nn.Module):
             m.momentum = momentum
         for m in observers:
             m.observe = True
+        for m in drops:
+            m.train()
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict]:

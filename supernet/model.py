@@ -47,9 +47,9 @@ class Supernet(nn.Module):
             weights = {spec.min_depth + i: weight for i, weight in zip(depth.indices, depth.weights, strict=True)}
             sinks = []
             for ran, (slot, gates) in enumerate(zip(stage[: max(weights)], ops), start=1):
-                x = sum(weight * slot[i](x) for i, weight in zip(gates.indices, gates.weights, strict=True))
+                x = sum(weight.to(x.device) * slot[i](x) for i, weight in zip(gates.indices, gates.weights, strict=True))
                 if ran in weights:
-                    sinks.append(weights[ran] * x)
+                    sinks.append(weights[ran].to(x.device) * x)
             x = sum(sinks)
         return self.head(x)
 

@@ -4,9 +4,10 @@ largest_choice  the largest candidate of every slot
 fair_choice     strict fairness (arXiv:1907.01845): in each round of `round_length` steps every candidate of every running slot runs
                 equally often; the rounds alternate between full and random depth
 sampled_choice  one path drawn from the alphas' probabilities, mixed with uniform
-TwoPath         two candidates per slot drawn from the probabilities; gradients reach both alphas (ProxylessNAS, arXiv:1812.00332)
+two_path_gates  two candidates per slot drawn from the probabilities; gradients reach both alphas (ProxylessNAS, arXiv:1812.00332)
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,19 +17,25 @@ from nas.space import Choice, SearchSpace, Slot
 from supernet.alphas import Alphas
 
 
+def seed_for(seed: int, stream: int, index: int) -> int:
+    """A seed of its own for step `index` of a numbered stream of random numbers."""
+    return (seed * 1_000_003 + stream) * 1_000_000_007 % 2**61 + index
+
+
 def generator_for(seed: int, stream: int, index: int) -> torch.Generator:
-    """A generator of its own for step `index` of a named stream of random numbers."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + stream) * 1_000_000_007 % 2**61 + index)
+    """A generator of its own for step `index` of a numbered stream of random numbers."""
+    return torch.Generator().manual_seed(seed_for(seed, stream, index))
 
 
 def round_length(space: SearchSpace) -> int:
-    """Steps in which every candidate of every slot runs equally often: their least common number, the largest count."""
-    return max(len(slot.candidates) for stage in space.stages for slot in stage.slots)
+    """Steps in which every candidate of every slot runs equally often: the least common multiple of their counts."""
+    return math.lcm(*(len(slot.candidates) for stage in space.stages for slot in stage.slots))
 
 
 def largest(slot: Slot) -> int:
-    """The candidate with the most hidden channels and, among these, the largest kernel."""
-    return max(range(len(slot.candidates)), key=lambda i: (slot.candidates[i].hidden_channels, slot.candidates[i].kernel_size))
+    """The candidate with the most hidden channels and, among these, the most squeeze channels and the largest kernel."""
+    specs = slot.candidates
+    return max(range(len(specs)), key=lambda i: (specs[i].hidden_channels, specs[i].squeeze_channels, specs[i].kernel_size))
 
 
 def largest_choice(space: SearchSpace, seed: int, step: int) -> Choice:
@@ -71,7 +78,7 @@ def sampled_choice(alphas: Alphas, temperature: float, uniform_share: float, see
     generator = generator_for(seed, 2, step)
 
     def draw(p: Tensor) -> int:
-        mixed = (1.0 - uniform_share) * p.cpu() + uniform_share / len(p)
+        mixed = (1.0 - uniform_share) * p + uniform_share / len(p)
         return int(torch.multinomial(mixed, 1, generator=generator))
 
     ops, depths = alphas.probabilities(temperature)
@@ -88,25 +95,24 @@ class Gates:
     weights: tuple[Tensor, ...]
 
 
-class TwoPath:
-    """Two-path gates: two alternatives run, the value is that of one of them, the gradient reaches both.
+def two_path_gates(alphas: Alphas, temperature: float, seed: int, step: int) -> tuple[list[list[Gates]], list[Gates]]:
+    """Gates for every slot [stage][slot] and for every stage's depth (indices count from min_depth).
 
-    For alternatives i, j with p = softmax([alpha_i, alpha_j] / temperature), one is drawn by p and made active:
+    Two alternatives run, the value is that of one of them, the gradient reaches both alphas. For alternatives i, j with
+    p = softmax([alpha_i, alpha_j] / temperature), one is drawn by p and made active (arXiv:1812.00332, section 3.2):
         y = sum_k (active_k + p_k - stop_gradient(p_k)) o_k
     """
+    generator = generator_for(seed, 3, step)
+    ops = [[_pair(alpha, temperature, generator) for alpha in stage] for stage in alphas.ops]
+    return ops, [_pair(alpha, temperature, generator) for alpha in alphas.depths]
 
-    def gates(self, alphas: Alphas, temperature: float, seed: int, step: int) -> tuple[list[list[Gates]], list[Gates]]:
-        """Gates for every slot [stage][slot] and for every stage's depth (indices count from min_depth)."""
-        generator = generator_for(seed, 3, step)
-        ops = [[self._pair(alpha, temperature, generator) for alpha in stage] for stage in alphas.ops]
-        return ops, [self._pair(alpha, temperature, generator) for alpha in alphas.depths]
 
-    def _pair(self, alpha: Tensor, temperature: float, generator: torch.Generator) -> Gates:
-        if len(alpha) == 1:
-            return Gates((0,), (alpha.new_ones(()),))
-        p = torch.softmax(alpha.detach().cpu() / temperature, 0).clamp(min=1e-6)
-        pair = torch.multinomial(p, 2, generator=generator).sort().values
-        p_pair = torch.softmax(alpha[pair.to(alpha.device)] / temperature, 0)
-        active = int(torch.multinomial(p_pair.detach().cpu(), 1, generator=generator))
-        weights = tuple((float(k == active) - p_pair[k].detach()) + p_pair[k] for k in range(2))
-        return Gates(tuple(pair.tolist()), weights)
+def _pair(alpha: Tensor, temperature: float, generator: torch.Generator) -> Gates:
+    if len(alpha) == 1:
+        return Gates((0,), (alpha.new_ones(()),))
+    p = torch.softmax(alpha.detach() / temperature, 0).clamp(min=1e-6)
+    pair = torch.multinomial(p, 2, generator=generator).sort().values
+    p_pair = torch.softmax(alpha[pair] / temperature, 0)
+    active = int(torch.multinomial(p_pair.detach(), 1, generator=generator))
+    weights = tuple((float(k == active) - p_pair[k].detach()) + p_pair[k] for k in range(2))
+    return Gates(tuple(pair.tolist()), weights)

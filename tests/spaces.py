@@ -15,7 +15,7 @@ def tiny_space(input_size: int = 16, num_classes: int = 4) -> SearchSpace:
     stem = StemSpec(3, 8, 3, 1, "relu")
     fixed = Stage((Slot((BlockSpec("mb", 3, 8, 8, 1, 1, 0, "relu"),)),), 1)
     stages = [Stage((Slot(candidates(a, b, 2)), Slot(candidates(b, b, 1))), 1) for a, b in ((8, 16), (16, 24))]
-    return SearchSpace("tiny", 1.0, input_size, stem, (fixed, *stages), HeadSpec(24, 32, num_classes, 0.0, "relu"))
+    return SearchSpace("tiny", 1.0, input_size, stem, (fixed, *stages), HeadSpec(24, 32, num_classes, 0.2, "relu"))
 
 
 def latency_of(space: SearchSpace, stem: float = 0.1, head: float = 0.2) -> SimpleNamespace:

@@ -198,3 +198,9 @@ def test_the_switches_travel_in_the_state_dict():
 def test_grids_quantize_to_codes_within_bounds():
     grid = QParams(0.1, 10, 0, 70)
     assert grid.quantize(torch.tensor([-9.0, -1.0, 0.0, 0.26, 99.0])).tolist() == [0, 0, 10, 13, 70]
+
+
+@pytest.mark.parametrize("bound", [float("nan"), float("inf")])
+def test_a_range_that_is_not_finite_says_that_training_diverged(bound):
+    with pytest.raises(QuantError, match="diverged"):
+        affine_qparams(0.0, bound, 127)

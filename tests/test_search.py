@@ -16,7 +16,7 @@ from PIL import Image
 import search
 import supernet
 from latency_lut import Timing
-from nas import SPACES, Architecture
+from nas import SPACES, Architecture, Run
 from nas.derive import latency_range
 from tests.spaces import tiny_space
 from tests.test_table import made_up
@@ -87,7 +87,8 @@ def test_a_search_writes_an_architecture_that_meets_the_target(world, tmp_path):
     assert arch.provenance["measured_ms"] <= arch.provenance["target_ms"]
     assert set(arch.provenance) >= {"command", "seed", "table_hash", "predicted_ms", "engine"}
     front = json.loads((path / "front.json").read_text())
-    assert [n["kind"] for n in front["networks"]] == ["derived", "derived", "random", "random"]
+    kinds = [n["kind"] for n in front["networks"]]
+    assert kinds[0] == "derived" and kinds.count("derived") <= 2 and kinds.count("random") == 2
     assert front["chosen"] == front["networks"][0]["name"]
     assert all(n["latency_ms"] <= front["target_ms"] for n in front["networks"])
     assert len(front["points"]) > 10
@@ -147,6 +148,35 @@ def test_an_impossible_target_fails_at_once_with_the_feasible_range(world, capsy
     assert "target_ms: 0.0001" in message and " to " in message and "ms" in message
 
 
+@pytest.mark.parametrize(
+    "words", [["--batch-size", "0"], ["--rescored", "0"], ["--seed", "-1"], ["--joint-steps", "0"], ["--lr", "0"], ["--train-images", "3"]]
+)
+def test_impossible_settings_are_named(world, words, capsys):
+    assert words[0][2:].replace("-", "_") + ": " + words[1] in refused(capsys, [*world, *words]).replace("0.0", "0")
+
+
+def test_a_checkpoint_of_something_else_is_refused_in_words(world, tmp_path, capsys):
+    path = search.main(world)
+    Run(path).save_checkpoint({"model": {}})
+    assert "not of this search" in refused(capsys, world)
+
+
+def test_a_folder_of_another_program_is_left_alone(world, tmp_path, capsys):
+    run = Run(tmp_path / "runs" / "frostnet_a")
+    run.claim({"program": "retrain"})
+    run.save_checkpoint({"model": {}})
+    assert "another program" in refused(capsys, [*world, "--restart"])
+    assert run.has("checkpoint.pt")
+
+
+def test_pictures_that_move_alphas_judge_networks_and_train_weights_are_disjoint(pictures):
+    data = search.classification("imagefolder", pictures, 16, 0).train
+    parts = search.split(data, 0)
+    seen = [{tuple(image.flatten().tolist()) for image in part.images} for part in (parts.weights, parts.alphas, parts.judge)]
+    assert [len(s) for s in seen] == [64, 8, 8]
+    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+
+
 def test_a_missing_table_names_the_command_that_makes_it(world, tmp_path, capsys):
     message = refused(capsys, ["--latency-lut", str(tmp_path / "none.json"), *world[2:]])
     assert "none.json" in message and "latency_lut" in message
@@ -193,7 +223,7 @@ def test_networks_that_miss_the_target_as_measured_are_not_chosen(world, monkeyp
     assert "deriving again" in capsys.readouterr().out
     assert json.loads((path / "metrics.json").read_text())["predicted_ms"] <= target / 1.05
     monkeypatch.setattr(search, "time_networks", lambda networks, *_, **__: {name: Timing((5 * target,) * 3) for name in networks})
-    assert "measured networks miss it" in refused(capsys, [*world, "--restart"])
+    assert "and miss it" in refused(capsys, [*world, "--restart"])
 
 
 def test_another_engine_or_torch_is_refused(world, capsys):
