@@ -202,7 +202,8 @@ def measure(config: RetrainConfig, model: FrostNet, fitted: Fitted, data: Classi
             accuracy["int8"] = {name: task.evaluate(executor, part) for name, part in data.held_out.items()}
         if config.engine != "reference":
             frozen["int8"] = quant.freeze(executor, image)
-            save_frozen(frozen["int8"], run.path / "int8.pt")
+            if results["parity"]["refused"] is None:  # what does not compute what was trained is not shipped
+                save_frozen(frozen["int8"], run.path / "int8.pt")
     timings = time_networks(frozen, image, engine=config.engine, threads=config.threads)
     return {"networks": [row(name, metrics, timings.get(name)) for name, metrics in accuracy.items()], **results}
 
@@ -255,7 +256,8 @@ def describe(config: RetrainConfig, arch: Architecture, data: ClassificationData
             "train_images": len(data.train), **{f"{name}_images": len(part) for name, part in data.held_out.items()},
             "reported": list(data.held_out)[-1], "epochs": schedule.epochs, "float_epochs": schedule.float_epochs,
             "boost": config.recipe().boost, "seed": config.seed, "train_seconds": round(fitted.seconds, 1), "engine": config.engine,
-            "latency_threads": config.threads}  # fmt: skip
+            "latency_threads": config.threads,
+            "latency_clock": "thread CPU time" if config.threads == 1 else "wall time"}  # fmt: skip
 
 
 def show(metrics: dict) -> None:
@@ -268,6 +270,11 @@ def show(metrics: dict) -> None:
         p = metrics["parity"]
         print(f"parity on {metrics['engine']}: layers within {p['layer_steps']:g} steps (worst {p['worst_layer']}), output within "
               f"{p['output_steps']:.1f} steps, the same class for {p['agreement']:.2%} of {p['pictures']} pictures")  # fmt: skip
+
+
+def cli() -> None:
+    """The console script: what `main` returns is no exit code."""
+    main()
 
 
 if __name__ == "__main__":

@@ -286,5 +286,10 @@ def summary(search: supernet.Search, networks: list[Finalist]) -> dict:
     }  # fmt: skip
 
 
+def cli() -> None:
+    """The console script: what `main` returns is no exit code."""
+    main()
+
+
 if __name__ == "__main__":
     main()

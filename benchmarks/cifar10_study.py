@@ -6,7 +6,9 @@ Writes docs/results/cifar10.{json,md} and the picture of the network. Every stag
 side on one thread each; all latencies are measured at the end, alone, in interleaved rounds.
 """
 
+import contextlib
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -22,7 +24,7 @@ import quant
 import search
 from frostnet import FrostNet, find
 from latency_lut import LatencyTable, time_networks
-from nas import Architecture, read_json, write_json
+from nas import Architecture, UserError, read_json, write_json
 from nas.cli import guard, option, parse
 from nas.draw import architecture_figure, front_figure
 from nas.draw import save as save_figure
@@ -51,27 +53,41 @@ def main(argv=None) -> Path:
     """Run the study, or go on with it; returns the JSON's path."""
     config = parse(StudyConfig, argv, "cifar10_study.py", __doc__.splitlines()[0])
     runs = Path(config.runs)
-    started = time.monotonic()
     table_path = runs / "table.json"
-    latency_lut_program.main(["--engine", config.engine, "--output", str(table_path), "--input-size", "32", "--width", str(config.width)])
-    table_s = time.monotonic() - started
-    search.main(["--latency-lut", str(table_path), "--width", str(config.width), "--data", "imagefolder", "--data-root", config.data_root,
-                 "--preset", config.preset, "--name", "found", "--runs", str(runs)])  # fmt: skip
-    search_s = time.monotonic() - started - table_s
-    table = LatencyTable.load(table_path)
+    words = ["--engine", config.engine, "--output", str(table_path), "--input-size", "32", "--width", str(config.width)]
+    with timed(runs, "table"):
+        latency_lut_program.main(words)
+    with timed(runs, "search"):
+        search.main(["--latency-lut", str(table_path), "--width", str(config.width), "--data", "imagefolder", "--data-root", config.data_root,
+                     "--preset", config.preset, "--name", "found", "--runs", str(runs)])  # fmt: skip
     names = ["found", f"frostnet_small_{config.width}".replace(".", "_")]
-    retrain_all(config, names)
+    with timed(runs, "retrain"):
+        retrain_all(config, names)
     rows = {name: summary(config, runs, name) for name in names}
     for name, timing in latencies(config, runs, names).items():
         rows[name] |= timing
+    table = LatencyTable.load(table_path)
     result = {
-        "engine": config.engine, "cpu": table.meta["cpu"], "torch": torch.__version__, "width": config.width, "epochs": config.epochs,
-        "seeds": list(config.seeds), "train_images": config.train_images, "table": next(iter(table.sections.values())).validation,
-        "table_seconds": round(table_s), "search_seconds": round(search_s), "seconds": round(time.monotonic() - started),
-        "search": read_json(runs / "found" / "metrics.json"),
+        "command": shlex.join(["python", "benchmarks/cifar10_study.py", *(sys.argv[1:] if argv is None else argv)]),
+        "engine": config.engine, "cpu": table.meta["cpu"], "cores": os.cpu_count(), "torch": torch.__version__, "width": config.width,
+        "epochs": config.epochs, "lr": config.lr, "seeds": list(config.seeds), "train_images": config.train_images,
+        "test_images": rows[names[0]].pop("test_images"), "table": next(iter(table.sections.values())).validation,
+        "seconds": read_json(runs / "seconds.json"), "search": read_json(runs / "found" / "metrics.json"),
         "finalists": read_json(runs / "found" / "front.json")["networks"], "networks": rows,
     }  # fmt: skip
     return write(config, runs, result)
+
+
+@contextlib.contextmanager
+def timed(runs: Path, stage: str):
+    """Add the seconds of a stage, over all sittings, to seconds.json."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        path = runs / "seconds.json"
+        seconds = read_json(path) if path.is_file() else {}
+        write_json(path, seconds | {stage: round(seconds.get(stage, 0.0) + time.monotonic() - started, 1)})
 
 
 def retrain_all(config: StudyConfig, names: list[str]) -> None:
@@ -86,7 +102,9 @@ def retrain_all(config: StudyConfig, names: list[str]) -> None:
             "--epochs", str(config.epochs), "--lr", str(config.lr), "--train-images", str(config.train_images),
         ]  # fmt: skip
         with open(Path(config.runs) / f"{name}_{seed}.log", "w") as log:
-            subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        if done.returncode:
+            raise UserError(f"retrain.py stopped with exit code {done.returncode}; see {log.name}")
         print(f"retrained {name} with seed {seed}")
 
     with ThreadPoolExecutor(config.jobs) as pool:
@@ -96,7 +114,7 @@ def retrain_all(config: StudyConfig, names: list[str]) -> None:
 def summary(config: StudyConfig, runs: Path, name: str) -> dict:
     """Parameters, multiply-accumulates, and test accuracy of each form over the seeds: values, mean, standard deviation."""
     metrics = [read_json(runs / f"{name}_{seed}" / "metrics.json") for seed in config.seeds]
-    row = {"params": metrics[0]["params"], "macs": metrics[0]["macs"]}
+    row = {"params": metrics[0]["params"], "macs": metrics[0]["macs"], "test_images": metrics[0]["test_images"]}
     for form in ("float", "fake_quant", "int8"):
         values = [next(n for n in m["networks"] if n["network"] == form)["top1_test"] for m in metrics]
         row[f"{form}_top1"] = {
@@ -147,14 +165,16 @@ def write(config: StudyConfig, runs: Path, result: dict) -> Path:
 def page(config: StudyConfig, result: dict) -> str:
     """The results as a page."""
     table, found, seeds = result["table"], result["search"], ", ".join(map(str, result["seeds"]))
+    seconds = result["seconds"]
     lines = [
-        "# Search and retraining on CIFAR-10 pictures, on two CPU cores", "",
-        f"Written by `python benchmarks/cifar10_study.py --data-root FOLDER --epochs {result['epochs']}`; the numbers are in "
-        "[cifar10.json](cifar10.json). 20,000 training pictures of CIFAR-10 (Krizhevsky 2009), 32 px, 10 classes; top-1 on 1,000 test "
-        "pictures that chose nothing. These figures compare methods under one recipe; they are not comparable with published CIFAR-10 "
-        "accuracies, which train on 50,000 pictures for hundreds of epochs.", "",
-        f"Machine: {result['cpu']}, 2 cores, 1 thread for latency, engine {result['engine']}, torch {result['torch']}. "
-        f"Latency table {result['table_seconds']} s, search {result['search_seconds']} s, all stages {result['seconds']} s.", "",
+        f"# Search and retraining on CIFAR-10 pictures, on {result['cores']} CPU cores", "",
+        f"Written by `{result['command']}`; the numbers are in [cifar10.json](cifar10.json). {result['train_images']:,} training pictures of "
+        f"CIFAR-10 (Krizhevsky 2009), 32 px, 10 classes; top-1 on {result['test_images']:,} test pictures that chose nothing. These figures "
+        "compare methods under one short recipe; they are not comparable with published CIFAR-10 accuracies, which train on 50,000 pictures "
+        "for hundreds of epochs.", "",
+        f"Machine: {result['cpu']}, {result['cores']} cores; latency of batch 1 on one thread (the thread's CPU time), engine "
+        f"{result['engine']}, torch {result['torch']}. Seconds: table {seconds['table']:.0f}, search {seconds['search']:.0f}, all "
+        f"trainings {seconds['retrain']:.0f}.", "",
         f"**The table** predicts {table['networks']} held-out networks with a MAPE of {100 * table['mape']:.1f} %, bias "
         f"{100 * table['bias']:+.1f} %, {100 * table['within_5']:.0f} % within 5 % and {100 * table['within_10']:.0f} % within 10 %, "
         f"Spearman {table['spearman']:.3f}.", "",

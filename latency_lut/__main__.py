@@ -91,5 +91,10 @@ def _parsed(argv: list[str]) -> Config:
     return parse(Config, argv, "python -m latency_lut", __doc__.splitlines()[0])
 
 
+def cli() -> None:
+    """The console script: what `main` returns is no exit code."""
+    main()
+
+
 if __name__ == "__main__":
     main()

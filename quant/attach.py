@@ -10,6 +10,7 @@ Weights are quantized by channel inside their layer; batch norm runs unfolded, b
 integer weights after folding are the ones trained on. Parameters stay the same objects, so optimizer state survives.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +55,9 @@ def attach(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor, config
     _quantize_activations(graph, config)
     graph.graph.lint()
     graph.recompile()
-    return graph.train(model.training)
+    for quantizer in quantizers(graph).values():
+        quantizer.train(model.training)
+    return graph
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
@@ -116,22 +119,28 @@ class _Recorder(fx.Interpreter):
 def _record_values(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
     modes = {m: m.training for m in graph.modules()}
     graph.eval()
-    with torch.no_grad():
-        _Recorder(graph).run(*inputs)
-    for module, mode in modes.items():
-        module.training = mode
+    try:
+        with torch.no_grad():
+            _Recorder(graph).run(*inputs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        raise QuantError(f"example_inputs: the model cannot run on {shapes} ({str(error).splitlines()[0]})") from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _quantize_weights(graph: fx.GraphModule, config: QuantConfig) -> None:
     quantizer_class = _method(WEIGHT_QUANTIZERS, "weight", config.weight)
-    done = {}  # a layer called twice is one layer
+    done = {}  # a layer that is used twice, under one name or two, is one layer
     for node in graph.graph.nodes:
-        if node.op != "call_module":
-            continue
-        layer = graph.get_submodule(node.target)
-        if type(layer) in QUANTIZED and node.target not in done:
-            done[node.target] = QUANTIZED[type(layer)].from_float(layer, quantizer_class())
-            graph.set_submodule(node.target, done[node.target])
+        layer = graph.get_submodule(node.target) if node.op == "call_module" else None
+        if type(layer) in QUANTIZED:
+            if layer not in done:
+                done[layer] = QUANTIZED[type(layer)].from_float(layer, quantizer_class())
+            graph.set_submodule(node.target, done[layer])
+        elif isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and layer not in done.values():
+            warnings.warn(f"{node.target}: {type(layer).__name__} has no quantized form and stays float", stacklevel=3)
 
 
 def _quantize_activations(graph: fx.GraphModule, config: QuantConfig) -> None:

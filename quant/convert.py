@@ -51,9 +51,12 @@ class Frozen:
     @classmethod
     def load(cls, path: Path) -> "Frozen":
         """Read what `save` wrote. A frozen module is a program: load only files that you made."""
-        with zipfile.ZipFile(path) as archive:
-            (entry,) = (name for name in archive.namelist() if name.endswith("extra/engine"))
-            engine = archive.read(entry).decode() or None
+        try:
+            with zipfile.ZipFile(path) as archive:
+                (entry,) = (name for name in archive.namelist() if name.endswith("extra/engine"))
+                engine = archive.read(entry).decode() or None
+        except (zipfile.BadZipFile, ValueError) as error:
+            raise QuantError(f"{path}: not a network that Frozen.save wrote") from error
         with _quiet(), executors.use_engine(engine or "reference"):  # weights are packed for the engine of the moment
             return cls(torch.jit.load(str(path)), engine)
 

@@ -3,7 +3,8 @@
 For gradient g, a = |g|, per element, c_t = 1 - beta^t:
     n_min <- beta n_min + (1-beta) min(n_min', a)        n_max <- beta n_max + (1-beta) max(n_max', a)        every step
     g     <- g + clip(|Laplace(0,1)| (n_max' - n_min') d b sign(g), -clip_by, clip_by)      b ~ Bernoulli(1/2)      boosted steps
-`paper`     n' = n / c_t, a corrected copy (n_min' starts at infinity, so the first is a); d = exp(-5 progress), progress of the schedule
+`paper`     n' = n / c_t, a corrected copy (n_min' starts at infinity, so the first is a); d = exp(-5 progress), progress of the schedule;
+            weights alone are boosted, not the vectors of batch norms and biases
 `released`  what the published code does: n' is divided into the stored value, so it compounds; n_min' starts at 0 and stays there;
             d = (1 - noise_decay)^k at the k-th boosted step; every parameter is boosted
 
@@ -39,10 +40,10 @@ def boost(grad: Tensor, spread: Tensor, decay: float, clip_by: float, uniform: T
     One uniform number gives coin and noise: its upper half is heads, and twice its distance into the half is uniform again, whose -log
     is |Laplace(0,1)|.
     """
-    heads = uniform >= 0.5
+    heads = uniform > 0.5
     noise = -torch.log1p(-(2.0 * uniform - 1.0).clamp(min=0.0))
-    length = (noise * spread).mul_(decay).mul_(heads)
-    return grad + (length.clamp_(max=clip_by) if clip_by > 0 else length) * torch.sign(grad)
+    length = torch.where(heads & (grad != 0), noise * spread * decay, 0.0)  # where, not a product: an inflated spread may be infinite
+    return grad + (length.clamp(max=clip_by) if clip_by > 0 else length) * torch.sign(grad)
 
 
 class GradBoost:
@@ -86,7 +87,7 @@ class GradBoost:
             self.optimizer.step()
             return
         with self._weight_decay_folded():
-            present = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+            present = [i for i, p in enumerate(self.parameters) if p.grad is not None and (p.dim() > 1 or self.mode == "released")]
             spreads = [self._spread(i) for i in present]
             if self.active:
                 self._boost(present, spreads)

@@ -17,6 +17,7 @@ float        any function, its result real or not a tensor at all   attrs: call
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor, fx
 
@@ -73,8 +74,12 @@ class IntGraph:
     ops: list[Op]
     output: object
 
+    @cached_property
+    def _by_name(self) -> dict[str, Op]:
+        return {op.name: op for op in self.ops}
+
     def op(self, name: str) -> Op:
-        return next(op for op in self.ops if op.name == name)
+        return self._by_name[name]
 
     @property
     def float_ops(self) -> list[str]:

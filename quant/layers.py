@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quant.errors import QuantError
 from quant.quantizers import WeightQuantizer
 
 
@@ -14,6 +15,8 @@ class _QuantizedWeight:
     @classmethod
     def from_float(cls, layer: nn.Module, quantizer: WeightQuantizer) -> nn.Module:
         """The layer with `quantizer` on its weight; weight and bias stay the same objects, so optimizer state stays valid."""
+        if layer._forward_pre_hooks or layer._forward_hooks:
+            raise QuantError(f"{type(layer).__name__}: has hooks (weight norm?), which would be lost; remove them before attaching")
         new = cls.__new__(cls)
         nn.Module.__init__(new)
         new.__dict__.update({k: v for k, v in layer.__dict__.items() if not k.startswith("_") or k == "_reversed_padding_repeated_twice"})

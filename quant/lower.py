@@ -4,6 +4,7 @@ Folding (arXiv:1712.05877, section 3.2, per channel): y = gamma (W x + b - mean)
 scale_c |gamma_c| / sqrt(var_c + eps_c) on the same codes, negated where gamma is negative; gamma 0 leaves a constant channel.
 """
 
+import copy
 import operator
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ class _Pending:
 
     def fold(self, bn: nn.Module) -> None:
         """Take the batch norm behind a convolution or linear layer into weight_scale and bias."""
+        if bn.running_var is None:
+            raise QuantError(f"{self.op.name}: the batch norm behind it keeps no running statistics, so that it cannot be folded")
         gamma = bn.weight.detach() if bn.affine else torch.ones_like(bn.running_var)
         beta = bn.bias.detach() if bn.affine else torch.zeros_like(bn.running_mean)
         factor = (gamma.double() / torch.sqrt(bn.running_var.double() + bn.eps)).cpu()
@@ -139,7 +142,8 @@ class _Lowering:
 
     def call(self, node: fx.Node, kind: str, module: nn.Module | None) -> str:
         """Everything else, as it was traced: on codes where it only moves them, else on real values."""
-        function = module if node.op == "call_module" else _function(self.graph, node)
+        # a copy: what is shipped must not move with a model that trains on
+        function = copy.deepcopy(module).cpu().eval() if module is not None else _function(self.graph, node)
         moves = kind == "move" and not self.reads_real(node)
         name_of = self.settled if moves else self.real
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: Ref(name_of(n)))
@@ -202,5 +206,5 @@ class _Method:
 
 def _function(graph: fx.GraphModule, node: fx.Node):
     if node.op == "get_attr":
-        return _Attribute(operator.attrgetter(node.target)(graph))
+        return _Attribute(operator.attrgetter(node.target)(graph).detach().cpu().clone())
     return _Method(node.target) if node.op == "call_method" else node.target

@@ -9,6 +9,7 @@ from quant import executors
 from quant.errors import QuantError
 from quant.executors import Executor
 from quant.executors.reference import Reference
+from quant.graph import Ref
 from quant.quantizers import Quantizer
 
 MAX_LAYER_STEPS = 2
@@ -41,6 +42,13 @@ class ParityReport:
     @property
     def layer_steps(self) -> float:
         return max(self.worst.fake_quant_steps, self.worst.engine_steps)
+
+    def __str__(self) -> str:
+        worst = self.worst
+        return (
+            f"parity on {self.engine}, {self.images} images: at most {self.layer_steps:g} steps in a layer ({worst.kind} {worst.name}), "
+            f"{self.output_steps:g} at the output, {100 * self.agreement:.1f} % of equal argmax"
+        )
 
     def check(self, max_layer_steps: float = MAX_LAYER_STEPS) -> "ParityReport":
         """Return the report; raise QuantError naming the layer where one is further off than `max_layer_steps`."""
@@ -125,7 +133,10 @@ class _FakeQuantSteps(fx.Interpreter):
 
 def _output_step(executor: Executor) -> float:
     """The step of the grid that the output lies on."""
-    last = executor.graph.op(executor.graph.output.name)
+    output = executor.graph.output
+    if not isinstance(output, Ref):
+        raise QuantError("the network gives several outputs; compare a part of it that gives one")
+    last = executor.graph.op(output.name)
     qparams = executor.graph.op(last.inputs[0]).qparams if last.kind == "dequantize" else None
     if qparams is None:
         raise QuantError("the network's output is not on a grid, so it has no step to compare in")

@@ -49,7 +49,9 @@ class Schedule:
 
 
 def phase_at(schedule: Schedule, epoch: int) -> Phase:
-    """The phase of an epoch, counted from 0. The first quantized epoch always observes.
+    """The phase of an epoch, counted from 0.
+
+    The first quantized epoch always observes; the last of several is frozen, unless bn_freeze is 1, however short the schedule.
 
     >>> [phase_at(Schedule(epochs=6, float_epochs=1), e).name for e in range(6)]
     ['float', 'qat', 'qat', 'qat', 'freeze_observers', 'freeze_bn']
@@ -59,6 +61,8 @@ def phase_at(schedule: Schedule, epoch: int) -> Phase:
     quantized = schedule.epochs - schedule.float_epochs
     progress = (epoch - schedule.float_epochs) / quantized
     observe = progress < schedule.observer_freeze or epoch == schedule.float_epochs
-    bn_frozen = progress >= schedule.bn_freeze
+    last = epoch == schedule.epochs - 1 and quantized > 1
+    bn_frozen = progress >= schedule.bn_freeze or (last and schedule.bn_freeze < 1.0)
+    observe = observe and not bn_frozen
     name = "qat" if observe else "freeze_bn" if bn_frozen else "freeze_observers"
     return Phase(name, fake_quant=True, observe=observe, bn_frozen=bn_frozen, progress=progress)

@@ -11,7 +11,7 @@ from torchvision import models
 
 import quant
 from frostnet import frostnet
-from quant.quantizers import ActivationQuantizer
+from quant.quantizers import ActivationQuantizer, WeightQuantizer
 
 NETWORKS = {
     "frostnet_small": lambda: frostnet("small", 0.35, num_classes=10, input_size=32),
@@ -174,3 +174,38 @@ def test_training_imports_no_torch_ao():
     )
     out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_layers_with_hooks_are_refused_and_layers_without_integer_form_are_named():
+    hooked = nn.Sequential(nn.Conv2d(3, 4, 1))
+    hooked[0].register_forward_pre_hook(lambda module, inputs: None)
+    with pytest.raises(quant.QuantError, match="hooks"):
+        quant.attach(hooked, torch.randn(1, 3, 4, 4))
+    with pytest.warns(UserWarning, match="0: ConvTranspose2d .* stays float"):
+        quant.attach(nn.Sequential(nn.ConvTranspose2d(3, 4, 2)), torch.randn(1, 3, 4, 4))
+
+
+def test_examples_that_the_model_cannot_take_are_named():
+    with pytest.raises(quant.QuantError, match=r"example_inputs: .*\(1, 5, 8, 8\)"):
+        quant.attach(Toy(), torch.randn(1, 5, 8, 8))
+
+
+def test_batch_norms_that_were_frozen_stay_so():
+    model = Toy()
+    model.bn1.eval()
+    quant.attach(model, torch.randn(1, 3, 8, 8))
+    assert not model.bn1.training and model.bn2.training
+
+
+def test_a_layer_under_two_names_keeps_one_quantizer():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(3, 3, 1)
+            self.b = self.a
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    graph = quant.attach(Twice(), torch.randn(1, 3, 4, 4))
+    assert sum(isinstance(q, WeightQuantizer) for q in quant.quantizers(graph).values()) == 1

@@ -268,3 +268,40 @@ def test_without_torchs_integer_kernels_the_reference_still_runs(tmp_path):
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert "(2, 4, 6, 6)" in out.stdout
     assert "not available" in out.stdout
+
+
+def test_an_integer_network_does_not_move_with_the_model_that_trains_on():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.ReLU())
+    x = torch.randn(8, 3, 4, 4)
+    graph = trained(model, x, "reference")
+    executor = quant.convert(graph, "reference")
+    before, mean = executor(x), graph.get_submodule("0").running_mean.clone()
+    executor(x + 5)
+    assert torch.equal(graph.get_submodule("0").running_mean, mean)
+    graph(x + 5)
+    assert torch.equal(executor(x), before)
+
+
+def test_values_are_freed_after_their_last_reader():
+    x = torch.randn(2, 3, 16, 16)
+    executor = quant.convert(trained(Block(nn.Hardswish), x, "reference"), "reference")
+    freed = [name for names in executor.expiring for name in names]
+    assert len(freed) == len(set(freed)) == len(executor.graph.ops) - 1
+
+
+def test_a_batch_norm_without_statistics_and_a_foreign_file_are_refused(tmp_path):
+    x = torch.randn(4, 3, 8, 8)
+    graph = trained(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)), x, "reference")
+    with pytest.raises(quant.QuantError, match="no running statistics"):
+        quant.convert(graph, "reference")
+    (tmp_path / "int8.pt").write_bytes(b"something else")
+    with pytest.raises(quant.QuantError, match="int8.pt"):
+        quant.Frozen.load(tmp_path / "int8.pt")
+
+
+def test_a_report_reads_as_one_line():
+    rows = (LayerParity("stem", "conv", 1.0, 1), LayerParity("blocks_3", "conv", 1.0, 2))
+    assert str(ParityReport("fbgemm", rows, 3.0, 0.98, 100)) == (
+        "parity on fbgemm, 100 images: at most 2 steps in a layer (conv blocks_3), 3 at the output, 98.0 % of equal argmax"
+    )

@@ -93,15 +93,30 @@ def test_boost_is_clipped_and_zero_gradients_get_none():
     assert boosted.tolist() == pytest.approx([0.0, 1.001, -1.001])
 
 
+def test_an_infinite_spread_never_makes_a_gradient_that_is_not_a_number():
+    grad = torch.tensor([0.0, 1.0, -1.0, 2.0])
+    for uniform in (0.2, 0.5, 0.9):
+        boosted = boost(grad, torch.full((4,), float("inf")), 1.0, 1e-3, torch.full((4,), uniform))
+        assert boosted.isfinite().all()
+
+
+@pytest.mark.parametrize(("mode", "boosted"), [("paper", [0]), ("released", [0, 1])])
+def test_paper_mode_boosts_weights_and_released_mode_everything(mode, boosted):
+    params = parameters()
+    optimizer = GradBoost(torch.optim.SGD(params, lr=0.1), mode)
+    run(optimizer, params, 1)
+    assert list(optimizer.stats) == boosted
+
+
 def test_released_decay_counts_boosted_steps_and_paper_decay_follows_progress():
-    p = [torch.nn.Parameter(torch.zeros(1000))]
+    p = [torch.nn.Parameter(torch.zeros(1, 1000))]
     sizes = {}
     for mode in ("released", "paper"):
         optimizer = GradBoost(torch.optim.SGD(p, lr=0.0), mode, clip_by=0.0, noise_decay=0.5)
         optimizer.active = True
         for step in range(4):
             optimizer.progress = step / 3
-            p[0].grad = torch.full((1000,), float(2 + step % 2))
+            p[0].grad = torch.full((1, 1000), float(2 + step % 2))
             before = p[0].grad.clone()
             spread = optimizer._spread(0)
             optimizer._boost([0], [torch.ones_like(spread)])

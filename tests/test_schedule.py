@@ -21,6 +21,12 @@ def test_phases_follow_one_another_and_never_return(epochs, float_epochs, observ
     assert all(p.fake_quant == (p.name != "float") for p in phases)
 
 
+@pytest.mark.parametrize("quantized", [2, 3, 4, 10])
+def test_the_last_of_several_quantized_epochs_is_frozen(quantized):
+    assert phase_at(Schedule(1 + quantized, 1), quantized).name == "freeze_bn"
+    assert not phase_at(Schedule(1 + quantized, 1, 1.0, 1.0), quantized).bn_frozen
+
+
 def test_the_first_quantized_epoch_observes_even_in_a_short_run():
     assert phase_at(Schedule(2, 1, 0.1, 0.2), 1).observe
 

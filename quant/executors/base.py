@@ -20,19 +20,25 @@ class Executor(nn.Module, ABC):
     def __init__(self, graph: IntGraph, codes_io: bool = False):
         super().__init__()
         self.graph, self.codes_io = graph, codes_io
+        self.expiring = _expiring(graph)
 
     def forward(self, *inputs):
         values, inputs = {}, list(inputs)
-        for op in self.graph.ops:
+        for op, expiring in zip(self.graph.ops, self.expiring):
             if op.kind == "input":
                 values[op.name] = inputs.pop(0)
-            elif self.codes_io and op.kind == "quantize" and self.graph.op(op.inputs[0]).kind == "input":
-                values[op.name] = values[op.inputs[0]]
-            elif self.codes_io and op.kind == "dequantize" and Ref(op.name) == self.graph.output:
+            elif self.codes_io and self._is_stub(op):
                 values[op.name] = values[op.inputs[0]]
             else:
                 values[op.name] = self.step(op, values)
+            for name in expiring:
+                del values[name]
         return fx.node.map_aggregate(self.graph.output, lambda v: values[v.name] if isinstance(v, Ref) else v)
+
+    def _is_stub(self, op: Op) -> bool:
+        """Whether an operation is the quantize at the network's input or the dequantize at its output."""
+        at_input = op.kind == "quantize" and self.graph.op(op.inputs[0]).kind == "input"
+        return at_input or (op.kind == "dequantize" and Ref(op.name) == self.graph.output)
 
     def step(self, op: Op, values: dict) -> object:
         """One operation, its inputs looked up in `values`."""
@@ -90,3 +96,13 @@ class Executor(nn.Module, ABC):
 
     @abstractmethod
     def relu(self, op: Op, x): ...
+
+
+def _expiring(graph: IntGraph) -> list[list[str]]:
+    """For each operation the values that nothing reads after it: a network needs the memory of its widest place, not of its length."""
+    last = {}
+    for i, op in enumerate(graph.ops):
+        behind = [name for source in op.inputs for name in graph.op(source).inputs if graph.op(source).kind == "dequantize"]
+        last |= dict.fromkeys((op.name, *op.inputs, *behind), i)
+    fx.node.map_aggregate(graph.output, lambda v: last.pop(v.name, None) if isinstance(v, Ref) else v)
+    return [[name for name, at in last.items() if at == i] for i in range(len(graph.ops))]

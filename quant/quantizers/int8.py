@@ -55,7 +55,8 @@ class Int8Activation(ActivationQuantizer):
             self.update_range(x.detach())
         if not self.fake_quant:
             return self.activate(x)
-        return fake_quantize(x, *(self._bounds() if self.hi.device.type == "cpu" else self._device_bounds()))
+        bounds = self._bounds() if self.hi.device.type == "cpu" else self._device_bounds()
+        return fake_quantize(x, *bounds, relu=self.floor == 0.0)
 
     @torch.no_grad()
     def update_range(self, x: Tensor) -> None:
@@ -78,7 +79,8 @@ class Int8Activation(ActivationQuantizer):
 
     def _device_bounds(self) -> tuple[Tensor, Tensor, Tensor]:
         """The same numbers as _bounds as tensors, without asking the device for a value."""
-        scale = ((self.hi - self.lo) / self.levels).clamp(min=SMALLEST_SCALE)
-        zero_point = torch.round(-self.lo / scale).clamp(0, self.levels)
+        lo, hi = self.lo.double(), self.hi.double()
+        scale = ((hi - lo) / self.levels).clamp(min=SMALLEST_SCALE).float().double()
+        zero_point = torch.round(-lo / scale).clamp(0, self.levels)
         qmax = torch.clamp(zero_point + torch.round(self.ceiling / scale), max=255)
-        return -zero_point * scale, (qmax - zero_point) * scale, scale
+        return tuple(bound.float() for bound in (-zero_point * scale, (qmax - zero_point) * scale, scale))
