@@ -58,8 +58,8 @@ def main(argv=None) -> Path:
     with timed(runs, "table"):
         latency_lut_program.main(words)
     with timed(runs, "search"):
-        search.main(["--latency-lut", str(table_path), "--width", str(config.width), "--data", "imagefolder", "--data-root", config.data_root,
-                     "--preset", config.preset, "--name", "found", "--runs", str(runs)])  # fmt: skip
+        search.main(["--latency-lut", str(table_path), "--width", str(config.width), "--data", "imagefolder",
+                     "--data-root", config.data_root, "--preset", config.preset, "--name", "found", "--runs", str(runs)])  # fmt: skip
     names = ["found", f"frostnet_small_{config.width}".replace(".", "_")]
     with timed(runs, "retrain"):
         retrain_all(config, names)
@@ -168,10 +168,10 @@ def page(config: StudyConfig, result: dict) -> str:
     seconds = result["seconds"]
     lines = [
         f"# Search and retraining on CIFAR-10 pictures, on {result['cores']} CPU cores", "",
-        f"Written by `{result['command']}`; the numbers are in [cifar10.json](cifar10.json). {result['train_images']:,} training pictures of "
-        f"CIFAR-10 (Krizhevsky 2009), 32 px, 10 classes; top-1 on {result['test_images']:,} test pictures that chose nothing. These figures "
-        "compare methods under one short recipe; they are not comparable with published CIFAR-10 accuracies, which train on 50,000 pictures "
-        "for hundreds of epochs.", "",
+        f"Written by `{result['command']}`; the numbers are in [cifar10.json](cifar10.json). {result['train_images']:,} training pictures "
+        f"of CIFAR-10 (Krizhevsky 2009), 32 px, 10 classes; top-1 on {result['test_images']:,} test pictures that chose nothing. These "
+        "figures compare methods under one short recipe; they are not comparable with published CIFAR-10 accuracies, which train on "
+        "50,000 pictures for hundreds of epochs.", "",
         f"Machine: {result['cpu']}, {result['cores']} cores; latency of batch 1 on one thread (the thread's CPU time), engine "
         f"{result['engine']}, torch {result['torch']}. Seconds: table {seconds['table']:.0f}, search {seconds['search']:.0f}, all "
         f"trainings {seconds['retrain']:.0f}.", "",

@@ -55,8 +55,8 @@ class Plan:
     weight_decay: float = 1e-5
     alpha_lr: float = 0.05
     temperature: tuple[float, float] = (2.0, 0.5)
-    mu_rate: float = 0.05
-    rho: float = 1.0
+    mu_rate: float = 0.02
+    rho: float = 3.0
     entropy: float = 0.01
     uniform_share: float = 0.1
 
