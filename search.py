@@ -9,6 +9,7 @@ writes the winner to runs/NAME/arch.json with a picture, curves, the Pareto fron
 """
 
 import dataclasses
+import math
 import shlex
 import sys
 import time
@@ -30,7 +31,7 @@ from nas.cli import guard, option, parse
 from nas.derive import Point, check_target, front, latency_range
 from nas.report import write_report
 from supernet.finalists import Finalist, finalists
-from tasks.data import DATA, classification, num_classes
+from tasks.data import DATA, num_classes, training_pictures
 from tasks.pictures import Pictures, Stream, balanced, in_order
 
 PRESETS = {  # small takes about a quarter of an hour on two cores at width 0.5, demo half of that, smoke a minute
@@ -162,7 +163,7 @@ def build(config: SearchConfig, space: SearchSpace, latency, target_ms: float, e
     """The search and the pictures that it uses."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = config.train_size or config.input_size
-    pictures = classification(config.data, config.data_root, size, config.seed, config.train_images, config.download).train.to(device)
+    pictures = training_pictures(config.data, config.data_root, size, config.seed, config.train_images, config.download).to(device)
     parts = split(pictures, config.seed)
     torch.manual_seed(config.seed)
     network = supernet.Supernet(SPACES[config.space](config.width, size, space.head.num_classes))
@@ -212,7 +213,11 @@ def score(search: supernet.Search, pictures: Pictures, config: SearchConfig) -> 
 
 def choose(search: supernet.Search, space: SearchSpace, points: list[Point], scores: supernet.Scores, parts: Parts,
            config: SearchConfig, threads: int) -> list[Finalist]:  # fmt: skip
-    """Re-score and measure finalists until one meets the target as measured; the chosen one, the most accurate, comes first."""
+    """Re-score and measure finalists until one meets the target as measured; the chosen one comes first.
+
+    Among those within a standard error of the most accurate the slowest is chosen: inherited weights flatter small networks, and
+    what the target leaves costs nothing.
+    """
     aim, target = search.target_ms, search.target_ms
     batches = Stream(parts.weights, config.batch_size, config.seed + 2, augment=False)
     recalibration = [batches.batch(i)[0] for i in range(RECALIBRATION_BATCHES)]
@@ -222,7 +227,7 @@ def choose(search: supernet.Search, space: SearchSpace, points: list[Point], sco
         derived = [n for n in networks if n.kind == "derived"]
         met = [n for n in derived if n.measured_ms <= target * (1.0 if attempt < TRIES - 1 else SLACK)]
         if met:
-            best = max(met, key=lambda n: n.accuracy)
+            best = slowest_of_the_best(met, len(parts.judge))
             return [best, *(n for n in networks if n is not best)]
         slowdown = min(n.measured_ms / n.latency_ms for n in derived)
         aim = max(target / slowdown, points[0].latency_ms)
@@ -231,6 +236,13 @@ def choose(search: supernet.Search, space: SearchSpace, points: list[Point], sco
         f"target_ms: {target:.4g}, but measured networks take {slowdown:.2f} times their prediction and miss it; is something else "
         "running? Give the same command again to go on, measure the table anew, or raise the target"
     )
+
+
+def slowest_of_the_best(networks: list[Finalist], pictures: int) -> Finalist:
+    """The slowest of those whose accuracy on `pictures` is within one standard error of the best's."""
+    best = max(n.accuracy for n in networks)
+    error = math.sqrt(best * (1.0 - best) / pictures)
+    return max((n for n in networks if n.accuracy >= best - error), key=lambda n: n.measured_ms)
 
 
 def judge(search: supernet.Search, space: SearchSpace, networks: list[Finalist], recalibration: list, judged: list, threads: int) -> None:

@@ -1,11 +1,11 @@
 """Tasks: their data, training steps and metrics, and the one training loop."""
 
 from tasks.classification import Classification
-from tasks.data import DATA, ClassificationData, classification, num_classes
+from tasks.data import DATA, ClassificationData, classification, num_classes, training_pictures
 from tasks.engine import OPTIMIZERS, Fitted, Recipe, fit, lr_factor
 from tasks.pictures import Pictures, Stream, balanced, in_order, subset
 
 __all__ = [
     "DATA", "OPTIMIZERS", "Classification", "ClassificationData", "Fitted", "Pictures", "Recipe", "Stream", "balanced", "classification",
-    "fit", "in_order", "lr_factor", "num_classes", "subset",
+    "fit", "in_order", "lr_factor", "num_classes", "subset", "training_pictures",
 ]  # fmt: skip

@@ -84,6 +84,30 @@ def classification(
     `seed` decides what is split off (a validation part where the data has none; the `train_images` kept, balanced over
     the classes). Raises UserError for what a user can mend: a missing folder, an unreadable picture, unlike splits.
     """
+    sources, classes = _sources(data, data_root, input_size, seed, train_images, download)
+    parts = {name: _decode(source, input_size) for name, source in sources.items()}
+    mean, std = _statistics(parts["train"])
+    parts = {name: replace(part, mean=mean, std=std) for name, part in parts.items()}
+    return ClassificationData(parts["train"], parts["val"], parts.get("test"), tuple(classes))
+
+
+def training_pictures(
+    data: str = "scenes",
+    data_root: str | os.PathLike | None = None,
+    input_size: int = 32,
+    seed: int = 0,
+    train_images: int | None = None,
+    download: bool = False,
+) -> Pictures:
+    """The training part of `classification` alone: no held-out picture is opened."""
+    sources, _ = _sources(data, data_root, input_size, seed, train_images, download)
+    pictures = _decode(sources["train"], input_size)
+    mean, std = _statistics(pictures)
+    return replace(pictures, mean=mean, std=std)
+
+
+def _sources(data, data_root, input_size, seed, train_images, download) -> tuple[dict[str, "_Source"], Sequence[str]]:
+    """Every split before decoding, the training part cut to `train_images`, and the class names."""
     _check(data, data_root)
     if train_images is not None and train_images < 2:
         raise UserError(f"train_images: {train_images}, must be at least 2")
@@ -96,10 +120,7 @@ def classification(
     if "val" not in sources:
         sources |= _split(sources["train"], seed)
     sources["train"] = subset(sources["train"], train_images, seed)
-    parts = {name: _decode(source, input_size) for name, source in sources.items()}
-    mean, std = _statistics(parts["train"])
-    parts = {name: replace(part, mean=mean, std=std) for name, part in parts.items()}
-    return ClassificationData(parts["train"], parts["val"], parts.get("test"), tuple(classes))
+    return sources, classes
 
 
 def num_classes(data: str = "scenes", data_root: str | os.PathLike | None = None) -> int:

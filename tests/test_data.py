@@ -282,3 +282,15 @@ def test_a_validation_part_needs_two_pictures_of_a_class(tmp_path):
     root = write_folder(tmp_path, splits=("train",), count=1)
     with pytest.raises(UserError, match="add a folder val"):
         classification("imagefolder", root, 8)
+
+
+def test_the_training_part_alone_is_the_same_and_opens_no_held_out_picture(tmp_path, monkeypatch):
+    from tasks import data as module
+
+    whole = classification("scenes", input_size=32, train_images=50)
+    decoded = []
+    decode = module._decode
+    monkeypatch.setattr(module, "_decode", lambda source, size: decoded.append(source.name) or decode(source, size))
+    alone = module.training_pictures("scenes", input_size=32, train_images=50)
+    assert decoded == ["train"]
+    assert torch.equal(alone.images, whole.train.images) and torch.equal(alone.mean, whole.mean)
