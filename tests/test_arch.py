@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import architectures, block_specs
 
 from frostnet import architecture
 from nas import Architecture, BlockSpec, HeadSpec, StemSpec, UserError, resolve, signature
 from nas.arch import round8, stem_stride
+from tests.strategies import architectures, block_specs
 
 FROST = BlockSpec("frost", 5, 24, 40, 2, 6, 2, "relu")
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given, settings
-from strategies import block_specs
 
 from nas import BlockSpec, HeadSpec, StemSpec, build_block, build_head, build_stem, init_weights
+from tests.strategies import block_specs
 
 FROST = BlockSpec("frost", 5, 40, 40, 1, 6, 4, "relu")
 

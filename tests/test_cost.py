@@ -3,11 +3,11 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from strategies import architectures
 
 from frostnet import FrostNet, architecture
 from nas import BlockSpec, cost, count
 from nas.blocks import build_block
+from tests.strategies import architectures
 
 
 def test_a_block_small_enough_to_count_by_hand():
