@@ -26,7 +26,7 @@ from nas import Architecture, SearchSpace, UserError, frostnet_space, read_json,
 
 FORMAT, VERSION, UNIT = "latency_lut", 1, "ms"
 ENGINES = tuple(engine for engine in quant.ENGINES if engine != "reference")  # the reference is an oracle, not fast
-IDENTITY = ("engine", "threads", "cpu", "flags", "torch", "activation_levels", "batch", "memory_format")
+IDENTITY = ("engine", "threads", "cpu", "flags", "torch", "weight_qmax", "batch", "memory_format")
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def identity(engine: str, threads: int) -> dict:
         "cpu": machine.cpu_model(),
         "flags": list(machine.cpu_flags()),
         "torch": torch.__version__,
-        "activation_levels": quant.activation_levels(engine),
+        "weight_qmax": quant.weight_qmax(engine),
         "batch": 1,
         "memory_format": "channels_last",
     }
@@ -256,7 +256,7 @@ def _check_meta(meta: Any) -> None:
     a_text("meta.engine", meta["engine"], ENGINES)
     a_whole("meta.threads", meta["threads"], 1, 4096)
     texts("meta.flags", meta["flags"])
-    a_whole("meta.activation_levels", meta["activation_levels"], 1, 255)
+    a_whole("meta.weight_qmax", meta["weight_qmax"], 1, 127)
     a_whole("meta.batch", meta["batch"], 1, 4096)
     a_whole("meta.cores", meta["cores"], 1, 65536)
     for key in ("cpu", "torch", "memory_format", "created"):

@@ -13,7 +13,7 @@ from quant.errors import QuantError
 from quant.executors import available, use_engine
 from quant.gradboost import GradBoost
 from quant.graph import IntGraph
-from quant.grid import ENGINES, QParams, activation_levels
+from quant.grid import ENGINES, QParams, weight_qmax
 from quant.parity import ParityReport, parity
 from quant.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS
 from quant.schedule import Phase, Schedule, phase_at
@@ -31,7 +31,6 @@ __all__ = [
     "QuantConfig",
     "QuantError",
     "Schedule",
-    "activation_levels",
     "attach",
     "available",
     "code_inputs",
@@ -44,4 +43,5 @@ __all__ = [
     "quantizers",
     "set_mode",
     "use_engine",
+    "weight_qmax",
 ]

@@ -18,16 +18,18 @@ from torch import Tensor, fx, nn
 
 from quant import ops
 from quant.errors import QuantError
-from quant.grid import activation_levels
+from quant.grid import weight_qmax
 from quant.layers import QUANTIZED
 from quant.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer
+
+LEVELS = 255  # of 8-bit activations
 
 
 @dataclass(frozen=True)
 class QuantConfig:
     """How `attach` quantizes.
 
-    engine      the engine the ranges are meant for (quant.grid.ENGINES); decides the range policy of the activations
+    engine      the engine the network is meant for (quant.grid.ENGINES); decides the range of the weights
     weight      method for weights, a key of WEIGHT_QUANTIZERS
     activation  method for activations, a key of ACTIVATION_QUANTIZERS
     momentum    weight of the newest batch in the activations' moving ranges
@@ -137,7 +139,7 @@ def _quantize_weights(graph: fx.GraphModule, config: QuantConfig) -> None:
         layer = graph.get_submodule(node.target) if node.op == "call_module" else None
         if type(layer) in QUANTIZED:
             if layer not in done:
-                done[layer] = QUANTIZED[type(layer)].from_float(layer, quantizer_class())
+                done[layer] = QUANTIZED[type(layer)].from_float(layer, quantizer_class(weight_qmax(config.engine)))
             graph.set_submodule(node.target, done[layer])
         elif isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and layer not in done.values():
             warnings.warn(f"{node.target}: {type(layer).__name__} has no quantized form and stays float", stacklevel=3)
@@ -145,12 +147,11 @@ def _quantize_weights(graph: fx.GraphModule, config: QuantConfig) -> None:
 
 def _quantize_activations(graph: fx.GraphModule, config: QuantConfig) -> None:
     quantizer_class = _method(ACTIVATION_QUANTIZERS, "activation", config.activation)
-    levels = activation_levels(config.engine)
     for node in list(graph.graph.nodes):
         if not _makes_values(graph, node) or (node.op == "placeholder" and not config.quantize_input):
             continue
         if _group_end(graph, node) is node:  # the group's last node carries the quantizer
-            _insert(graph, node, quantizer_class(levels, *ops.clamp_bounds(graph, node), config.momentum))
+            _insert(graph, node, quantizer_class(LEVELS, *ops.clamp_bounds(graph, node), config.momentum))
 
 
 def _makes_values(graph: fx.GraphModule, node: fx.Node) -> bool:

@@ -48,9 +48,8 @@ class QParams:
 def affine_qparams(lo: float, hi: float, levels: int, ceiling: float = float("inf")) -> QParams:
     """The grid for values in [lo, hi], with `levels` steps across and real zero exactly on it.
 
-    The range is widened to contain zero and nudged onto the integers (arXiv:1712.05877, section 3.1). Codes may run on to 255: with
-    levels=127 that is the soft reduction, which keeps ordinary codes small enough for engines that add pairs of products in 16 bits
-    without clamping what the kernels do not clamp. `ceiling` is the upper bound of a fused ReLU6, applied exactly. Raises QuantError
+    The range is widened to contain zero and nudged onto the integers (arXiv:1712.05877, section 3.1). With fewer than 255 levels codes
+    run on to 255 above the range. `ceiling` is the upper bound of a fused ReLU6, applied exactly. Raises QuantError
     for a range that is not finite.
     """
     if not (math.isfinite(lo) and math.isfinite(hi)):
@@ -68,16 +67,14 @@ def has_vnni() -> bool:
     return any(flags.get(name, False) for name in ("avx512_vnni", "avx_vnni"))
 
 
-def activation_levels(engine: str) -> int:
-    """Steps across an activation's range: 127 where the engine's kernels can saturate in 16 bits, else 255.
+def weight_qmax(engine: str) -> int:
+    """The largest weight code for an engine: 63 where its kernels add pairs of 8-bit products in 16 bits, else 127.
 
-    fbgemm and x86 do so in depthwise convolutions on any CPU, onednn on CPUs without VNNI; qnnpack and the reference never do.
-    Raises QuantError for an unknown engine.
+    fbgemm and x86 do so in depthwise convolutions on any CPU, and everywhere on CPUs without VNNI, as onednn then does too. With
+    weights up to 63 the largest pair is 2 * 255 * 63 = 32130 < 2^15: nothing can saturate, whatever the activations. qnnpack and the
+    reference add in 32 bits. Raises QuantError for an unknown engine.
     """
     if engine not in ENGINES:
         raise QuantError(f"engine: {engine!r} is not one of {', '.join(ENGINES)}")
-    if engine in ("fbgemm", "x86"):
-        return 127
-    if engine == "onednn":
-        return 255 if has_vnni() else 127
-    return 255
+    saturates = engine in ("fbgemm", "x86") or (engine == "onednn" and not has_vnni())
+    return 63 if saturates else 127

@@ -8,7 +8,7 @@ from torch import nn
 
 from quant.errors import QuantError
 from quant.fake_quant import fake_quantize, fake_quantize_weight
-from quant.grid import ENGINES, QParams, activation_levels, affine_qparams
+from quant.grid import ENGINES, QParams, affine_qparams, has_vnni, weight_qmax
 from quant.quantizers import Int8Activation, Int8Weight
 
 
@@ -49,23 +49,23 @@ def test_values_in_range_come_back_within_half_a_step(values, levels):
     assert ((x - y).abs() <= grid.scale * 0.5001 + 1e-7)[(x >= grid.lowest) & (x <= grid.highest)].all()
 
 
-def test_a_relu6_ceiling_is_exact_on_the_soft_grid():
+def test_a_relu6_ceiling_is_exact_below_the_top_code():
     grid = affine_qparams(0.0, 4.0, levels=127, ceiling=6.0)
     assert grid.qmax == round(6.0 / grid.scale) < 255
     assert grid.highest == pytest.approx(6.0, abs=grid.scale / 2)
 
 
-def test_soft_reduction_keeps_room_above_the_range():
+def test_fewer_levels_leave_room_above_the_range():
     grid = affine_qparams(0.0, 1.0, levels=127)
     assert grid.quantize(torch.tensor([1.0, 2.0])).tolist() == [127, 254]
 
 
-def test_levels_follow_the_engine():
-    assert activation_levels("fbgemm") == activation_levels("x86") == 127
-    assert activation_levels("qnnpack") == activation_levels("reference") == 255
-    assert activation_levels("onednn") in (127, 255)
+def test_the_weight_range_follows_the_engine():
+    assert weight_qmax("fbgemm") == weight_qmax("x86") == 63
+    assert weight_qmax("qnnpack") == weight_qmax("reference") == 127
+    assert weight_qmax("onednn") == (127 if has_vnni() else 63)
     with pytest.raises(QuantError, match="tpu.*fbgemm"):
-        activation_levels("tpu")
+        weight_qmax("tpu")
     assert set(ENGINES) >= {"reference", "fbgemm"}
 
 

@@ -169,7 +169,7 @@ def test_another_engine_or_thread_count_is_refused(table, asked, words):
         table.check(*asked)
 
 
-OTHERWISE = {"cpu": "Other", "flags": ["avx"], "torch": "1.0", "activation_levels": 255, "batch": 8, "memory_format": "contiguous"}
+OTHERWISE = {"cpu": "Other", "flags": ["avx"], "torch": "1.0", "weight_qmax": 127, "batch": 8, "memory_format": "contiguous"}
 
 
 @pytest.mark.parametrize("field, value", OTHERWISE.items())

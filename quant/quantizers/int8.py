@@ -1,6 +1,6 @@
 """INT8 after arXiv:1712.05877: symmetric per-channel weights, affine per-tensor activations with moving-average ranges.
 
-Weights       scale_c = max|w_c| / 127, codes -127..127, recomputed from the current weight at every step (a moving average would clip
+Weights       scale_c = max|w_c| / qmax, codes -qmax..qmax, recomputed from the current weight at every step (a moving average would clip
               weights that grow, arXiv:1712.05877 keeps none either)
 Activations   lo, hi follow the batch minimum and maximum: hi <- hi + momentum * (max(x) - hi)
 """
@@ -15,21 +15,18 @@ from quant.quantizers.base import ActivationQuantizer, WeightQuantizer
 
 
 class Int8Weight(WeightQuantizer):
-    """Symmetric 8-bit weights, one scale for each slice along `axis` (0 for Conv and Linear, 1 for ConvTranspose)."""
+    """Symmetric weights with codes -qmax..qmax (quant.grid.weight_qmax), one scale for each output channel, axis 0."""
 
-    qmax = 127
-
-    def __init__(self, axis: int = 0):
+    def __init__(self, qmax: int = 127):
         super().__init__()
-        self.axis = axis
+        self.qmax = qmax
 
     def forward(self, weight: Tensor) -> Tensor:
         return fake_quantize_weight(weight, self.scale(weight)) if self.fake_quant else weight
 
     @torch.no_grad()
     def scale(self, weight: Tensor) -> Tensor:
-        others = [d for d in range(weight.dim()) if d != self.axis]
-        return weight.abs().amax(dim=others, keepdim=True).float().div_(self.qmax).clamp_(min=SMALLEST_SCALE)
+        return weight.abs().amax(dim=list(range(1, weight.dim())), keepdim=True).float().div_(self.qmax).clamp_(min=SMALLEST_SCALE)
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> Tensor:
@@ -39,7 +36,7 @@ class Int8Weight(WeightQuantizer):
 class Int8Activation(ActivationQuantizer):
     """Affine 8-bit activations on one grid for the tensor.
 
-    levels    127 or 255 steps across the range (quant.grid.activation_levels)
+    levels    steps across the range, 255 for 8 bits
     momentum  weight of the newest batch in the moving average; the first batch sets the range
     """
 
