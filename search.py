@@ -114,6 +114,9 @@ def main(argv=None) -> Path:
     resumes = run.claim(
         {"program": "search", "command": command, **settings}, config.restart, ("command", "runs", "restart", "checkpoint_seconds")
     )
+    if resumes and run.has("metrics.json"):
+        print(f"{run.path}: this search has ended; --restart searches again")
+        return run.path
     search, parts = build(config, space, latency, target_ms, table.meta["engine"])
     train(search, run, resumes, config.checkpoint_seconds)
     scores = score(search, parts.alphas, config)

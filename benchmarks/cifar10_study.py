@@ -8,13 +8,12 @@ side on one thread each; all latencies are measured at the end, alone, in interl
 
 import contextlib
 import os
-import shlex
 import statistics
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -68,7 +67,7 @@ def main(argv=None) -> Path:
         rows[name] |= timing
     table = LatencyTable.load(table_path)
     result = {
-        "command": shlex.join(["python", "benchmarks/cifar10_study.py", *(sys.argv[1:] if argv is None else argv)]),
+        "command": f"python benchmarks/cifar10_study.py --data-root FOLDER --epochs {config.epochs} --seeds {words_of(config.seeds)}",
         "engine": config.engine, "cpu": table.meta["cpu"], "cores": os.cpu_count(), "torch": torch.__version__, "width": config.width,
         "epochs": config.epochs, "lr": config.lr, "seeds": list(config.seeds), "train_images": config.train_images,
         "test_images": rows[names[0]].pop("test_images"), "table": next(iter(table.sections.values())).validation,
@@ -153,13 +152,17 @@ def write(config: StudyConfig, runs: Path, result: dict) -> Path:
     """cifar10.json, cifar10.md and architecture.png."""
     output = Path(config.output)
     arch = _architecture(runs, "found")
-    arch.save(output / "cifar10_found.json")
+    replace(arch, provenance={k: v for k, v in arch.provenance.items() if k != "command"}).save(output / "cifar10_found.json")
     parts = read_json(runs / "found" / "latency.json")["parts"]
     save_figure(architecture_figure(arch, parts), output / "architecture.png")
     save_figure(front_figure(read_json(runs / "found" / "front.json")), output / "front.png")
     write_json(output / "cifar10.json", result)
     write_bytes(output / "cifar10.md", page(config, result).encode())
     return output / "cifar10.json"
+
+
+def words_of(numbers: tuple[int, ...]) -> str:
+    return " ".join(map(str, numbers))
 
 
 def page(config: StudyConfig, result: dict) -> str:

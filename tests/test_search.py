@@ -158,6 +158,7 @@ def test_impossible_settings_are_named(world, words, capsys):
 
 def test_a_checkpoint_of_something_else_is_refused_in_words(world, tmp_path, capsys):
     path = search.main(world)
+    (path / "metrics.json").unlink()
     Run(path).save_checkpoint({"model": {}})
     assert "not of this search" in refused(capsys, world)
 
@@ -176,6 +177,15 @@ def test_pictures_that_move_alphas_judge_networks_and_train_weights_are_disjoint
     seen = [{tuple(image.flatten().tolist()) for image in part.images} for part in (parts.weights, parts.alphas, parts.judge)]
     assert [len(s) for s in seen] == [64, 8, 8]
     assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+
+
+def test_a_search_that_has_ended_is_left_as_it_is(world, capsys):
+    path = search.main(world)
+    before = {file.name: file.stat().st_mtime_ns for file in path.glob("*.pt")} | {"arch": (path / "arch.json").read_bytes()}
+    capsys.readouterr()
+    assert search.main(world) == path
+    assert "has ended" in capsys.readouterr().out
+    assert before == {file.name: file.stat().st_mtime_ns for file in path.glob("*.pt")} | {"arch": (path / "arch.json").read_bytes()}
 
 
 def test_of_equally_accurate_networks_the_slowest_is_chosen():
@@ -209,6 +219,7 @@ def test_other_settings_are_not_mixed_into_a_run(world, capsys):
 
 def test_a_broken_checkpoint_is_named_and_left_alone(world, tmp_path, capsys):
     path = search.main(world)
+    (path / "metrics.json").unlink()
     (path / "checkpoint.pt").write_bytes((path / "checkpoint.pt").read_bytes()[:1000])
     assert "checkpoint.pt" in refused(capsys, world)
 
