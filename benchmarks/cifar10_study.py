@@ -7,6 +7,7 @@ side on one thread each; all latencies are measured at the end, alone, in interl
 """
 
 import contextlib
+import math
 import os
 import statistics
 import subprocess
@@ -196,9 +197,34 @@ def page(config: StudyConfig, result: dict) -> str:
     lines += [
         "", f"{result['epochs']} epochs, seeds {seeds}; mean ± standard deviation over seeds. *float* is the "
         "model at the end of the float phase (a third of the epochs), not a float training of the whole length; float latency is "
-        "that of the folded, channels_last, frozen form.", "",
+        "that of the folded, channels_last, frozen form.", "", "## What it shows", "", *reading(result), "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def reading(result: dict) -> list[str]:
+    """The results in sentences, for better or worse."""
+    (_, found), (small_name, small) = result["networks"].items()
+    gain = 100 * (found["int8_top1"]["mean"] - small["int8_top1"]["mean"])
+    top1, one = found["int8_top1"]["mean"], 1 - found["int8_top1"]["mean"]
+    error = 100 * math.sqrt(2 * top1 * one / result["test_images"] / len(result["seeds"]))
+    tried = {kind: [n["accuracy"] for n in result["finalists"] if n["kind"] == kind] for kind in ("derived", "random")}
+    low, high = min(tried["derived"]), max(tried["derived"])
+    clear = low > max(tried["random"])
+    search = result["search"]
+    slower, smaller = 100 * (found["int8_ms"] / small["int8_ms"] - 1), 100 * (found["params"] / small["params"] - 1)
+    chance = "A supernet trained for so few steps ranks coarsely, and no random network was retrained: this does not show more than chance."
+    return [
+        f"- As INT8 the found network is {gain:+.1f} points from {small_name} at {slower:+.0f} % latency and {smaller:+.0f} % parameters; "
+        f"{len(result['seeds'])} seed(s), and the test pictures alone give that difference a standard error of {error:.1f} points.",
+        f"- INT8 is {100 * (found['int8_top1']['mean'] - found['fake_quant_top1']['mean']):+.1f} points from fake-quant, and "
+        f"{found['float_ms'] / found['int8_ms']:.1f} times as fast as the frozen float form.",
+        f"- Inside the supernet the derived networks (top-1 {100 * low:.1f} to {100 * high:.1f}) "
+        f"{'stand above' if clear else 'do not stand apart from'} the random ones that meet the same target by the table (median "
+        f"{100 * statistics.median(tried['random']):.1f}, best {100 * max(tried['random']):.1f}). {'' if clear else chance}".rstrip(),
+        f"- When the search measured it, the chosen network took {search['measured_ms'] / search['predicted_ms']:.2f} times its prediction; "
+        "the choice goes by the measurement.",
+    ]
 
 
 def _percent(value: dict) -> str:
