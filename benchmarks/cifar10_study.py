@@ -222,7 +222,7 @@ def reading(result: dict) -> list[str]:
         f"- Inside the supernet the derived networks (top-1 {100 * low:.1f} to {100 * high:.1f}) "
         f"{'stand above' if clear else 'do not stand apart from'} the random ones that meet the same target by the table (median "
         f"{100 * statistics.median(tried['random']):.1f}, best {100 * max(tried['random']):.1f}). {'' if clear else chance}".rstrip(),
-        f"- When the search measured it, the chosen network took {search['measured_ms'] / search['predicted_ms']:.2f} times its prediction; "
+        f"- As the search measured it, the network took {search['measured_ms'] / search['predicted_ms']:.2f} times its prediction; "
         "the choice goes by the measurement.",
     ]
 
