@@ -34,10 +34,10 @@ from supernet.finalists import Finalist, finalists
 from tasks.data import DATA, num_classes, training_pictures
 from tasks.pictures import Pictures, Stream, balanced, in_order
 
-PRESETS = {  # on two cores at width 0.5: smoke a minute, demo and small about ten; small's pictures are all, demo's a part
+PRESETS = {  # on two cores at width 0.5: smoke a minute, demo six, small ten
     "smoke": {"base_steps": 8, "float_steps": 8, "quant_steps": 8, "joint_steps": 8,
               "train_images": 640, "rescored": 2, "controls": 2, "score_images": 64},
-    "demo": {"base_steps": 360, "float_steps": 240, "quant_steps": 80, "joint_steps": 360,
+    "demo": {"base_steps": 160, "float_steps": 200, "quant_steps": 80, "joint_steps": 320,
              "train_images": 8000, "rescored": 4, "controls": 4, "score_images": 192},
     "small": {"base_steps": 250, "float_steps": 300, "quant_steps": 100, "joint_steps": 500,
               "train_images": None, "rescored": 6, "controls": 6, "score_images": 256},
