@@ -7,7 +7,8 @@ quant.parity(graph, int8, images).check()                                  # com
 quant.freeze(int8, images[:1]).save("int8.pt")                             # the form to ship
 """
 
-from quant.attach import QuantConfig, attach, freeze_bn, quantizers, set_mode
+from quant.attach import attach, extra_loss, freeze_bn, plan, quantizer_parameters, quantizers, set_bits, set_mode
+from quant.config import Override, QuantConfig
 from quant.convert import Frozen, code_inputs, convert, freeze, freeze_float
 from quant.errors import QuantError
 from quant.executors import available, use_engine
@@ -15,6 +16,7 @@ from quant.gradboost import GradBoost
 from quant.graph import IntGraph
 from quant.grid import ENGINES, QParams, weight_qmax
 from quant.parity import ParityReport, parity
+from quant.plan import PlanRow
 from quant.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS
 from quant.schedule import Phase, Schedule, phase_at
 
@@ -25,8 +27,10 @@ __all__ = [
     "Frozen",
     "GradBoost",
     "IntGraph",
+    "Override",
     "ParityReport",
     "Phase",
+    "PlanRow",
     "QParams",
     "QuantConfig",
     "QuantError",
@@ -35,12 +39,16 @@ __all__ = [
     "available",
     "code_inputs",
     "convert",
+    "extra_loss",
     "freeze",
     "freeze_bn",
     "freeze_float",
     "parity",
     "phase_at",
+    "plan",
+    "quantizer_parameters",
     "quantizers",
+    "set_bits",
     "set_mode",
     "use_engine",
     "weight_qmax",

@@ -6,59 +6,60 @@ Where quantizers go. A *group* is a convolution or linear layer with the batch n
 an addition, concatenation or batch norm with its ReLU). Every group's output, every other operation that makes new values (pooling by
 averages, hard-swish, multiplication ..) and the model's input get an activation quantizer; a ReLU of a group moves into its
 quantizer's clamp. Operations that only move or select values (max-pool, flatten, slices ..) stay on the grid of their input.
+Where layers read activations by another method than the rest (QuantConfig), a tensor that others read too gets a second quantizer on the
+way to them. With `op_types` only the inputs of the chosen kinds get one. quant/plan.py decides, this file carries it out.
 Weights are quantized by channel inside their layer; batch norm runs unfolded, because scaling a channel only scales its step: the
 integer weights after folding are the ones trained on. Parameters stay the same objects, so optimizer state survives.
 """
 
 import warnings
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
 from quant import ops
+from quant.config import QuantConfig
 from quant.errors import QuantError
 from quant.grid import weight_qmax
-from quant.layers import QUANTIZED
-from quant.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer
-
-LEVELS = 255  # of 8-bit activations
-
-
-@dataclass(frozen=True)
-class QuantConfig:
-    """How `attach` quantizes.
-
-    engine      the engine the network is meant for (quant.grid.ENGINES); decides the range of the weights
-    weight      method for weights, a key of WEIGHT_QUANTIZERS
-    activation  method for activations, a key of ACTIVATION_QUANTIZERS
-    momentum    weight of the newest batch in the activations' moving ranges
-    quantize_input  False where the input already lies on a grid (a block inside a quantized network)
-    """
-
-    engine: str = "fbgemm"
-    weight: str = "int8"
-    activation: str = "int8"
-    momentum: float = 0.05
-    quantize_input: bool = True
+from quant.layers import FROZEN, QUANTIZED, take_over
+from quant.plan import Plan, PlanRow, Site, decide
+from quant.quantizers import FLOAT, Quantizer, activation_quantizer, gradient_quantizer, weight_quantizer
 
 
 def attach(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor, config: QuantConfig = QuantConfig()) -> fx.GraphModule:
     """The model as a graph with quantizers attached; it shares every Parameter and buffer with `model`, which stays as it was.
 
     example_inputs: one batch (or a tuple of inputs) of the shapes to expect, (N, C, H, W) for an image model; runs once in evaluation
-    mode. Raises QuantError where the model cannot be traced.
+    mode. The graph's `plan_rows` say what each node got. Raises QuantError where the model cannot be traced or has quantizers already.
     """
-    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    graph = trace(model)
-    _out_of_place(graph)
-    _record_values(graph, inputs)
-    _quantize_weights(graph, config)
-    _quantize_activations(graph, config)
+    graph = _prepare(model, example_inputs)
+    decided = decide(graph, config)
+    graph.plan_rows = decided.rows
+    _quantize_weights(graph, config, decided)
+    _quantize_activations(graph, config, decided)
+    if config.freeze_bn:
+        _freeze_batch_norms(graph)
     graph.graph.lint()
     graph.recompile()
-    for quantizer in quantizers(graph).values():
-        quantizer.train(model.training)
+    for module in graph.modules():
+        if isinstance(module, (Quantizer, *FROZEN.values())):
+            module.train(model.training)
+    return graph
+
+
+def plan(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor, config: QuantConfig = QuantConfig()) -> list[PlanRow]:
+    """What `attach` would do: a row for each node, with its quantizers or the reason for none. The model stays as it was."""
+    return decide(_prepare(model, example_inputs), config).rows
+
+
+def _prepare(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor) -> fx.GraphModule:
+    """The traced model, out of place, a shape noted at each node."""
+    attached = next((name for name, m in model.named_modules() if isinstance(m, Quantizer)), None)
+    if attached is not None:
+        raise QuantError(f"{type(model).__name__} has quantizers already ({attached}); attach to the float model")
+    graph = trace(model)
+    _out_of_place(graph)
+    _record_values(graph, example_inputs if isinstance(example_inputs, tuple) else (example_inputs,))
     return graph
 
 
@@ -79,6 +80,27 @@ def set_mode(graph: nn.Module, *, observe: bool, fake_quant: bool) -> None:
     """Switch range tracking and rounding of all quantizers in a model."""
     for quantizer in quantizers(graph).values():
         quantizer.observe, quantizer.fake_quant = observe, fake_quant
+
+
+def set_bits(graph: nn.Module, bits: int) -> None:
+    """Change the width of the quantizers that follow the configuration's `weight` and `activation` (not overrides, not `residual`)."""
+    for quantizer in quantizers(graph).values():
+        if quantizer.follows_default:
+            quantizer.set_bits(bits)
+
+
+def extra_loss(graph: nn.Module) -> Tensor | float:
+    """The sum of the quantizers' regularisers; add it to the training loss."""
+    return sum(quantizer.extra_loss() for quantizer in quantizers(graph).values())
+
+
+def quantizer_parameters(graph: nn.Module) -> list[dict]:
+    """Parameter groups for an optimizer: what quantizers learn, undecayed, unboosted, by its learning rate relative to the weights'."""
+    scales = {}
+    for quantizer in quantizers(graph).values():
+        learned = [p for p in quantizer.parameters(recurse=False) if p.requires_grad]
+        scales.setdefault(quantizer.lr_scale, []).extend(learned)
+    return [{"params": params, "weight_decay": 0.0, "lr_scale": scale, "boost": False} for scale, params in scales.items() if params]
 
 
 def freeze_bn(graph: nn.Module) -> None:
@@ -132,79 +154,60 @@ def _record_values(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
             module.training = mode
 
 
-def _quantize_weights(graph: fx.GraphModule, config: QuantConfig) -> None:
-    quantizer_class = _method(WEIGHT_QUANTIZERS, "weight", config.weight)
+def _quantize_weights(graph: fx.GraphModule, config: QuantConfig, decided: Plan) -> None:
+    layers = {node: graph.get_submodule(node.target) for node in graph.graph.nodes if node.op == "call_module"}
     done = {}  # a layer that is used twice, under one name or two, is one layer
-    for node in graph.graph.nodes:
-        layer = graph.get_submodule(node.target) if node.op == "call_module" else None
-        if type(layer) in QUANTIZED:
+    for node, layer in layers.items():
+        if node in decided.weights:
             if layer not in done:
-                done[layer] = QUANTIZED[type(layer)].from_float(layer, quantizer_class(weight_qmax(config.engine)))
+                done[layer] = _quantized_layer(layer, config, decided.weights[node])
             graph.set_submodule(node.target, done[layer])
-        elif isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and layer not in done.values():
+        elif isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and type(layer) not in QUANTIZED:
             warnings.warn(f"{node.target}: {type(layer).__name__} has no quantized form and stays float", stacklevel=3)
 
 
-def _quantize_activations(graph: fx.GraphModule, config: QuantConfig) -> None:
-    quantizer_class = _method(ACTIVATION_QUANTIZERS, "activation", config.activation)
-    for node in list(graph.graph.nodes):
-        if not _makes_values(graph, node) or (node.op == "placeholder" and not config.quantize_input):
-            continue
-        if _group_end(graph, node) is node:  # the group's last node carries the quantizer
-            _insert(graph, node, quantizer_class(LEVELS, *ops.clamp_bounds(graph, node), config.momentum))
+def _quantized_layer(layer: nn.Module, config: QuantConfig, spec: str) -> nn.Module:
+    kind = QUANTIZED[type(layer)]
+    new = kind.from_float(layer, weight_quantizer(spec, weight_qmax(config.engine), kind.channel_axis).to(layer.weight.device))
+    new.weight_quant.follows_default = spec == config.weight
+    if config.gradient not in (None, FLOAT):
+        new.gradient_quant = gradient_quantizer(config.gradient, config.seed)
+    return new
 
 
-def _makes_values(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node's value is a float tensor off its inputs' grids."""
-    if node.op in ("output", "get_attr") or not node.meta["is_float"] or node.meta["shape"] is None:
-        return False
-    return ops.kind(graph, node) not in ops.ON_INPUT_GRID or _clamps_group(graph, node)
+def _quantize_activations(graph: fx.GraphModule, config: QuantConfig, decided: Plan) -> None:
+    made: dict[str, Quantizer] = {}
+    for site in decided.sites:
+        if site.name not in made:
+            made[site.name] = activation_quantizer(site.spec, site.floor, site.ceiling, site.signed)
+            made[site.name].follows_default = site.for_layers and site.spec == config.activation
+            graph.add_submodule(site.name, made[site.name].to(_device(graph)))
+        _insert(graph, site)
 
 
-def _clamps_group(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node is the ReLU or ReLU6 that ends a group (alone on a tensor others read too, it works on the integers instead)."""
-    if ops.kind(graph, node) not in ("relu", "relu6"):
-        return False
-    source = node.args[0]
-    return len(source.users) == 1 and ops.kind(graph, source) in ops.TAKES_CLAMP
-
-
-def _group_end(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """The last node of the group that `node` is in: conv -> batch norm -> ReLU, as far as each has no other reader."""
-    if len(node.users) != 1:
-        return node
-    (user,) = node.users
-    folds = ops.kind(graph, node) in ("conv", "linear") and ops.kind(graph, user) == "batch_norm"
-    return _group_end(graph, user) if folds or _clamps_group(graph, user) else node
-
-
-def _insert(graph: fx.GraphModule, node: fx.Node, quantizer: Quantizer) -> None:
-    """Put `quantizer` behind `node`, in place of it where it is a ReLU that the quantizer's clamp computes."""
-    name = _free_name(graph, node)
-    graph.add_submodule(name, quantizer)
-    with graph.graph.inserting_after(node):
-        new = graph.graph.call_module(name, (node,))
-    new.meta = {"is_float": True, "shape": node.meta["shape"]}
+def _insert(graph: fx.GraphModule, site: Site) -> None:
+    """Put a site's quantizer behind its node, in place of it where it is a ReLU that the quantizer's clamp computes."""
+    node = site.node
+    source = node.meta.get("quantized_by", node)
+    with graph.graph.inserting_after(source):
+        new = graph.graph.call_module(site.name, (source,))
+    new.meta = {"is_float": True, "shape": node.meta["shape"], "nn_module_stack": node.meta.get("nn_module_stack", {})}
+    if site.readers is not None:
+        for reader in site.readers:
+            reader.replace_input_with(source, new)
+        return
     node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
-    if _clamps_group(graph, node):
+    node.meta["quantized_by"] = new
+    if site.absorbs:
         new.args = (node.args[0],)
         graph.graph.erase_node(node)
 
 
-def _free_name(graph: fx.GraphModule, node: fx.Node) -> str:
-    """`features.0.1_quant` beside the module that made the value, `blocks.3.add_quant` in the module whose forward did."""
-    if node.op == "call_module":
-        base = node.target
-    else:
-        stack = list(node.meta.get("nn_module_stack", {}).values())
-        scope = stack[-1][0] if stack else ""
-        base = f"{scope}.{ops.label(node)}".lstrip(".")
-    taken = {name for name, _ in graph.named_modules()}
-    names = (f"{base}_quant" if i == 0 else f"{base}_{i}_quant" for i in range(len(taken) + 1))
-    return next(name for name in names if name not in taken)
+def _freeze_batch_norms(graph: fx.GraphModule) -> None:
+    for name, module in list(graph.named_modules()):
+        if type(module) in FROZEN:
+            graph.set_submodule(name, take_over(FROZEN[type(module)], module))
 
 
-def _method(table: dict, field: str, name: str):
-    if name not in table:
-        raise QuantError(f"{field}: {name!r} is not one of {', '.join(table)}")
-    return table[name]
+def _device(graph: fx.GraphModule) -> torch.device:
+    return next((p.device for p in graph.parameters()), torch.device("cpu"))

@@ -1,10 +1,10 @@
-"""Fake quantization as autograd functions: real values in, the nearest real values on an integer grid out.
+"""The arithmetic of fake-quant: round onto a grid in the forward pass, pass gradients by a mask of our own in the backward pass.
 
-Forward   y = scale * round(clamp(x, lo, hi) / scale)     lo, hi on the grid, so the zero point cancels
-Backward  dx = dy where lo <= x <= hi, else 0             (straight-through, arXiv:1712.05877 section 3; arXiv:1308.3432)
+    y = scale * round(clamp(x, lo, hi) / scale)      dx = g where lo <= x <= hi, else 0       (arXiv:1712.05877, section 3; arXiv:1308.3432)
 
-The clamp can be the ReLU of the group too: then lo is 0, and x = 0 gets no gradient, as in torch's ReLU. The mask is ours: library clamps
-differ at the bounds (torch's hardtanh drops the gradient of the largest element, which sits exactly on an observed maximum).
+Bounds and scales are Python numbers on a CPU (fastest: one new tensor, then in place, about the cost of two ReLUs) and tensors elsewhere,
+where nothing may wait for the device. The mask is ours because library clamps differ at the bounds: torch's hardtanh drops the gradient
+of the largest element, which sits exactly on an observed maximum.
 
 Example:
     >>> x = torch.tensor([-1.0, 0.24, 0.26, 9.0])
@@ -16,48 +16,99 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Number = float | Tensor
 
-class _FakeQuantizeCPU(torch.autograd.Function):
-    """Bounds and scale as Python numbers; one new tensor, then in place: about the cost of two ReLUs."""
 
+class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, lo, hi, scale, relu):
-        ctx.save_for_backward(x)
-        ctx.bounds = (lo if relu else _below(lo), _above(hi))
-        return torch.clamp(x, lo, hi).mul_(1.0 / scale).round_().mul_(scale)
+    def forward(ctx, x, lo, hi, scale, relu, through):
+        ctx.save_for_backward(None if through else x)
+        ctx.bounds, ctx.relu = (lo, hi), relu
+        return round_to_grid(x, lo, hi, scale)
 
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(grad, x, *ctx.bounds), None, None, None, None
+        dx = grad if x is None else inside(grad, x, *ctx.bounds, open_below=ctx.relu)
+        return dx, None, None, None, None, None
 
 
-class _FakeQuantizeTensor(torch.autograd.Function):
-    """Bounds and scale as 0-dim tensors on x's device: nothing synchronises with the host."""
-
+class _Through(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, lo, hi, scale, relu):
-        ctx.save_for_backward(x, lo, hi)
-        ctx.relu = relu
-        return torch.clamp(x, lo, hi).div_(scale).round_().mul_(scale)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, lo, hi = ctx.saved_tensors
-        inside = (x > lo if ctx.relu else x >= lo) & (x <= hi)
-        return torch.where(inside, grad, 0.0), None, None, None, None
-
-
-class _RoundThrough(torch.autograd.Function):
-    """Weights: y = scale * round(w / scale) with the identity as gradient; `scale` broadcasts over w and gets none."""
-
-    @staticmethod
-    def forward(ctx, w, scale):
-        return torch.div(w, scale).round_().mul_(scale)
+    def forward(ctx, x, y):
+        return y.clone()
 
     @staticmethod
     def backward(ctx, grad):
         return grad, None
+
+
+class _RoundThrough(torch.autograd.Function):
+    """y = scale * round(x / scale) with the identity as gradient; `scale` broadcasts over x and gets none."""
+
+    @staticmethod
+    def forward(ctx, x, scale):
+        return torch.div(x, scale).round_().mul_(scale)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+def fake_quantize(x: Tensor, lo: Number, hi: Number, scale: Number, relu: bool = False, through: bool = False) -> Tensor:
+    """Fake-quantize x of any shape; keeps shape, dtype and memory format.
+
+    lo, hi and scale are Python numbers or tensors that broadcast over x; lo and hi are multiples of scale. `relu` says that the clamp at
+    lo = 0 is the group's ReLU: then x = 0 gets no gradient, as in torch's ReLU. `through` gives clamped values a gradient too. Arithmetic
+    is float32 for a bfloat16 or float16 x, so autocast rounds once, at the end.
+    """
+    return _FakeQuantize.apply(widen(x), lo, hi, scale, relu, through).to(x.dtype)
+
+
+def fake_quantize_weight(w: Tensor, scale: Tensor) -> Tensor:
+    """Round weights of any shape onto a symmetric grid, unclamped; `scale` broadcasts over w; the gradient passes straight through."""
+    return _RoundThrough.apply(w, scale)
+
+
+def straight_through(x: Tensor, y: Tensor) -> Tensor:
+    """The values of y, with the gradient of x: exactly y, where the usual x + (y - x).detach() is off by a rounding error."""
+    return _Through.apply(x, y.detach())
+
+
+def round_to_grid(x: Tensor, lo: Number, hi: Number, scale: Number) -> Tensor:
+    """scale * round(clamp(x, lo, hi) / scale), without gradient."""
+    y = torch.clamp(x, lo, hi)
+    return (y.div_(scale) if isinstance(scale, Tensor) else y.mul_(1.0 / scale)).round_().mul_(scale)
+
+
+def inside(grad: Tensor, x: Tensor, lo: Number, hi: Number, open_below: bool = False, open_above: bool = False) -> Tensor:
+    """`grad` where lo <= x <= hi, 0 elsewhere; `open_below` and `open_above` exclude the bounds themselves."""
+    if isinstance(hi, Tensor):
+        above_lo, below_hi = x > lo if open_below else x >= lo, x < hi if open_above else x <= hi
+        return torch.where(above_lo & below_hi, grad, 0.0)
+    # hardtanh's backward is one vectorised kernel with both bounds open: the next float outwards closes one
+    return torch.ops.aten.hardtanh_backward(grad, x, lo if open_below else _below(lo), hi if open_above else _above(hi))
+
+
+def from_above(grad: Tensor, x: Tensor, bound: Number) -> Tensor:
+    """`grad` where x >= bound, 0 elsewhere."""
+    if isinstance(bound, Tensor):
+        return torch.where(x >= bound, grad, 0.0)
+    return torch.ops.aten.threshold_backward(grad, x, _below(bound))
+
+
+def numbers(*values: Tensor) -> tuple[Number, ...]:
+    """0-dim tensors as Python numbers on a CPU, where asking costs nothing; as they are elsewhere and where they have several elements."""
+    return tuple(v.item() if v.device.type == "cpu" and v.dim() == 0 else v.detach() for v in values)
+
+
+def at_least(value: Number, bound: float) -> Number:
+    return value.clamp(min=bound) if isinstance(value, Tensor) else max(value, bound)
+
+
+def widen(x: Tensor) -> Tensor:
+    """float32 for the half precisions, x itself otherwise."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _below(bound: float) -> float:
@@ -66,21 +117,3 @@ def _below(bound: float) -> float:
 
 def _above(bound: float) -> float:
     return float(np.nextafter(np.float32(bound), np.float32(np.inf)))
-
-
-def fake_quantize(x: Tensor, lo, hi, scale, relu: bool = False) -> Tensor:
-    """Fake-quantize activations of any shape; keeps shape, dtype and memory format.
-
-    `lo`, `hi` and `scale` are Python numbers (fastest on a CPU) or 0-dim tensors (no synchronisation on a GPU); lo and hi are multiples
-    of scale. `relu` says that the clamp at lo = 0 is the group's ReLU. Arithmetic is float32 whatever the dtype of x, so bfloat16
-    autocast rounds once, at the end.
-    """
-    function = _FakeQuantizeTensor if isinstance(scale, Tensor) else _FakeQuantizeCPU
-    if x.dtype in (torch.bfloat16, torch.float16):
-        return function.apply(x.float(), lo, hi, scale, relu).to(x.dtype)
-    return function.apply(x, lo, hi, scale, relu)
-
-
-def fake_quantize_weight(w: Tensor, scale: Tensor) -> Tensor:
-    """Fake-quantize weights of any shape on a symmetric grid; `scale` broadcasts over w; the gradient passes straight through."""
-    return _RoundThrough.apply(w, scale)

@@ -13,6 +13,7 @@ from torch import Tensor
 from quant.errors import QuantError
 
 ENGINES = ("reference", "fbgemm", "qnnpack", "x86", "onednn")
+LEVELS = ("signed", "unsigned", "seed")
 SMALLEST_SCALE = 1e-8  # a zero range must never divide
 
 
@@ -48,17 +49,29 @@ class QParams:
 def affine_qparams(lo: float, hi: float, levels: int, ceiling: float = float("inf")) -> QParams:
     """The grid for values in [lo, hi], with `levels` steps across and real zero exactly on it.
 
-    The range is widened to contain zero and nudged onto the integers (arXiv:1712.05877, section 3.1). With fewer than 255 levels codes
-    run on to 255 above the range. `ceiling` is the upper bound of a fused ReLU6, applied exactly. Raises QuantError
-    for a range that is not finite.
+    The range is widened to contain zero and nudged onto the integers (arXiv:1712.05877, section 3.1). `ceiling` is the upper bound of a
+    fused ReLU6, applied exactly. Raises QuantError for a range that is not finite.
     """
     if not (math.isfinite(lo) and math.isfinite(hi)):
         raise QuantError(f"the range of an activation is {lo} to {hi}: training has diverged; lower the learning rate")
     lo, hi = min(lo, 0.0), max(hi, 0.0)
     scale = float(np.float32(max((hi - lo) / levels, SMALLEST_SCALE)))
     zero_point = int(min(max(round(-lo / scale), 0), levels))
-    qmax = 255 if ceiling == float("inf") else min(255, zero_point + round(ceiling / scale))
+    qmax = levels if ceiling == float("inf") else min(levels, zero_point + round(ceiling / scale))
     return QParams(scale, zero_point, 0, qmax)
+
+
+def positive_levels(bits: int, levels: str = "signed") -> int:
+    """Steps on the positive side of zero: `bits` counts the whole code, sign included, unless a published variant counts otherwise.
+
+    "signed"    2^(bits-1) - 1 on either side
+    "unsigned"  2^bits - 1 above zero and none below
+    "seed"      2^bits - 1 on either side: magnitude bits, as the MXNet operators count; a code then takes bits + 1
+    Raises QuantError for another word.
+    """
+    if levels not in LEVELS:
+        raise QuantError(f"levels: {levels!r} is not one of {', '.join(LEVELS)}")
+    return 2 ** (bits - 1) - 1 if levels == "signed" else 2**bits - 1
 
 
 def has_vnni() -> bool:

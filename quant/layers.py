@@ -8,34 +8,69 @@ from quant.quantizers import WeightQuantizer
 
 
 class _QuantizedWeight:
-    """Mixed into a float layer class: the float layer's fields and Parameters, plus a weight quantizer."""
+    """Mixed into a float layer class: the float layer's fields and Parameters, plus a weight quantizer and perhaps one for gradients."""
 
     weight_quant: WeightQuantizer
+    channel_axis = 0  # of the weight's output channels
 
     @classmethod
     def from_float(cls, layer: nn.Module, quantizer: WeightQuantizer) -> nn.Module:
         """The layer with `quantizer` on its weight; weight and bias stay the same objects, so optimizer state stays valid."""
-        if layer._forward_pre_hooks or layer._forward_hooks:
-            raise QuantError(f"{type(layer).__name__}: has hooks (weight norm?), which would be lost; remove them before attaching")
-        new = cls.__new__(cls)
-        nn.Module.__init__(new)
-        new.__dict__.update({k: v for k, v in layer.__dict__.items() if not k.startswith("_") or k == "_reversed_padding_repeated_twice"})
-        for name, parameter in layer.named_parameters(recurse=False):
-            new.register_parameter(name, parameter)
-        if layer.bias is None:
-            new.register_parameter("bias", None)
-        new.weight_quant = quantizer
+        new = take_over(cls, layer)
+        new.weight_quant, new.gradient_quant = quantizer, nn.Identity()
+        quantizer.start(layer.weight)
         return new
 
 
 class QuantConv2d(_QuantizedWeight, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight_quant(self.weight), self.bias)
+        return self.gradient_quant(self._conv_forward(x, self.weight_quant(self.weight), self.bias))
+
+
+class QuantConvTranspose2d(_QuantizedWeight, nn.ConvTranspose2d):
+    channel_axis = 1
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation)
+        y = F.conv_transpose2d(x, self.weight_quant(self.weight), self.bias, self.stride, self.padding, padding, self.groups, self.dilation)
+        return self.gradient_quant(y)
 
 
 class QuantLinear(_QuantizedWeight, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight_quant(self.weight), self.bias)
+        return self.gradient_quant(F.linear(x, self.weight_quant(self.weight), self.bias))
 
 
-QUANTIZED = {nn.Conv2d: QuantConv2d, nn.Linear: QuantLinear}
+QUANTIZED = {nn.Conv2d: QuantConv2d, nn.Linear: QuantLinear, nn.ConvTranspose2d: QuantConvTranspose2d}
+
+
+class FrozenBatchNorm1d(nn.BatchNorm1d):
+    """Batch norm that keeps to its running statistics; gamma and beta still learn."""
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+
+FROZEN = {nn.BatchNorm1d: FrozenBatchNorm1d, nn.BatchNorm2d: FrozenBatchNorm2d}
+
+
+def take_over(cls: type, layer: nn.Module) -> nn.Module:
+    """A `cls` (a subclass of the layer's class) with the layer's settings and the very Parameter and buffer objects of it.
+
+    Raises QuantError where the layer has hooks.
+    """
+    if layer._forward_pre_hooks or layer._forward_hooks:
+        raise QuantError(f"{type(layer).__name__}: has hooks (weight norm?), which would be lost; remove them before attaching")
+    new = cls.__new__(cls)
+    nn.Module.__init__(new)
+    new.__dict__.update({k: v for k, v in layer.__dict__.items() if not k.startswith("_") or k == "_reversed_padding_repeated_twice"})
+    for name, parameter in layer._parameters.items():
+        new.register_parameter(name, parameter)
+    for name, buffer in layer._buffers.items():
+        new.register_buffer(name, buffer)
+    return new

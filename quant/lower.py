@@ -1,12 +1,13 @@
 """Lower a trained, attached graph to an integer graph: fold batch norm, turn weights into codes, give each tensor its grid.
 
 Folding (arXiv:1712.05877, section 3.2, per channel): y = gamma (W x + b - mean) / sqrt(var + eps) + beta has weight scale
-scale_c |gamma_c| / sqrt(var_c + eps_c) on the same codes, negated where gamma is negative; gamma 0 leaves a constant channel.
+scale_c |gamma_c| / sqrt(var_c + eps_c) on the same codes, negated where gamma is negative; gamma 0 leaves a constant channel. Codes of
+few bits are stored as multiples (scale * code = scale / 9 * 9 code), because biases are rounded to the product of the scales.
 """
 
 import copy
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,6 +24,14 @@ class _Pending:
     """A layer, sum, product or concatenation that waits for its group's quantizer to say which grid it lands on."""
 
     op: Op
+    bounds: tuple[float, float] = (float("-inf"), float("inf"))  # of a ReLU before the quantizer, which is not the quantizer's own
+
+    def clamped(self, qparams: QParams) -> QParams:
+        """The grid without the codes that the ReLU cuts off."""
+        floor, ceiling = self.bounds
+        qmin = qparams.zero_point if floor == 0.0 else qparams.qmin
+        qmax = qparams.qmax if ceiling == float("inf") else min(qparams.qmax, qparams.zero_point + round(ceiling / qparams.scale))
+        return replace(qparams, qmin=qmin, qmax=qmax)
 
     def fold(self, bn: nn.Module) -> None:
         """Take the batch norm behind a convolution or linear layer into weight_scale and bias."""
@@ -97,6 +106,9 @@ class _Lowering:
             return self.combination(node, kind)
         if kind == "dropout":
             return self.values[node.args[0]]
+        if kind in ("relu", "relu6") and isinstance(self.values[node.args[0]], _Pending):
+            self.values[node.args[0]].bounds = ops.clamp_bounds(self.graph, node)
+            return self.values[node.args[0]]
         if kind == "relu" and self.on_grids(node):
             return self.emit(Op(node.name, "relu", (self.values[node.args[0]],), self.grid(node.args[0])))
         return self.call(node, kind, module)
@@ -113,8 +125,13 @@ class _Lowering:
                 padding = f"{module.padding!r}, {module.padding_mode!r}"
                 raise QuantError(f"{node.target}: padding {padding} has no integer form; pad with numbers and zeros")
             attrs = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups")}
-        scale = quantizer.scale(weight).flatten().float().cpu()
-        return _Pending(Op(node.name, kind, (source,), None, quantizer.codes(weight).cpu(), scale, bias.float().cpu(), attrs))
+        try:
+            codes = quantizer.codes(weight).cpu()
+        except QuantError as error:
+            raise QuantError(f"{node.target}: {error}") from error
+        scale = torch.broadcast_to(quantizer.scale(weight), (len(weight), *[1] * (weight.dim() - 1))).flatten().float().cpu()
+        finer = max(1, quantizer.limit // max(1, int(codes.abs().max())))
+        return _Pending(Op(node.name, kind, (source,), None, codes * finer, scale / finer, bias.float().cpu(), attrs))
 
     def combination(self, node: fx.Node, kind: str) -> _Pending:
         sources = node.args[0] if kind == "cat" else node.args[:2]
@@ -128,9 +145,13 @@ class _Lowering:
         except QuantError as error:
             raise QuantError(f"{node.target}: {error}") from error
         source = self.values[node.args[0]]
+        if getattr(quantizer, "transforms", False):
+            return self.transformed(node, quantizer, qparams)
+        if isinstance(source, str) and source in self.grids:
+            return self.emit(Op(node.name, "quantize", (self.real(node.args[0]),), qparams))
         if isinstance(source, _Pending):
             op = source.op
-            op.name, op.qparams = node.name, qparams
+            op.name, op.qparams = node.name, source.clamped(qparams)
             if op.weight is not None:
                 source.fit_bias(self.grids[op.inputs[0]].scale)
             return self.emit(op)
@@ -139,6 +160,12 @@ class _Lowering:
             self.ops.remove(source_op)  # one operation: dequantize, compute, quantize
             return self.emit(Op(node.name, "function", source_op.inputs, qparams, attrs=source_op.attrs))
         return self.emit(Op(node.name, "quantize", (source,), qparams))
+
+    def transformed(self, node: fx.Node, quantizer: Quantizer, qparams: QParams) -> str:
+        """A quantizer whose values are a function of its input, computed in real numbers and then on its grid exactly."""
+        real = self.real(node.args[0])
+        call = Call(copy.deepcopy(quantizer).cpu().eval(), (Ref(real),), {})
+        return self.emit(Op(node.name, "function", (real,), qparams, attrs={"call": call}))
 
     def call(self, node: fx.Node, kind: str, module: nn.Module | None) -> str:
         """Everything else, as it was traced: on codes where it only moves them, else on real values."""

@@ -9,6 +9,7 @@ from torch import fx, nn
 _KINDS = {
     "conv": (nn.Conv2d,),
     "linear": (nn.Linear,),
+    "deconv": (nn.ConvTranspose2d,),
     "batch_norm": (nn.BatchNorm1d, nn.BatchNorm2d),
     "relu": (nn.ReLU, F.relu, torch.relu, "relu"),
     "relu6": (nn.ReLU6, F.relu6),
@@ -23,7 +24,11 @@ _KINDS = {
 KIND_OF = {target: kind for kind, targets in _KINDS.items() for target in targets}
 
 ON_INPUT_GRID = ("relu", "dropout", "move")  # values are selected, moved or cut off at zero, never mixed
-TAKES_CLAMP = ("conv", "linear", "batch_norm", "add", "mul", "cat")  # a ReLU behind these joins their group
+LAYERS = ("conv", "linear", "deconv")  # kinds with a weight
+TAKES_CLAMP = (*LAYERS, "batch_norm", "add", "mul", "cat")  # a ReLU behind these joins their group
+AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, "mean")
+MAXIMA = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, F.max_pool2d, F.adaptive_max_pool2d)
+POSITIVE = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, torch.sigmoid, F.sigmoid, F.hardsigmoid, F.softmax, "sigmoid", "softmax")
 OUT_OF_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, "add_": "add", "mul_": "mul", "relu_": "relu"}
 
 
@@ -37,6 +42,29 @@ def kind(graph: fx.GraphModule, node: fx.Node) -> str:
     name = KIND_OF.get(node.target, "function")
     of_two_tensors = len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs
     return "function" if name in ("add", "mul") and not of_two_tensors else name
+
+
+def target(graph: fx.GraphModule, node: fx.Node):
+    """What a node calls: a module's class, a function, or a method's name."""
+    return type(graph.get_submodule(node.target)) if node.op == "call_module" else node.target
+
+
+def op_type(graph: fx.GraphModule, node: fx.Node) -> str:
+    """The kind of a node as settings name it (quant.config.OP_TYPES): pooling of either sort is "pool"."""
+    if node.op.startswith("call") and target(graph, node) in AVERAGES + MAXIMA:
+        return "pool"
+    name = kind(graph, node)
+    return "relu" if name == "relu6" else name
+
+
+def is_nonnegative(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node's values cannot be below zero, as far as the graph itself shows."""
+    name = kind(graph, node)
+    if name in ("relu", "relu6") or (node.op.startswith("call") and target(graph, node) in POSITIVE):
+        return True
+    keeps_sign = name in ("move", "dropout", "add", "mul", "cat") or (node.op.startswith("call") and target(graph, node) in AVERAGES)
+    sources = [n for n in node.all_input_nodes if n.meta.get("is_float")]
+    return keeps_sign and bool(sources) and all(is_nonnegative(graph, n) for n in sources)
 
 
 def label(node: fx.Node) -> str:

@@ -161,7 +161,7 @@ def test_what_cannot_be_traced_is_refused_in_words():
 
 @pytest.mark.parametrize("field", ["weight", "activation", "engine"])
 def test_unknown_settings_are_refused_with_the_known_ones(field):
-    with pytest.raises(quant.QuantError, match=f"{field}: 'x'.*(int8|fbgemm)"):
+    with pytest.raises(quant.QuantError, match=f"{field}: 'x.*(int8|fbgemm)"):
         quant.attach(Toy(), torch.randn(1, 3, 8, 8), quant.QuantConfig(**{field: "x"}))
 
 
@@ -181,8 +181,8 @@ def test_layers_with_hooks_are_refused_and_layers_without_integer_form_are_named
     hooked[0].register_forward_pre_hook(lambda module, inputs: None)
     with pytest.raises(quant.QuantError, match="hooks"):
         quant.attach(hooked, torch.randn(1, 3, 4, 4))
-    with pytest.warns(UserWarning, match="0: ConvTranspose2d .* stays float"):
-        quant.attach(nn.Sequential(nn.ConvTranspose2d(3, 4, 2)), torch.randn(1, 3, 4, 4))
+    with pytest.warns(UserWarning, match="0: Conv1d .* stays float"):
+        quant.attach(nn.Sequential(nn.Conv1d(3, 4, 2)), torch.randn(1, 3, 8))
 
 
 def test_examples_that_the_model_cannot_take_are_named():

@@ -50,14 +50,15 @@ def test_values_in_range_come_back_within_half_a_step(values, levels):
 
 
 def test_a_relu6_ceiling_is_exact_below_the_top_code():
-    grid = affine_qparams(0.0, 4.0, levels=127, ceiling=6.0)
-    assert grid.qmax == round(6.0 / grid.scale) < 255
+    grid = affine_qparams(-4.0, 8.0, levels=127, ceiling=6.0)
+    assert grid.qmax == grid.zero_point + round(6.0 / grid.scale) < 127
     assert grid.highest == pytest.approx(6.0, abs=grid.scale / 2)
 
 
-def test_fewer_levels_leave_room_above_the_range():
-    grid = affine_qparams(0.0, 1.0, levels=127)
-    assert grid.quantize(torch.tensor([1.0, 2.0])).tolist() == [127, 254]
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_codes_end_at_the_last_level(bits):
+    grid = affine_qparams(0.0, 1.0, levels=2**bits - 1)
+    assert grid.quantize(torch.tensor([0.0, 1.0, 2.0])).tolist() == [0, 2**bits - 1, 2**bits - 1]
 
 
 def test_the_weight_range_follows_the_engine():
@@ -122,7 +123,7 @@ def test_weight_scale_follows_the_current_weight_at_once():
 
 
 def test_ranges_follow_a_moving_average_that_starts_at_the_first_batch():
-    quantizer = Int8Activation(levels=127, momentum=0.1)
+    quantizer = Int8Activation(momentum=0.1)
     for low, high in ((-1.0, 4.0), (-2.0, 6.0), (0.0, 2.0)):
         quantizer(torch.tensor([low, 0.0, high]))
     assert quantizer.hi.item() == pytest.approx((4 * 0.9 + 0.6) * 0.9 + 0.2)
@@ -130,7 +131,7 @@ def test_ranges_follow_a_moving_average_that_starts_at_the_first_batch():
 
 
 def test_evaluation_changes_no_buffer():
-    quantizer = Int8Activation(levels=127)
+    quantizer = Int8Activation()
     quantizer(torch.randn(100))
     quantizer.eval()
     before = {k: v.clone() for k, v in quantizer.named_buffers()}
@@ -142,14 +143,14 @@ def test_evaluation_changes_no_buffer():
     ("floor", "ceiling", "act"), [(float("-inf"), float("inf"), nn.Identity()), (0.0, float("inf"), nn.ReLU()), (0.0, 6.0, nn.ReLU6())]
 )
 def test_switched_off_it_is_the_fused_activation(floor, ceiling, act):
-    quantizer = Int8Activation(127, floor, ceiling)
+    quantizer = Int8Activation(8, floor, ceiling)
     quantizer.fake_quant = False
     x = 10 * torch.randn(50)
     assert torch.equal(quantizer(x), act(x))
 
 
 def test_a_relu_quantizer_never_gives_negative_values_and_at_most_256_levels():
-    quantizer = Int8Activation(127, 0.0)
+    quantizer = Int8Activation(8, 0.0)
     y = quantizer(torch.randn(10_000))
     assert y.min() == 0
     assert len(y.unique()) <= 256
@@ -157,24 +158,24 @@ def test_a_relu_quantizer_never_gives_negative_values_and_at_most_256_levels():
 
 def test_constant_and_zero_inputs_stay_finite():
     for value in (0.0, 3.0, -3.0):
-        quantizer = Int8Activation(127)
+        quantizer = Int8Activation()
         assert torch.allclose(quantizer(torch.full((8,), value)), torch.full((8,), value), atol=0.05)
 
 
 def test_a_quantizer_without_data_says_so():
     with pytest.raises(QuantError, match="seen no data"):
-        Int8Activation(127).qparams()
+        Int8Activation().qparams()
 
 
 def test_device_bounds_equal_the_python_bounds():
     for floor, ceiling in ((float("-inf"), float("inf")), (0.0, float("inf")), (0.0, 6.0)):
-        quantizer = Int8Activation(127, floor, ceiling)
+        quantizer = Int8Activation(8, floor, ceiling)
         quantizer(3 * torch.randn(1000))
         assert [b.item() for b in quantizer._device_bounds()] == pytest.approx(list(quantizer._bounds()), rel=1e-7)
 
 
 def test_bfloat16_stays_within_a_step_and_keeps_its_dtype():
-    quantizer = Int8Activation(127)
+    quantizer = Int8Activation()
     x = torch.randn(1000)
     expected = quantizer(x)
     quantizer.eval()
@@ -185,14 +186,14 @@ def test_bfloat16_stays_within_a_step_and_keeps_its_dtype():
 
 def test_channels_last_is_kept():
     x = torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last)
-    assert Int8Activation(127, 0.0)(x).is_contiguous(memory_format=torch.channels_last)
+    assert Int8Activation(8, 0.0)(x).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_switches_travel_in_the_state_dict():
-    quantizer = Int8Activation(127)
+    quantizer = Int8Activation()
     quantizer(torch.randn(10))
     quantizer.observe = quantizer.fake_quant = False
-    new = Int8Activation(127)
+    new = Int8Activation()
     new.load_state_dict(quantizer.state_dict())
     assert (new.observe, new.fake_quant, new.hi.item()) == (False, False, quantizer.hi.item())
 

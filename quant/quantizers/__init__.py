@@ -1,17 +1,32 @@
-"""Quantization methods by name: for each the class for weights and the class for activations."""
+"""Quantization methods, one file each; docs/quantizers.md says when to use which."""
 
 from quant.quantizers.base import ActivationQuantizer, Quantizer, WeightQuantizer
 from quant.quantizers.int8 import Int8Activation, Int8Weight
-
-WEIGHT_QUANTIZERS = {"int8": Int8Weight}
-ACTIVATION_QUANTIZERS = {"int8": Int8Activation}
+from quant.quantizers.spec import (
+    ACTIVATION_QUANTIZERS,
+    FLOAT,
+    WEIGHT_QUANTIZERS,
+    Spec,
+    activation_quantizer,
+    check_spec,
+    gradient_quantizer,
+    parse_spec,
+    weight_quantizer,
+)
 
 __all__ = [
     "ACTIVATION_QUANTIZERS",
+    "FLOAT",
     "WEIGHT_QUANTIZERS",
     "ActivationQuantizer",
     "Int8Activation",
     "Int8Weight",
     "Quantizer",
+    "Spec",
     "WeightQuantizer",
+    "activation_quantizer",
+    "check_spec",
+    "gradient_quantizer",
+    "parse_spec",
+    "weight_quantizer",
 ]

@@ -1,22 +1,43 @@
 """The contract that every quantizer keeps."""
 
+import math
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+from quant.errors import QuantError
+from quant.fake_quant import widen
+from quant.grid import QParams
+
+INF = float("inf")
 
 
 class Quantizer(nn.Module, ABC):
-    """A module from tensor to tensor of the same shape and dtype, its values on an integer grid.
+    """A module from tensor to tensor of the same shape and dtype, its values on a grid of at most 2^bits values.
 
-    `observe` and `fake_quant` switch the tracking of ranges and the rounding; both travel in the state dict. All other state is in
-    buffers. In evaluation mode no buffer changes. A zero range never divides.
+    `observe` and `fake_quant` switch the tracking of ranges and the rounding. `batches` counts the training batches seen while observing.
+    These and the width travel in the state dict (as Python values: reading them never waits for a device); all other state is in
+    buffers and Parameters. In evaluation mode nothing changes. A zero range never divides.
     """
 
-    def __init__(self):
+    lr_scale = 1.0  # learning rate of a quantizer's own Parameters, relative to that of the weights
+    narrowest = 2  # bits
+
+    def __init__(self, bits: int):
         super().__init__()
-        self.observe = True
-        self.fake_quant = True
+        self.observe, self.fake_quant, self.batches = True, True, 0
+        self.follows_default = False  # quant.attach: the width is the configuration's own, quant.set_bits moves it
+        self.bits = 0
+        self.set_bits(bits)
+
+    def set_bits(self, bits: int) -> None:
+        """Change the width; learned ranges stay."""
+        if not self.narrowest <= bits <= 8:
+            raise QuantError(f"bits: {bits}, {type(self).__name__} takes {self.narrowest} to 8")
+        self.bits = bits
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -27,41 +48,154 @@ class Quantizer(nn.Module, ABC):
         return 0.0
 
     def get_extra_state(self):
-        return {"observe": self.observe, "fake_quant": self.fake_quant}
+        return {"bits": self.bits, "observe": self.observe, "fake_quant": self.fake_quant, "batches": self.batches}
 
     def set_extra_state(self, state):
         self.observe, self.fake_quant = bool(state["observe"]), bool(state["fake_quant"])
+        self.bits, self.batches = int(state["bits"]), int(state["batches"])
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}"
 
 
 class ActivationQuantizer(Quantizer):
     """Quantizes what flows between layers, on one grid for the whole tensor.
 
     `floor` and `ceiling` are the bounds of an activation function fused into the clamp: 0 and inf for ReLU, 0 and 6 for ReLU6,
-    -inf and inf for none. They hold with the rounding switched off too, so the module then computes the plain activation.
+    -inf and inf for none. They hold with the rounding switched off too, so the module then computes the plain activation. `signed`
+    says whether values below zero can come; methods with a fixed zero spend all codes above it otherwise.
     """
 
-    def __init__(self, floor: float = float("-inf"), ceiling: float = float("inf")):
-        super().__init__()
-        self.floor, self.ceiling = floor, ceiling
+    transforms = False  # whether values change by more than rounding and clamping
+
+    def __init__(self, bits: int, floor: float = -INF, ceiling: float = INF, signed: bool = True):
+        super().__init__(bits)
+        self.floor, self.ceiling, self.signed = floor, ceiling, signed and floor < 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.observe:
+            self.watch(widen(x.detach()))
+            self.batches += 1
+        if not self.fake_quant or not self.ready():
+            return self.activate(x)
+        return self.quantize(widen(x)).to(x.dtype)
+
+    def ready(self) -> bool:
+        """Whether there is a range to quantize with."""
+        return self.batches > 0
 
     @abstractmethod
-    def qparams(self):
-        """The grid as a QParams; QuantError where none has been found yet."""
+    def watch(self, x: Tensor) -> None:
+        """Take in the range of a training batch (float32 or wider, detached)."""
+
+    @abstractmethod
+    def quantize(self, x: Tensor) -> Tensor:
+        """Fake-quantize x (float32 or wider)."""
+
+    @abstractmethod
+    def grid(self) -> QParams:
+        """The grid of the values; QuantError where they are on none."""
+
+    def qparams(self) -> QParams:
+        """The grid as 8-bit codes; QuantError where there is none."""
+        if not self.ready():
+            raise QuantError("an activation quantizer has seen no data: run some batches through the model in training mode first")
+        return self.grid()
 
     def activate(self, x: Tensor) -> Tensor:
         """The fused activation function alone."""
-        if self.floor == float("-inf") and self.ceiling == float("inf"):
+        if self.floor == -INF and self.ceiling == INF:
             return x
-        return torch.clamp(x, self.floor, self.ceiling) if self.ceiling < float("inf") else torch.relu(x)
+        return torch.clamp(x, self.floor, self.ceiling) if self.ceiling < INF else torch.relu(x)
+
+    def cut(self, x: Tensor) -> Tensor:
+        """x below the fused ceiling; the methods that call it bound x from below themselves."""
+        return x.clamp(max=self.ceiling) if self.ceiling < INF else x
+
+    def around_zero(self, scale: float, positive: int) -> QParams:
+        """The grid of codes -positive..positive (0..positive for unsigned values), moved up to start at 0."""
+        if not math.isfinite(scale):
+            raise QuantError(f"the scale of an activation is {scale}: training has diverged; lower the learning rate")
+        zero_point = positive if self.signed else 0
+        if zero_point + positive > 255:
+            raise QuantError(f"{type(self).__name__}: {positive} levels on either side of zero do not fit 8-bit codes; take fewer bits")
+        top = positive if self.ceiling == INF else min(positive, round(self.ceiling / scale))
+        return QParams(float(np.float32(scale)), zero_point, zero_point if self.floor == 0.0 else 0, zero_point + top)
 
 
 class WeightQuantizer(Quantizer):
-    """Quantizes a weight on a symmetric grid, from the current weight alone."""
+    """Quantizes a weight from its current values (and the method's Parameters, if it has any).
+
+    limit  largest code that the engine takes (quant.grid.weight_qmax); methods with free steps keep to it
+    axis   of the output channels: 0, for transposed convolutions 1
+    """
+
+    def __init__(self, bits: int, limit: int = 127, axis: int = 0):
+        super().__init__(bits)
+        self.limit, self.axis = limit, axis
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.quantize(weight) if self.fake_quant else weight
+
+    def start(self, weight: Tensor) -> None:  # noqa: B027 (most methods need nothing)
+        """Set the method's Parameters from the float weight, once, when it is attached."""
+
+    @abstractmethod
+    def quantize(self, weight: Tensor) -> Tensor:
+        """Fake-quantize `weight`."""
 
     @abstractmethod
     def scale(self, weight: Tensor) -> Tensor:
-        """Step sizes that broadcast over `weight`."""
+        """Step sizes that broadcast over `weight`; values are scale * integer."""
 
-    @abstractmethod
+    @torch.no_grad()
     def codes(self, weight: Tensor) -> Tensor:
-        """The int8 codes of `weight`, same shape."""
+        """The int8 codes of `weight`, same shape; QuantError where it has none that the engine takes."""
+        codes = torch.round(self.quantize(weight) / self.scale(weight))
+        largest = int(codes.abs().max())
+        if largest > self.limit:
+            name = type(self).__name__
+            raise QuantError(f"{name}: codes reach {largest}, this engine takes {self.limit}; take fewer bits, or another engine")
+        return codes.to(torch.int8)
+
+    def over_channel(self, weight: Tensor) -> list[int]:
+        """The dimensions inside one output channel."""
+        return [d for d in range(weight.dim()) if d != self.axis]
+
+
+def choose(field: str, value: str, *words: str) -> str:
+    """`value` if it is one of `words`, else QuantError."""
+    if value not in words:
+        raise QuantError(f"{field}: {value!r} is not one of {', '.join(words)}")
+    return value
+
+
+def agree(largest: Tensor) -> Tensor:
+    """The element-wise maximum over all ranks of a distributed run, so that every rank has the same ranges."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest
+
+
+def agree_mean(value: Tensor) -> Tensor:
+    """The mean over all ranks of a distributed run."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value
+
+
+def sample(x: Tensor, most: int = 2**14) -> Tensor:
+    """At most about `most` elements of x, evenly spread over its memory, one-dimensional."""
+    dense = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    stride = -(-x.numel() // most)
+    while x.dim() > 1 and math.gcd(stride, x.shape[1] * x.shape[-1]) > 1 and stride > 1:
+        stride += 1  # a common divisor would visit some channels or columns only
+    return x.as_strided((-(-x.numel() // stride),), (stride,)) if dense else x.reshape(-1)[::stride]
+
+
+def quantiles(x: Tensor, outside: float) -> tuple[Tensor, Tensor]:
+    """The values that a share `outside` of x (of a sample of it) lies below, and above."""
+    x = sample(x)
+    k = max(1, round(outside * x.numel()))
+    return x.topk(k, largest=False).values.amax(), x.topk(k).values.amin()

@@ -1,83 +1,99 @@
-"""INT8 after arXiv:1712.05877: symmetric per-channel weights, affine per-tensor activations with moving-average ranges.
+"""`int8`, arXiv:1712.05877: ranges are observed, nothing is learned. Right at 8 bits; a maximum follows outliers, so it fails at 2.
 
-Weights       scale_c = max|w_c| / qmax, codes -qmax..qmax, recomputed from the current weight at every step (a moving average would clip
-              weights that grow, arXiv:1712.05877 keeps none either)
-Activations   lo, hi follow the batch minimum and maximum: hi <- hi + momentum * (max(x) - hi)
+Weights      scale_c = max|w_c| / qmax, codes -qmax..qmax, recomputed from the current weight at every step (a moving average would clip
+             weights that grow); `scheme="affine"`: the nudged range [min w_c, max w_c] instead
+Activations  lo, hi follow the batch minimum and maximum; `scheme="symmetric"`: T follows max|x|, grid -T..T (TensorRT's form)
 """
 
 import torch
 from torch import Tensor
 
 from quant.errors import QuantError
-from quant.fake_quant import fake_quantize, fake_quantize_weight
-from quant.grid import SMALLEST_SCALE, QParams, affine_qparams
-from quant.quantizers.base import ActivationQuantizer, WeightQuantizer
+from quant.fake_quant import fake_quantize, fake_quantize_weight, numbers
+from quant.grid import QParams, positive_levels
+from quant.quantizers.base import INF, WeightQuantizer, choose
+from quant.quantizers.ranges import MovingRange, affine_weight_grid, symmetric_scale
 
 
 class Int8Weight(WeightQuantizer):
-    """Symmetric weights with codes -qmax..qmax (quant.grid.weight_qmax), one scale for each output channel, axis 0."""
+    """Weights on one grid an output channel.
 
-    def __init__(self, qmax: int = 127):
-        super().__init__()
-        self.qmax = qmax
+    scheme        "symmetric" or "affine"
+    granularity   "channel" or "tensor"
+    levels        quant.grid.positive_levels, for the symmetric scheme
+    bias_correct  add each channel's mean error back (a variant of the MXNet operator); leaves the grid, so it has no integer form
+    """
 
-    def forward(self, weight: Tensor) -> Tensor:
-        return fake_quantize_weight(weight, self.scale(weight)) if self.fake_quant else weight
+    def __init__(self, bits: int = 8, limit: int = 127, axis: int = 0, scheme: str = "symmetric", granularity: str = "channel",
+                 levels: str = "signed", bias_correct: bool = False):  # fmt: skip
+        super().__init__(bits, limit, axis)
+        self.scheme = choose("scheme", scheme, "symmetric", "affine")
+        self.granularity = choose("granularity", granularity, "channel", "tensor")
+        self.levels, self.bias_correct = choose("levels", levels, "signed", "seed"), bias_correct
+
+    def quantize(self, weight: Tensor) -> Tensor:
+        if self.scheme == "symmetric":
+            y = fake_quantize_weight(weight, self.scale(weight))
+        else:
+            y = fake_quantize(weight, *self._affine(weight))
+        return y + (weight - y).mean(self.over_channel(weight), keepdim=True).detach() if self.bias_correct else y
 
     @torch.no_grad()
     def scale(self, weight: Tensor) -> Tensor:
-        return weight.abs().amax(dim=list(range(1, weight.dim())), keepdim=True).float().div_(self.qmax).clamp_(min=SMALLEST_SCALE)
+        if self.scheme == "affine":
+            return self._affine(weight)[-1]
+        qmax = min(positive_levels(self.bits, self.levels), self.limit)
+        return symmetric_scale(weight.abs().amax(dim=self._inside(weight), keepdim=True), qmax)
+
+    def codes(self, weight: Tensor) -> Tensor:
+        if self.bias_correct:
+            raise QuantError("bias_correct moves weights off their grid; leave it out to convert")
+        return super().codes(weight)
 
     @torch.no_grad()
-    def codes(self, weight: Tensor) -> Tensor:
-        return torch.round(weight / self.scale(weight)).clamp_(-self.qmax, self.qmax).to(torch.int8)
+    def _affine(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        inside = self._inside(weight)
+        return affine_weight_grid(weight.amin(inside, keepdim=True), weight.amax(inside, keepdim=True), self.bits, self.limit)
+
+    def _inside(self, weight: Tensor) -> list[int]:
+        return self.over_channel(weight) if self.granularity == "channel" else list(range(weight.dim()))
 
 
-class Int8Activation(ActivationQuantizer):
-    """Affine 8-bit activations on one grid for the tensor.
+class Int8Activation(MovingRange):
+    """Activations on one grid for the tensor.
 
-    levels    steps across the range, 255 for 8 bits
-    momentum  weight of the newest batch in the moving average; the first batch sets the range
+    scheme    "affine" or "symmetric"
+    levels    quant.grid.positive_levels, for the symmetric scheme; "unsigned" is for values that cannot be negative
+    delay     training batches during which ranges are tracked and nothing is rounded, in evaluation neither
+    momentum, grad  as in MovingRange
     """
 
-    def __init__(self, levels: int, floor: float = float("-inf"), ceiling: float = float("inf"), momentum: float = 0.05):
-        super().__init__(floor, ceiling)
-        self.levels, self.momentum = levels, momentum
-        self.register_buffer("lo", torch.tensor(0.0))
-        self.register_buffer("hi", torch.tensor(0.0))
-        self.register_buffer("batches", torch.tensor(0, dtype=torch.long))
+    def __init__(self, bits: int = 8, floor: float = -INF, ceiling: float = INF, signed: bool = True, scheme: str = "affine",
+                 levels: str = "signed", momentum: float = 0.05, delay: int = 0, grad: str = "clip"):  # fmt: skip
+        super().__init__(bits, floor, ceiling, signed, momentum, choose("grad", grad, "clip", "ste"))
+        self.scheme, self.levels, self.delay = choose("scheme", scheme, "affine", "symmetric"), levels, delay
+        positive_levels(bits, levels)
+        if scheme == "symmetric":
+            self.signed = levels != "unsigned"
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.observe and self.training:
-            self.update_range(x.detach())
-        if not self.fake_quant:
-            return self.activate(x)
-        bounds = self._bounds() if self.hi.device.type == "cpu" else self._device_bounds()
-        return fake_quantize(x, *bounds, relu=self.floor == 0.0)
+    def ready(self) -> bool:
+        return self.batches > self.delay
 
-    @torch.no_grad()
-    def update_range(self, x: Tensor) -> None:
-        """Move lo and hi towards the minimum and maximum of x (after the fused activation)."""
-        lo = x.new_zeros(()) if self.floor == 0.0 else x.amin()  # two reductions: torch.aminmax is several times slower on a CPU
-        hi = x.amax()
-        weight = torch.where(self.batches == 0, 1.0, self.momentum)
-        self.lo.lerp_(lo.float().clamp(self.floor, 0.0), weight)
-        self.hi.lerp_(hi.float().clamp(0.0, self.ceiling), weight)
-        self.batches.add_(1)
+    def batch_range(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        lo, hi = super().batch_range(x)
+        return (lo, hi) if self.scheme == "affine" else (x.new_zeros(()), torch.maximum(-lo, hi))
 
-    def qparams(self) -> QParams:
-        if self.batches.item() == 0:
-            raise QuantError("an activation quantizer has seen no data: run some batches through the model in training mode first")
-        return affine_qparams(self.lo.item(), self.hi.item(), self.levels, self.ceiling)
+    def quantize(self, x: Tensor) -> Tensor:
+        if self.scheme == "affine":
+            return super().quantize(x)
+        (largest,) = numbers(self.hi)
+        positive = positive_levels(self.bits, self.levels)
+        scale = symmetric_scale(largest, positive)
+        lo = 0.0 * scale if self.floor == 0.0 or not self.signed else -positive * scale
+        return fake_quantize(self.cut(x), lo, positive * scale, scale, relu=self.floor == 0.0, through=self.grad == "ste")
 
-    def _bounds(self) -> tuple[float, float, float]:
-        grid = affine_qparams(self.lo.item(), self.hi.item(), self.levels, self.ceiling)
-        return grid.lowest, grid.highest, grid.scale
-
-    def _device_bounds(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The same numbers as _bounds as tensors, without asking the device for a value."""
-        lo, hi = self.lo.double(), self.hi.double()
-        scale = ((hi - lo) / self.levels).clamp(min=SMALLEST_SCALE).float().double()
-        zero_point = torch.round(-lo / scale).clamp(0, self.levels)
-        qmax = torch.clamp(zero_point + torch.round(self.ceiling / scale), max=255)
-        return tuple(bound.float() for bound in (-zero_point * scale, (qmax - zero_point) * scale, scale))
+    def grid(self) -> QParams:
+        if self.scheme == "affine":
+            return super().grid()
+        positive = positive_levels(self.bits, self.levels)
+        return self.around_zero(symmetric_scale(self.hi.item(), positive), positive)

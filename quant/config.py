@@ -1,0 +1,86 @@
+"""How a model is to be quantized, as data."""
+
+from dataclasses import dataclass, field
+
+from quant.errors import QuantError
+from quant.grid import weight_qmax
+from quant.quantizers import FLOAT, check_spec
+
+OP_TYPES = ("conv", "linear", "deconv", "add", "mul", "cat", "pool", "relu", "function")
+
+
+@dataclass(frozen=True)
+class Override:
+    """Exceptions for the layers and nodes whose name matches the glob `match`: a spec, or "float" for no quantizer; None leaves as is.
+
+    weight      of the layer's weight
+    activation  of the tensors that the layer reads
+    output      of the tensor that the node (or the group it ends) makes
+    """
+
+    match: str
+    weight: str | None = None
+    activation: str | None = None
+    output: str | None = None
+
+
+@dataclass(frozen=True)
+class QuantConfig:
+    """How `attach` quantizes. Quantizers are written as specs, "method:bits" (quant.quantizers.parse_spec).
+
+    engine          the engine the network is meant for (quant.grid.ENGINES); decides the range of the weights
+    weight          of the weights of convolutions, linear layers and transposed convolutions
+    activation      of tensors as those layers read them
+    residual        of every other tensor: sums, skip connections, outputs. Where it equals `activation`, or only layers read a tensor,
+                    one quantizer serves both
+    gradient        of the gradients that arrive at those layers, e.g. "dorefa:6"
+    op_types        None: every tensor gets a quantizer, the placement that converts to integers. Given, kinds from OP_TYPES: only weights
+                    and inputs of operations of these kinds are quantized (as in the MXNet operators' graph pass)
+    skip_first, skip_last  by kind: so many of its first or last operations stay float
+    ignore          globs: layers and nodes that stay float
+    overrides       exceptions by name; later ones win
+    share           groups of globs: tensors of one group use one quantizer
+    freeze_bn       batch norms keep to their running statistics, in training too
+    quantize_input  False where the input already lies on a grid (a block inside a quantized network)
+    seed            of the noise in stochastic gradient quantizers
+    Raises QuantError for a word that names nothing.
+    """
+
+    engine: str = "fbgemm"
+    weight: str = "int8"
+    activation: str = "int8"
+    residual: str = "int8"
+    gradient: str | None = None
+    op_types: tuple[str, ...] | None = None
+    skip_first: dict[str, int] = field(default_factory=dict)
+    skip_last: dict[str, int] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
+    overrides: tuple[Override, ...] = ()
+    share: tuple[tuple[str, ...], ...] = ()
+    freeze_bn: bool = False
+    quantize_input: bool = True
+    seed: int = 0
+
+    def __post_init__(self):
+        weight_qmax(self.engine)
+        _check("weight", self.weight, "weights")
+        _check("activation", self.activation, "activations")
+        _check("residual", self.residual, "activations")
+        _check("gradient", self.gradient, "gradients")
+        for override in self.overrides:
+            _check(f"overrides {override.match!r}: weight", override.weight, "weights")
+            _check(f"overrides {override.match!r}: activation", override.activation, "activations")
+            _check(f"overrides {override.match!r}: output", override.output, "activations")
+        for name in ("op_types", "skip_first", "skip_last"):
+            unknown = next((kind for kind in getattr(self, name) or () if kind not in OP_TYPES), None)
+            if unknown is not None:
+                raise QuantError(f"{name}: {unknown!r} is no kind of operation; choose from {', '.join(OP_TYPES)}")
+
+
+def _check(field_name: str, spec: str | None, kind: str) -> None:
+    if spec is None or spec == FLOAT:
+        return
+    try:
+        check_spec(spec, kind)
+    except QuantError as error:
+        raise QuantError(f"{field_name}: {error}") from error

@@ -1,0 +1,62 @@
+"""`dorefa`, arXiv:1606.06160: weights squashed by tanh into [-1, 1], activations clipped to [0, 1]. (Gradients: quant/gradients.py.)
+
+    q(r) = round(n r) / n, n = 2^bits - 1          weights:  t = tanh(w), m = max|t|, y = 2 q(t / 2m + 1/2) - 1 (equation 9)
+    1 bit: y = sign(w) mean|w| (equation 7)        activations: y = q(clip(x, 0, 1)) (equation 11)
+Weights have 2^bits values, none of them zero, and magnitude 1 whatever w is: they want a batch norm behind each layer.
+"""
+
+import torch
+from torch import Tensor
+
+from quant.fake_quant import fake_quantize, straight_through
+from quant.grid import SMALLEST_SCALE, QParams, positive_levels
+from quant.quantizers.base import ActivationQuantizer, WeightQuantizer, choose
+
+
+class DorefaWeight(WeightQuantizer):
+    """weight_grad  "max_detached": m is a constant (default: no weight moves another); "through_max": differentiated, as in the paper's
+    code; "identity": dw = g. Values are odd multiples of 1/n, so that 8 bits take codes to 255, beyond any engine."""
+
+    narrowest = 1
+
+    def __init__(self, bits: int = 2, limit: int = 127, axis: int = 0, weight_grad: str = "max_detached"):
+        super().__init__(bits, limit, axis)
+        self.weight_grad = choose("weight_grad", weight_grad, "max_detached", "through_max", "identity")
+
+    def quantize(self, weight: Tensor) -> Tensor:
+        if self.bits == 1:
+            signs = torch.where(weight >= 0, 1.0, -1.0)
+            return straight_through(weight, signs * self.scale(weight))
+        n = 2**self.bits - 1
+        t = torch.tanh(weight)
+        largest = t.abs().max().clamp(min=SMALLEST_SCALE)
+        largest = largest if self.weight_grad == "through_max" else largest.detach()
+        r = (t / (2.0 * largest) + 0.5) * n
+        y = 2.0 * straight_through(r, torch.round(r)) / n - 1.0
+        return straight_through(weight, y) if self.weight_grad == "identity" else y
+
+    @torch.no_grad()
+    def scale(self, weight: Tensor) -> Tensor:
+        if self.bits == 1:
+            return weight.abs().mean().clamp(min=SMALLEST_SCALE)
+        return weight.new_tensor(1.0 / (2**self.bits - 1))
+
+
+class DorefaActivation(ActivationQuantizer):
+    """Clipped to [0, 1], or to [-1, 1] where values can be negative; nothing to observe or to learn."""
+
+    def ready(self) -> bool:
+        return True
+
+    def watch(self, x: Tensor) -> None:
+        pass
+
+    @property
+    def positive(self) -> int:
+        return positive_levels(self.bits, "signed" if self.signed else "unsigned")
+
+    def quantize(self, x: Tensor) -> Tensor:
+        return fake_quantize(self.cut(x), -1.0 if self.signed else 0.0, 1.0, 1.0 / self.positive)
+
+    def grid(self) -> QParams:
+        return self.around_zero(1.0 / self.positive, self.positive)

@@ -1,0 +1,121 @@
+"""`gdrq`, group-based distribution reshaping, arXiv:1908.01477: clip at a multiple of the mean, so that a bell becomes nearly uniform.
+
+    T = k mean|x|, y = s round(clip(x, -T, T) / s), s = T / levels         (k = 2: a uniform distribution on [-T, T] has mean|x| = T / 2)
+Weights take T from their current values; activations keep T <- T - momentum (T - k mean|x|). Two stages: for the first `reshape`
+training batches values are clipped only, then rounded as well. One T a tensor, or one for each group of `group_size` filters (weights) or
+channels (activations).
+"""
+
+import torch
+from torch import Tensor
+
+from quant.errors import QuantError
+from quant.fake_quant import fake_quantize, numbers
+from quant.grid import SMALLEST_SCALE, QParams, positive_levels
+from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, choose
+
+
+class GdrqWeight(WeightQuantizer):
+    """k, group_size (-1: one group), reshape as above; grad "ste" (gradient everywhere) or "clip" (none beyond T); levels "signed" or
+    "seed" (quant.grid.positive_levels)."""
+
+    def __init__(self, bits: int = 4, limit: int = 127, axis: int = 0, k: float = 2.0, group_size: int = -1, grad: str = "ste",
+                 reshape: int = 0, levels: str = "signed"):  # fmt: skip
+        super().__init__(bits, limit, axis)
+        self.k, self.group_size, self.reshape = k, group_size, reshape
+        self.grad, self.levels = choose("grad", grad, "ste", "clip"), choose("levels", levels, "signed", "seed")
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if self.training and self.observe:
+            self.batches += 1
+        return super().forward(weight)
+
+    def quantize(self, weight: Tensor) -> Tensor:
+        scale = self.scale(weight)
+        largest = scale * self._positive()
+        if self.batches <= self.reshape and self.reshape:
+            return clip(weight, largest, self.grad == "ste")
+        return fake_quantize(weight, -largest, largest, scale, through=self.grad == "ste")
+
+    @torch.no_grad()
+    def scale(self, weight: Tensor) -> Tensor:
+        largest = grouped_mean(weight.abs(), self.group_size, self.axis) * self.k
+        return (largest / self._positive()).clamp_(min=SMALLEST_SCALE)
+
+    def _positive(self) -> int:
+        return min(positive_levels(self.bits, self.levels), self.limit)
+
+
+class GdrqActivation(ActivationQuantizer):
+    """k, group_size, momentum, reshape as above; levels: "signed" counts 2^bits - 1 above zero where values cannot be negative."""
+
+    def __init__(self, bits: int = 4, floor: float = -INF, ceiling: float = INF, signed: bool = True, k: float = 2.0, group_size: int = -1,
+                 momentum: float = 1e-3, reshape: int = 0, levels: str = "signed"):  # fmt: skip
+        super().__init__(bits, floor, ceiling, signed)
+        self.k, self.group_size, self.momentum, self.reshape = k, group_size, momentum, reshape
+        self.levels = choose("levels", levels, "signed", "seed")
+        self.register_buffer("largest", torch.tensor(0.0))  # T: 0-dim, or (1, channels, 1, ..) with groups
+
+    @torch.no_grad()
+    def watch(self, x: Tensor) -> None:
+        x = x.clamp(self.floor, self.ceiling) if self.floor == 0.0 else x
+        now = agree_mean(self.k * grouped_mean(x.abs(), self.group_size, 1))
+        now = now if self.group_size > 0 else now.reshape(())
+        if self.batches == 0:
+            self.largest = now
+        else:
+            self.largest.lerp_(now, self.momentum)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        (scale,) = numbers((self.largest / self.positive).clamp(min=SMALLEST_SCALE))
+        lo, hi = (-self.positive * scale if self.signed else 0.0 * scale), self.positive * scale
+        if self.batches <= self.reshape:
+            return clip(self.cut(x), hi, False, lo)
+        return fake_quantize(self.cut(x), lo, hi, scale)
+
+    @property
+    def positive(self) -> int:
+        return positive_levels(self.bits, self.levels if self.signed else "unsigned")
+
+    def grid(self) -> QParams:
+        if self.largest.dim():
+            raise QuantError(f"group_size {self.group_size}: activations with one scale a group have no integer form; leave it out")
+        return self.around_zero(max(self.largest.item() / self.positive, SMALLEST_SCALE), self.positive)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        saved = state_dict.get(f"{prefix}largest")
+        if saved is not None and self.group_size > 0:  # its shape comes with the first batch
+            self.largest = torch.empty_like(saved, device=self.largest.device)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def grouped_mean(x: Tensor, group_size: int, axis: int) -> Tensor:
+    """The mean of x within each group of `group_size` slices along `axis`, repeated so that it broadcasts over x; -1: of all of x.
+
+    >>> grouped_mean(torch.tensor([[1.0], [3.0], [5.0], [5.0]]), 2, 0).flatten()
+    tensor([2., 2., 5., 5.])
+    """
+    if group_size <= 0:
+        return x.mean().reshape([1] * x.dim())
+    if x.shape[axis] % group_size:
+        raise QuantError(f"group_size: {group_size} does not divide {x.shape[axis]} channels")
+    means = x.movedim(axis, 0).reshape(x.shape[axis] // group_size, -1).mean(1)
+    return means.repeat_interleave(group_size).view([-1 if d == axis else 1 for d in range(x.dim())])
+
+
+class _Clip(torch.autograd.Function):
+    """clamp(x, lo, hi), with the identity as gradient."""
+
+    @staticmethod
+    def forward(ctx, x, lo, hi):
+        return torch.clamp(x, lo, hi)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None, None
+
+
+def clip(x: Tensor, hi, through: bool, lo=None) -> Tensor:
+    """x within [lo, hi] (lo: -hi by default), not rounded; `through` gives clipped values a gradient too."""
+    lo = -hi if lo is None else lo
+    return _Clip.apply(x, lo, hi) if through else torch.clamp(x, lo, hi)

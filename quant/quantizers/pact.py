@@ -1,0 +1,85 @@
+"""`pact`, arXiv:1805.06085: a ReLU whose ceiling is learned.
+
+    y = round(clip(x, 0, alpha) n / alpha) alpha / n,  n = 2^bits - 1        dx = g [0 <= x < alpha]        d alpha = sum g [x >= alpha]
+Loss + l2 * alpha^2 pulls alpha down (the paper: with the coefficient of the weights' L2 term). Where values can be negative (a sum
+without ReLU, the pictures) the clip is to [-alpha, alpha], with 2^(bits-1) - 1 levels on either side.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from quant.errors import QuantError
+from quant.fake_quant import from_above, inside, numbers, round_to_grid
+from quant.grid import QParams, positive_levels
+from quant.quantizers.base import INF, ActivationQuantizer, agree_mean, choose, quantiles
+
+SMALLEST_ALPHA = 1e-3
+
+
+class _LearnedClip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, alpha, levels, signed, lsq):
+        (ceiling,) = numbers(alpha)
+        ctx.bounds, ctx.signed, ctx.lsq = (-ceiling if signed else 0.0 * ceiling, ceiling), signed, lsq
+        y = round_to_grid(x, *ctx.bounds, ceiling / levels)
+        ctx.save_for_backward(x, y if lsq else None)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, y = ctx.saved_tensors
+        lo, hi = ctx.bounds
+        dx = inside(grad, x, lo, hi, open_below=ctx.signed, open_above=True)
+        dalpha = from_above(grad, x, hi).sum()
+        if ctx.signed:
+            dalpha -= from_above(grad, -x, hi).sum()
+        if ctx.lsq:
+            dalpha += (dx * (y - x)).sum() / hi
+        return dx, dalpha, None, None, None
+
+
+def learned_clip(x: Tensor, alpha: Tensor, levels: int, signed: bool = False, alpha_grad: str = "paper") -> Tensor:
+    """x clipped at the 0-dim Parameter `alpha` (at 0 below, or at -alpha if `signed`) and rounded to `levels` steps up to it.
+
+    alpha_grad  "paper": only clipped elements pull at alpha; "lsq": rounding errors inside do too, as in arXiv:1902.08153
+    """
+    return _LearnedClip.apply(x, alpha, levels, signed, alpha_grad == "lsq")
+
+
+class PactActivation(ActivationQuantizer):
+    """alpha is None: the first batch's 99.9 % quantile is where it starts; a number: there (the paper's networks start at 10).
+
+    l2          coefficient of alpha^2 in extra_loss()
+    alpha_grad  "paper" or "lsq" (learned_clip)
+    levels      "signed", or "seed" for 2^bits - 1 on either side, where values are signed
+    """
+
+    def __init__(self, bits: int = 4, floor: float = -INF, ceiling: float = INF, signed: bool = True, alpha: float | None = None,
+                 l2: float = 2e-4, alpha_grad: str = "paper", levels: str = "signed"):  # fmt: skip
+        super().__init__(bits, floor, ceiling, signed)
+        if alpha is not None and alpha <= 0:
+            raise QuantError(f"alpha: {alpha}, must be above 0")
+        self.alpha0, self.l2 = alpha, l2
+        self.alpha_grad = choose("alpha_grad", alpha_grad, "paper", "lsq")
+        self.levels = choose("levels", levels, "signed", "seed")
+        self.alpha = nn.Parameter(torch.tensor(8.0 if alpha is None else float(alpha)))
+
+    @property
+    def positive(self) -> int:
+        return positive_levels(self.bits, self.levels if self.signed else "unsigned")
+
+    @torch.no_grad()
+    def watch(self, x: Tensor) -> None:
+        if self.batches == 0 and self.alpha0 is None:
+            lo, hi = quantiles(x, 0.001)
+            self.alpha.copy_(agree_mean(torch.maximum(hi, -lo) if self.signed else hi))
+        self.alpha.data.clamp_(min=SMALLEST_ALPHA)  # .data: a step of the optimizer may have crossed zero
+
+    def quantize(self, x: Tensor) -> Tensor:
+        return learned_clip(self.cut(x), self.alpha, self.positive, self.signed, self.alpha_grad)
+
+    def grid(self) -> QParams:
+        return self.around_zero(max(self.alpha.item(), SMALLEST_ALPHA) / self.positive, self.positive)
+
+    def extra_loss(self) -> Tensor:
+        return self.l2 * self.alpha.square()

@@ -1,0 +1,142 @@
+"""`qil`, quantization interval learning, arXiv:1808.05779: what to prune and where to clip is learned.
+
+The interval [c - d, c + d] is mapped onto [0, 1] (equations 3 to 5); below it is 0, above it 1; then rounding to q steps:
+    weights      v = sign(w) (|w| / 2d + 1/2 - c / 2d)^gamma        q = 2^(bits-1) - 1 (2 bits: ternary)
+    activations  v = x / 2d + 1/2 - c / 2d                          q = 2^bits - 1
+Values are in [-1, 1] and [0, 1] whatever the input's size is: a batch norm behind the layer absorbs that. Bits are best lowered step by
+step (Schedule(bits=(5, 4, 3, 2))), with a learning rate for intervals 100 times smaller than for weights.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from quant.fake_quant import inside, numbers
+from quant.grid import QParams, positive_levels
+from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, choose, quantiles
+
+SMALLEST_DISTANCE = 1e-3
+
+
+class _WeightInterval(torch.autograd.Function):
+    """round(q v) / q; the gradient passes the rounding straight through."""
+
+    @staticmethod
+    def forward(ctx, w, c, d, gamma, q):
+        b = ((w.abs() - (c - d)) / (2.0 * d)).clamp_(0.0, 1.0)
+        ctx.save_for_backward(w, c, d, gamma, b)
+        return torch.round(b**gamma * q).div_(q).mul_(torch.sign(w))
+
+    @staticmethod
+    def backward(ctx, grad):
+        w, c, d, gamma, b = ctx.saved_tensors
+        size = w.abs()
+        within = (size >= c - d) & (size <= c + d)
+        b = b.clamp(1e-6, 1.0)  # gamma < 1 has an infinite slope at 0
+        dv = torch.where(within, grad * gamma * b ** (gamma - 1.0), 0.0)  # with respect to |w| / 2d, up to the sign
+        signed = dv * torch.sign(w)
+        dc = (signed * (-0.5 / d)).sum()
+        dd = (signed * (-0.5 / d**2) * (size - c)).sum()
+        dgamma = torch.where(within, grad * torch.sign(w) * b**gamma * torch.log(b), 0.0).sum()
+        return dv * (0.5 / d), dc, dd, dgamma, None
+
+
+class _ActivationInterval(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, c, d, q):
+        ctx.interval = c_, d_ = numbers(c, d)
+        ctx.save_for_backward(x)
+        return torch.clamp(x, c_ - d_, c_ + d_).sub_(c_ - d_).mul_(q / (2.0 * d_)).round_().mul_(1.0 / q)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,), (c, d) = ctx.saved_tensors, ctx.interval
+        dx = inside(grad, x, c - d, c + d).mul_(0.5 / d)
+        total = dx.sum()
+        return dx, -total, (c * total - (dx * x).sum()) / d, None
+
+
+def weight_interval(w: Tensor, c: Tensor, d: Tensor, gamma: Tensor, q: int) -> Tensor:
+    """Weights transformed and rounded, values in [-1, 1]; gradients to w, c, d and gamma."""
+    return _WeightInterval.apply(w, c, d, gamma, q)
+
+
+def activation_interval(x: Tensor, c: Tensor, d: Tensor, q: int) -> Tensor:
+    """Activations transformed and rounded, values in [0, 1]; gradients to x, c and d."""
+    return _ActivationInterval.apply(x, c, d, q)
+
+
+class _Interval:
+    """c and d of an interval that starts as [0, largest]: nothing pruned, nothing clipped."""
+
+    lr_scale = 0.01
+
+    def make_interval(self) -> None:
+        self.c, self.d = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.tensor(0.5))
+
+    @torch.no_grad()
+    def cover(self, largest: Tensor) -> None:
+        for parameter in (self.c, self.d):
+            parameter.copy_(largest / 2.0)
+        self.keep_order()
+
+    def keep_order(self) -> None:
+        """d above 0 and c - d at or above 0, which a step of the optimizer may have crossed."""
+        self.d.data.clamp_(min=SMALLEST_DISTANCE)
+        torch.maximum(self.c.data, self.d.data, out=self.c.data)
+
+
+class QilWeight(_Interval, WeightQuantizer):
+    """gamma "fixed" at 1 or "learned"; levels "signed" (the paper's count) or "seed" (2^bits - 1 on either side)."""
+
+    def __init__(self, bits: int = 4, limit: int = 127, axis: int = 0, gamma: str = "fixed", levels: str = "signed"):
+        super().__init__(bits, limit, axis)
+        self.levels = choose("levels", levels, "signed", "seed")
+        self.make_interval()
+        self.gamma = nn.Parameter(torch.tensor(1.0), requires_grad=choose("gamma", gamma, "fixed", "learned") == "learned")
+
+    @property
+    def positive(self) -> int:
+        return min(positive_levels(self.bits, self.levels), self.limit)
+
+    def start(self, weight: Tensor) -> None:
+        self.cover(weight.detach().abs().max())
+
+    def quantize(self, weight: Tensor) -> Tensor:
+        if self.training:
+            self.keep_order()
+        return weight_interval(weight, self.c, self.d, self.gamma, self.positive)
+
+    def scale(self, weight: Tensor) -> Tensor:
+        return weight.new_tensor(1.0 / self.positive)
+
+
+class QilActivation(_Interval, ActivationQuantizer):
+    """Starts at the first batch's 99.9 % quantile. Where values can be negative it works on their size and puts the sign back, with the
+    levels of weights."""
+
+    transforms = True
+
+    def __init__(self, bits: int = 4, floor: float = -INF, ceiling: float = INF, signed: bool = True):
+        super().__init__(bits, floor, ceiling, signed)
+        self.make_interval()
+
+    @property
+    def positive(self) -> int:
+        return positive_levels(self.bits, "signed" if self.signed else "unsigned")
+
+    @torch.no_grad()
+    def watch(self, x: Tensor) -> None:
+        if self.batches == 0:
+            lo, hi = quantiles(x, 0.001)
+            self.cover(agree_mean(torch.maximum(hi, -lo) if self.signed else hi))
+        self.keep_order()
+
+    def quantize(self, x: Tensor) -> Tensor:
+        if self.signed:
+            return weight_interval(self.cut(x), self.c, self.d, x.new_ones(()), self.positive)
+        return activation_interval(self.cut(x), self.c, self.d, self.positive)
+
+    def grid(self) -> QParams:
+        """Of the transformed values. The ceiling of a fused ReLU6 acts before the transform, so it does not bound them."""
+        q = self.positive
+        return QParams(1.0 / q, q if self.signed else 0, 0, 2 * q if self.signed else q)

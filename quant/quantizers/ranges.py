@@ -1,0 +1,74 @@
+"""Affine grids over observed ranges, shared by the methods that have no Parameters of their own (int8, fqn)."""
+
+import torch
+from torch import Tensor
+
+from quant.fake_quant import at_least, fake_quantize
+from quant.grid import SMALLEST_SCALE, QParams, affine_qparams
+from quant.quantizers.base import INF, ActivationQuantizer, agree
+
+
+class MovingRange(ActivationQuantizer):
+    """Affine activations whose bounds follow those of the batches: hi <- hi + momentum * (batch hi - hi), likewise lo.
+
+    momentum  weight of the newest batch; the first batch sets the range
+    grad      "clip": no gradient outside the range (arXiv:1712.05877); "ste": gradient everywhere (the MXNet operator's default)
+    """
+
+    def __init__(
+        self, bits: int, floor: float = -INF, ceiling: float = INF, signed: bool = True, momentum: float = 0.05, grad: str = "clip"
+    ):
+        super().__init__(bits, floor, ceiling, signed)
+        self.momentum, self.grad = momentum, grad
+        self.register_buffer("lo", torch.tensor(0.0))
+        self.register_buffer("hi", torch.tensor(0.0))
+
+    def batch_range(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The bounds of one batch, before the fused activation."""
+        lo = x.new_zeros(()) if self.floor == 0.0 else x.amin()  # two reductions: torch.aminmax is several times slower on a CPU
+        return lo, x.amax()
+
+    def newest_weight(self) -> float:
+        return 1.0 if self.batches == 0 else self.momentum
+
+    @torch.no_grad()
+    def watch(self, x: Tensor) -> None:
+        lo, hi = self.batch_range(x)
+        hi, lo = agree(torch.stack((hi.float(), -lo.float()))).unbind()
+        self.lo.lerp_(lo.neg().clamp(self.floor, 0.0), self.newest_weight())
+        self.hi.lerp_(hi.clamp(0.0, self.ceiling), self.newest_weight())
+
+    def quantize(self, x: Tensor) -> Tensor:
+        bounds = self._bounds() if self.hi.device.type == "cpu" else self._device_bounds()
+        return fake_quantize(x, *bounds, relu=self.floor == 0.0, through=self.grad == "ste")
+
+    def grid(self) -> QParams:
+        return affine_qparams(self.lo.item(), self.hi.item(), 2**self.bits - 1, self.ceiling)
+
+    def _bounds(self) -> tuple[float, float, float]:
+        grid = self.grid()
+        return grid.lowest, grid.highest, grid.scale
+
+    def _device_bounds(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The same numbers as _bounds as tensors, without asking the device for a value."""
+        lo, hi, levels = self.lo.double(), self.hi.double(), 2**self.bits - 1
+        scale = ((hi - lo) / levels).clamp(min=SMALLEST_SCALE).float().double()
+        zero_point = torch.round(-lo / scale).clamp(0, levels)
+        qmax = torch.clamp(zero_point + torch.round(self.ceiling / scale), max=levels)
+        return tuple(bound.float() for bound in (-zero_point * scale, (qmax - zero_point) * scale, scale))
+
+
+def affine_weight_grid(lo: Tensor, hi: Tensor, bits: int, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(lowest, highest, scale) of nudged affine grids over [lo, hi] that hold zero (arXiv:1712.05877, section 3.1).
+
+    Codes counted from the zero point stay within -limit..limit: the step grows where 2^bits - 1 of them would not.
+    """
+    lo, hi, levels = lo.clamp(max=0.0), hi.clamp(min=0.0), 2**bits - 1
+    scale = torch.maximum((hi - lo) / levels, torch.maximum(hi, -lo) / limit).clamp_(min=SMALLEST_SCALE)
+    zero_point = torch.round(-lo / scale).clamp_(0, levels)
+    return -zero_point.clamp(max=limit) * scale, (levels - zero_point).clamp_(max=limit) * scale, scale
+
+
+def symmetric_scale(largest, levels: int):
+    """The step of a grid with `levels` steps up to `largest` (a number or a tensor)."""
+    return at_least(largest / levels, SMALLEST_SCALE)

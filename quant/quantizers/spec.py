@@ -1,0 +1,98 @@
+"""Methods by name, and how a user writes them: `method[:bits][,option=value]..`, as in "dorefa:3" or "pact:4,alpha_grad=lsq"."""
+
+import inspect
+from dataclasses import dataclass, field
+
+from quant.errors import QuantError
+from quant.gradients import GRADIENT_QUANTIZERS
+from quant.quantizers.base import ActivationQuantizer, WeightQuantizer
+from quant.quantizers.dorefa import DorefaActivation, DorefaWeight
+from quant.quantizers.fqn import FqnActivation, FqnWeight
+from quant.quantizers.gdrq import GdrqActivation, GdrqWeight
+from quant.quantizers.int8 import Int8Activation, Int8Weight
+from quant.quantizers.lsq import LsqActivation, LsqWeight
+from quant.quantizers.pact import PactActivation
+from quant.quantizers.qil import QilActivation, QilWeight
+
+WEIGHT_QUANTIZERS = {"int8": Int8Weight, "fqn": FqnWeight, "dorefa": DorefaWeight, "qil": QilWeight, "gdrq": GdrqWeight, "lsq": LsqWeight}
+ACTIVATION_QUANTIZERS = {
+    "int8": Int8Activation, "fqn": FqnActivation, "pact": PactActivation, "dorefa": DorefaActivation, "qil": QilActivation,
+    "gdrq": GdrqActivation, "lsq": LsqActivation,
+}  # fmt: skip
+FLOAT = "float"  # written in place of a spec: no quantizer
+_GIVEN = ("self", "bits", "limit", "axis", "floor", "ceiling", "signed", "seed")  # set by the place of a quantizer, not by its user
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A method, its width, and its options (keyword arguments of the quantizer's class)."""
+
+    method: str
+    bits: int = 8
+    options: dict = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return ",".join([f"{self.method}:{self.bits}", *(f"{k}={v}" for k, v in self.options.items())])
+
+
+def parse_spec(text: str) -> Spec:
+    """Read a spec; 8 bits where it names none. QuantError where it is not one; methods and options are checked when it is used.
+
+    >>> parse_spec("gdrq:3,k=2.5,group_size=4")
+    Spec(method='gdrq', bits=3, options={'k': 2.5, 'group_size': 4})
+    """
+    if not isinstance(text, str) or not text:
+        raise QuantError(f"{text!r} is no quantizer: write method:bits, as in 'int8:8' or 'pact:4,alpha_grad=lsq'")
+    head, *options = (part.strip() for part in text.split(","))
+    method, _, bits = head.partition(":")
+    if bits and not bits.isdigit():
+        raise QuantError(f"{text!r}: {bits!r} is no number of bits")
+    pairs = [option.partition("=") for option in options]
+    bad = next((name for name, sign, value in pairs if not (name and sign and value)), None)
+    if bad is not None:
+        raise QuantError(f"{text!r}: write options as name=value, after commas")
+    return Spec(method, int(bits or 8), {name: _value(value) for name, _, value in pairs})
+
+
+def weight_quantizer(text: str, limit: int, axis: int) -> WeightQuantizer:
+    """A quantizer for weights, made by a spec; QuantError where there is none such."""
+    return _make(WEIGHT_QUANTIZERS, "weights", parse_spec(text), limit=limit, axis=axis)
+
+
+def activation_quantizer(text: str, floor: float, ceiling: float, signed: bool) -> ActivationQuantizer:
+    return _make(ACTIVATION_QUANTIZERS, "activations", parse_spec(text), floor=floor, ceiling=ceiling, signed=signed)
+
+
+def gradient_quantizer(text: str, seed: int):
+    return _make(GRADIENT_QUANTIZERS, "gradients", parse_spec(text), seed=seed)
+
+
+def check_spec(text: str, kind: str) -> None:
+    """QuantError unless `text` makes a quantizer for `kind`: "weights", "activations" or "gradients"."""
+    table = {"weights": WEIGHT_QUANTIZERS, "activations": ACTIVATION_QUANTIZERS, "gradients": GRADIENT_QUANTIZERS}[kind]
+    _make(table, kind, parse_spec(text))
+
+
+def _make(table: dict, kind: str, spec: Spec, **given):
+    if spec.method not in table:
+        raise QuantError(f"{str(spec)!r}: {spec.method!r} does not quantize {kind}; choose from {', '.join(table)}")
+    quantizer = table[spec.method]
+    known = [name for name in inspect.signature(quantizer.__init__).parameters if name not in _GIVEN]
+    unknown = next((name for name in spec.options if name not in known), None)
+    if unknown is not None:
+        raise QuantError(f"{str(spec)!r}: {spec.method} has no option {unknown!r}; it has {', '.join(known) or 'none'}")
+    try:
+        return quantizer(spec.bits, **given, **spec.options)
+    except (TypeError, QuantError) as error:
+        raise QuantError(f"{str(spec)!r}: {error}") from error
+
+
+def _value(text: str):
+    """An int, a float, True, False or None where `text` reads as one, else the text."""
+    words = {"true": True, "false": False, "none": None}
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            pass
+    return words.get(text.lower(), text)

@@ -1,0 +1,522 @@
+"""The contract that all quantizers keep, method by method: one suite."""
+
+import copy
+import io
+import math
+import tempfile
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import quant
+from quant.errors import QuantError
+from quant.quantizers import activation_quantizer, parse_spec, weight_quantizer
+from quant.quantizers import gdrq as gdrq_file
+from quant.quantizers import int8 as int8_file
+from quant.quantizers import lsq as lsq_file
+from quant.quantizers import pact as pact_file
+from quant.quantizers import qil as qil_file
+from quant.quantizers.base import quantiles
+from quant.quantizers.ranges import MovingRange
+
+WEIGHTS = """int8:8 int8:3 int8:4,scheme=affine int8:4,granularity=tensor int8:2,levels=seed fqn:4 fqn:2,granularity=tensor dorefa:3 dorefa:1
+    dorefa:2,weight_grad=through_max qil:4 qil:2,gamma=learned gdrq:3 gdrq:3,group_size=2,grad=clip lsq:4 lsq:2,granularity=channel""".split()
+ACTIVATIONS = """int8:8 int8:3 int8:4,scheme=symmetric int8:4,grad=ste fqn:4 pact:4 pact:2,alpha_grad=lsq dorefa:3 qil:4 gdrq:3
+    gdrq:4,group_size=2 lsq:4""".split()
+SIGNS = [
+    pytest.param((0.0, False), id="relu"),
+    pytest.param((-math.inf, True), id="signed"),
+    pytest.param((-math.inf, False), id="positive"),
+]
+
+
+def a_weight(spec: str, shape=(8, 4, 3, 3), seed: int = 0, axis: int = 0):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    quantizer = weight_quantizer(spec, 127, axis)
+    quantizer.start(weight)
+    return quantizer, weight.requires_grad_()
+
+
+def an_activation(spec: str, sign=(-math.inf, True), shape=(4, 8, 6, 6), seed: int = 0):
+    floor, signed = sign
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    x = x if signed or floor == 0.0 else x.abs()
+    quantizer = activation_quantizer(spec, floor, math.inf, signed)
+    quantizer(x)  # it has seen a batch
+    return quantizer, x
+
+
+def most_values(quantizer) -> int:
+    """How many values a grid may have: 2^bits, one more where a variant counts bits without the sign."""
+    return 2 ** (quantizer.bits + (getattr(quantizer, "levels", "") == "seed"))
+
+
+# weights
+
+
+@pytest.mark.parametrize("spec", WEIGHTS)
+def test_weights_keep_shape_and_dtype_on_few_values_with_finite_gradients(spec):
+    quantizer, weight = a_weight(spec)
+    y = quantizer(weight)
+    assert (y.shape, y.dtype) == (weight.shape, weight.dtype)
+    assert max(len(torch.unique(y[c])) for c in range(len(y))) <= most_values(quantizer)
+    (y * torch.randn_like(y)).sum().backward()
+    assert weight.grad.isfinite().all() and weight.grad.any()
+    for parameter in (p for p in quantizer.parameters() if p.requires_grad):
+        assert parameter.grad.isfinite().all() and parameter.grad.any()
+
+
+@pytest.mark.parametrize("spec", WEIGHTS)
+def test_weights_are_their_codes_times_their_scale(spec):
+    quantizer, weight = a_weight(spec)
+    y, codes, scale = quantizer(weight), quantizer.codes(weight), quantizer.scale(weight)
+    assert codes.dtype == torch.int8
+    torch.testing.assert_close(codes * scale, y.detach(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7, -0.7])
+@pytest.mark.parametrize("spec", WEIGHTS)
+def test_constant_weights_stay_finite(spec, value):
+    weight = torch.full((4, 2, 1, 1), value, requires_grad=True)
+    quantizer = weight_quantizer(spec, 127, 0)
+    quantizer.start(weight)
+    y = quantizer(weight)
+    y.sum().backward()
+    assert y.isfinite().all() and weight.grad.isfinite().all()
+    if value == 0.0 and not spec.startswith("dorefa"):  # which has no zero
+        assert not y.any()
+
+
+@pytest.mark.parametrize("spec", WEIGHTS)
+def test_transposed_layers_have_their_channels_on_axis_1(spec):
+    quantizer, weight = a_weight(spec, (4, 6, 3, 3), axis=1)
+    scale = quantizer.scale(weight)
+    assert scale.dim() == 0 or scale.shape[0] == 1
+    quantizer(weight).sum().backward()
+
+
+@pytest.mark.parametrize("spec", ["int8:5", "fqn:5", "gdrq:5", "lsq:5", "int8:4,scheme=affine"])
+def test_weights_on_a_standing_grid_stay_where_they_are(spec):
+    quantizer, weight = a_weight(spec)
+    grid = quantizer.scale(weight)
+    y = quantizer(weight).detach()
+    torch.testing.assert_close(torch.round(y / grid) * grid, y)
+
+
+@pytest.mark.parametrize("method", ["int8", "fqn", "gdrq", "lsq", "qil", "dorefa"])
+@settings(max_examples=25, deadline=None)
+@given(values=st.lists(st.floats(-2, 2, width=32), min_size=2, max_size=30), bits=st.integers(2, 8))
+def test_quantizing_keeps_the_order_of_weights(method, values, bits):
+    quantizer = weight_quantizer(f"{method}:{bits}", 127, 0)
+    weight = torch.tensor([sorted(values)])
+    quantizer.start(weight)
+    assert (quantizer(weight).diff() >= -1e-6).all()
+
+
+@pytest.mark.parametrize("spec", ["fqn:8", "int8:8,scheme=affine", "qil:8", "lsq:8", "gdrq:8", "int8:8"])
+def test_eight_bits_keep_to_the_codes_of_an_engine_that_adds_in_sixteen(spec):
+    weight = torch.rand(4, 2, 3, 3) + 0.1
+    quantizer = weight_quantizer(spec, 63, 0)
+    quantizer.start(weight)
+    assert quantizer.codes(weight).abs().max() <= 63
+
+
+def test_what_has_no_integer_form_says_why():
+    weight = torch.randn(4, 4)
+    for spec, reason in (
+        ("dorefa:8", "codes reach 255"),
+        ("fqn:4,zero_point=False", "zero"),
+        ("int8:4,bias_correct=True", "off their grid"),
+    ):
+        with pytest.raises(QuantError, match=reason):
+            weight_quantizer(spec, 127, 0).codes(weight)
+    groups, x = an_activation("gdrq:4,group_size=2")
+    with pytest.raises(QuantError, match="one scale a group"):
+        groups.qparams()
+    wide, x = an_activation("int8:8,scheme=symmetric,levels=seed")
+    with pytest.raises(QuantError, match="do not fit 8-bit codes"):
+        wide.qparams()
+
+
+# activations
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("spec", ACTIVATIONS)
+def test_activations_keep_shape_and_dtype_on_few_values_with_finite_gradients(spec, sign):
+    quantizer, x = an_activation(spec, sign)
+    x.requires_grad_()
+    y = quantizer(x)
+    assert (y.shape, y.dtype) == (x.shape, x.dtype)
+    assert len(torch.unique(y)) <= most_values(quantizer) * (4 if "group" in spec else 1)
+    if sign[0] == 0.0:
+        assert y.min() >= 0
+    (y * torch.randn_like(y)).sum().backward()
+    assert x.grad.isfinite().all() and x.grad.any()
+    for parameter in quantizer.parameters():
+        assert parameter.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("spec", [s for s in ACTIVATIONS if "group" not in s])
+def test_activations_lie_on_the_grid_they_name(spec, sign):
+    quantizer, x = an_activation(spec, sign)
+    y, grid = quantizer.eval()(x).detach(), quantizer.qparams()
+    torch.testing.assert_close(grid.dequantize(grid.quantize(y)), y, rtol=1e-6, atol=1e-6)
+    assert 0 <= grid.qmin <= grid.zero_point <= grid.qmax <= 255
+    if not quantizer.transforms:  # then the grid alone quantizes
+        assert (grid.dequantize(grid.quantize(x)) - y).abs().max() <= 1.001 * grid.scale
+        assert ((grid.dequantize(grid.quantize(x)) - y).abs() > 1e-5).float().mean() < 0.01  # only where a tie went the other way
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("value", [0.0, 3.0])
+@pytest.mark.parametrize("spec", ACTIVATIONS)
+def test_constant_activations_stay_finite(spec, value, sign):
+    floor, signed = sign
+    quantizer = activation_quantizer(spec, floor, math.inf, signed)
+    x = torch.full((2, 4, 2, 2), value, requires_grad=True)
+    y = quantizer(x)
+    y.sum().backward()
+    assert y.isfinite().all() and x.grad.isfinite().all()
+    if value == 0.0:
+        assert not y.any()
+
+
+@pytest.mark.parametrize("spec", ACTIVATIONS)
+def test_evaluation_changes_nothing(spec):
+    quantizer, x = an_activation(spec)
+    quantizer.eval()
+    before = copy.deepcopy(quantizer.state_dict())
+    first = quantizer(x)
+    assert torch.equal(quantizer(100 * x).shape and quantizer(x), first)
+    for name, value in quantizer.state_dict().items():
+        assert torch.equal(value, before[name]) if isinstance(value, torch.Tensor) else value == before[name]
+
+
+@pytest.mark.parametrize("spec", ACTIVATIONS)
+def test_a_checkpoint_brings_back_the_same_bits(spec):
+    quantizer, x = an_activation(spec)
+    file = io.BytesIO()
+    torch.save(quantizer.state_dict(), file)
+    file.seek(0)
+    new = activation_quantizer(spec, -math.inf, math.inf, True)
+    new.load_state_dict(torch.load(file, weights_only=True))
+    for _ in range(2):
+        assert torch.equal(new(x), quantizer(x))  # in training too: the next range is the same
+
+
+@pytest.mark.parametrize("spec", WEIGHTS)
+def test_a_checkpoint_brings_back_weight_quantizers(spec):
+    quantizer, weight = a_weight(spec)
+    for parameter in quantizer.parameters():
+        parameter.data.mul_(0.9)
+    new, _ = a_weight(spec, seed=1)
+    new.load_state_dict(quantizer.state_dict())
+    assert torch.equal(new(weight), quantizer(weight))
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("spec", ACTIVATIONS)
+def test_autocast_stays_within_a_step(spec, sign):
+    quantizer, x = an_activation(spec, sign)
+    quantizer.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = quantizer(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    full = quantizer(x)
+    step = torch.unique(full).diff().max()
+    assert (half.float() - full).abs().max() <= 1.01 * step + full.abs().max() / 128
+
+
+@pytest.mark.parametrize("spec", ACTIVATIONS)
+def test_channels_last_is_kept(spec):
+    quantizer, x = an_activation(spec)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = quantizer(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    y.sum().backward()
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("spec", ACTIVATIONS)
+def test_without_a_host_to_ask_the_numbers_are_the_same(spec, sign, monkeypatch):
+    """On a GPU scales stay tensors; here that path runs on the CPU."""
+    quantizer, x = an_activation(spec, sign)
+    quantizer.eval()
+    results = []
+    for _ in range(2):
+        x = x.detach().requires_grad_()
+        quantizer.zero_grad()
+        y = quantizer(x)
+        (y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward()
+        results.append([y.detach(), x.grad, *(p.grad for p in quantizer.parameters())])
+        for file in (pact_file, lsq_file, qil_file, gdrq_file, int8_file):
+            if hasattr(file, "numbers"):
+                monkeypatch.setattr(file, "numbers", lambda *values: tuple(v.detach() for v in values))
+        monkeypatch.setattr(MovingRange, "_bounds", MovingRange._device_bounds)
+    for number, tensor in zip(*results, strict=True):
+        torch.testing.assert_close(number, tensor, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", ACTIVATIONS)
+def test_before_any_data_values_pass_and_no_grid_is_claimed(spec):
+    quantizer = activation_quantizer(spec, 0.0, math.inf, True).eval()
+    x = torch.randn(10, 4)
+    if spec.startswith("dorefa"):
+        assert quantizer.qparams().zero_point == 0  # its range is fixed
+    else:
+        assert torch.equal(quantizer(x), torch.relu(x))
+        with pytest.raises(QuantError, match="seen no data"):
+            quantizer.qparams()
+
+
+@pytest.mark.parametrize("spec", [s for s in ACTIVATIONS if "group" not in s])
+def test_a_fused_relu6_holds(spec):
+    quantizer = activation_quantizer(spec, 0.0, 6.0, True)
+    x = 10 * torch.randn(4, 8, 6, 6)
+    quantizer(x)
+    y = quantizer.eval()(x)
+    grid = quantizer.qparams()
+    assert y.min() == 0.0 and y.max() <= 6.0 + grid.scale / 2
+    assert y.max() <= grid.highest * 1.0001
+    assert quantizer.transforms or grid.highest <= 6.0 + grid.scale / 2
+
+
+# what is special about a method
+
+
+def test_a_delay_tracks_ranges_and_rounds_nothing():
+    quantizer = activation_quantizer("int8:2,delay=2", -math.inf, math.inf, True)
+    x = torch.randn(100)
+    for _ in range(2):
+        assert torch.equal(quantizer(x), x)
+    assert torch.equal(quantizer.eval()(x), x)
+    assert quantizer.hi.item() == x.max().item()
+    assert len(quantizer.train()(x).unique()) <= 4
+
+
+def test_fqn_leaves_outliers_out_and_settles():
+    x = torch.cat((torch.linspace(-1, 1, 10_000), torch.tensor([1000.0])))
+    quantizer = activation_quantizer("fqn:8", -math.inf, math.inf, True)
+    for _ in range(30):
+        quantizer(x)
+    assert quantizer.hi.item() == pytest.approx(1.0, abs=0.01)
+    assert quantizer.newest_weight() == quantizer.momentum
+
+
+def test_pact_never_lets_alpha_reach_zero():
+    quantizer = activation_quantizer("pact:4", 0.0, math.inf, False)
+    optimizer = torch.optim.SGD(quantizer.parameters(), lr=1.0)
+    x = torch.rand(100)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (10 * quantizer(x).sum()).backward()  # wants it smaller at each step
+        optimizer.step()
+        y = quantizer(x)
+        assert y.isfinite().all() and quantizer.alpha.item() > 0
+
+
+@pytest.mark.parametrize("reshape", [0, 3])
+def test_gdrq_only_clips_in_its_first_stage(reshape):
+    quantizer, x = activation_quantizer(f"gdrq:2,reshape={reshape}", -math.inf, math.inf, True), torch.randn(1000)
+    weight_side, weight = a_weight(f"gdrq:2,reshape={reshape}")
+    for step in range(5):
+        few, few_weights = len(quantizer(x).unique()) <= 4, len(weight_side(weight).unique()) <= 4
+        assert few == few_weights == (step >= reshape)
+
+
+def test_gdrq_spreads_a_bell_over_its_levels():
+    """k = 2 clips a Gaussian where a uniform distribution would end: the levels are used more evenly than up to the maximum."""
+    weight = torch.randn(1, 100_000, generator=torch.Generator().manual_seed(0))
+    shares = {}
+    for spec in ("gdrq:3", "int8:3"):
+        counts = torch.unique(weight_quantizer(spec, 127, 0)(weight), return_counts=True)[1].float()
+        p = counts / counts.sum()
+        shares[spec] = -(p * p.log()).sum().item()
+    assert shares["gdrq:3"] > shares["int8:3"] + 0.2
+
+
+def test_lsq_starts_and_learns_as_published():
+    weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    quantizer = weight_quantizer("lsq:3", 127, 0)
+    quantizer.start(weight)
+    assert quantizer.step.item() == pytest.approx(2 * weight.abs().mean().item() / math.sqrt(3))
+    g = torch.randn_like(weight)
+    (quantizer(weight) * g).sum().backward()
+    s = quantizer.step.item()
+    v = weight / s
+    inside = (v > -4) & (v < 3)
+    slope = torch.where(inside, torch.round(v) - v, torch.where(v <= -4, -4.0, 3.0))
+    assert quantizer.step.grad.item() == pytest.approx((g * slope).sum().item() / math.sqrt(weight.numel() * 3), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["weight", "activation"])
+def test_lsq_keeps_its_range_when_bits_change(kind):
+    quantizer = a_weight("lsq:5")[0] if kind == "weight" else an_activation("lsq:5")[0]
+    before = quantizer.step.item() * 15
+    quantizer.set_bits(3)
+    assert quantizer.step.item() * 3 == pytest.approx(before)
+
+
+def test_qil_keeps_its_interval_in_order():
+    quantizer, weight = a_weight("qil:3")
+    quantizer.c.data.fill_(-1.0)
+    quantizer.d.data.fill_(-1.0)
+    assert quantizer(weight).isfinite().all()
+    assert quantizer.c.item() >= quantizer.d.item() > 0
+
+
+def test_quantiles_see_every_channel():
+    x = torch.zeros(16, 96, 32, 32).contiguous(memory_format=torch.channels_last)
+    x[:, 7] = 5.0
+    lo, hi = quantiles(x, 0.001)
+    assert (lo.item(), hi.item()) == (0.0, 5.0)
+
+
+# gradients against closed forms and finite differences, with rounding out of the way
+
+
+@pytest.mark.parametrize("function", ["pact", "pact_signed", "lsq", "qil", "qil_weight"])
+def test_gradients_of_learned_ranges_are_those_of_the_unrounded_function(function):
+    """With 10^9 levels rounding vanishes and autograd's numbers are finite differences'."""
+    x = torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    own = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.9, 0.4)]
+    gamma = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+    levels = 10**9
+    functions = {
+        "pact": lambda x, c, d: pact_file.learned_clip(x, c, levels),
+        "pact_signed": lambda x, c, d: pact_file.learned_clip(x, c, levels, signed=True),
+        "lsq": lambda x, c, d: lsq_file.learned_step(x, c / levels, levels, levels) + 0 * d,
+        "qil": lambda x, c, d: qil_file.activation_interval(x, c, d, levels),
+        "qil_weight": lambda x, c, d: qil_file.weight_interval(x, c, d, gamma, levels),
+    }
+    assert torch.autograd.gradcheck(functions[function], (x, *own), eps=1e-6, atol=1e-3)
+
+
+# specs and models
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [("pact:4,alpha=-1", "alpha"), ("lsq:9", "2 to 8"), ("int8:1", "2 to 8"), ("pact:4,beta=1", "no option 'beta'"),
+     ("lsq:x", "'x' is no number"), ("lsq:4,granularity", "name=value"), ("", "no quantizer"), ("int8:4,scheme=round", "'round' is not one of")],
+)  # fmt: skip
+def test_bad_specs_are_named(spec, message):
+    with pytest.raises(QuantError, match=message):
+        (weight_quantizer if not spec.startswith("pact") else lambda s, *_: activation_quantizer(s, 0.0, math.inf, False))(spec, 127, 0)
+
+
+def test_a_method_for_activations_alone_is_refused_for_weights():
+    with pytest.raises(QuantError, match="'pact' does not quantize weights; choose from int8"):
+        quant.QuantConfig(weight="pact:4")
+
+
+def test_specs_round_trip():
+    for spec in WEIGHTS + ACTIVATIONS:
+        assert parse_spec(str(parse_spec(spec))) == parse_spec(spec)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(self.bn2(self.conv2(x)) + x)
+        return self.fc(x.mean((2, 3)))
+
+
+EDGES = (quant.Override("conv1", "int8:8", "int8:8"), quant.Override("fc", "int8:8", "int8:8"))
+MIXES = [("int8:4", "int8:4"), ("dorefa:3", "pact:4"), ("gdrq:2", "pact:2"), ("lsq:3", "lsq:3"), ("qil:3", "qil:3"), ("fqn:4", "fqn:4"),
+         ("dorefa:1", "dorefa:2"), ("int8:3,scheme=affine", "int8:4,scheme=symmetric"), ("int8:8", "gdrq:8")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("weight", "activation"), MIXES)
+def test_mixes_train_and_run_as_integers(weight, activation):
+    torch.manual_seed(0)
+    x, target = torch.randn(16, 3, 8, 8), torch.randint(5, (16,))
+    graph = quant.attach(Net(), x, quant.QuantConfig(weight=weight, activation=activation, overrides=EDGES)).train()
+    own = quant.quantizer_parameters(graph)
+    optimizer = torch.optim.SGD([{"params": [p for n, p in graph.named_parameters() if "quant" not in n]}, *own], lr=0.05, momentum=0.9)
+    losses = []
+    for _ in range(25):
+        loss = nn.functional.cross_entropy(graph(x), target) + quant.extra_loss(graph)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.95 * losses[0]
+    for engine in ("reference", "fbgemm") if "fbgemm" in quant.available() else ("reference",):
+        quant.parity(graph, quant.convert(graph, engine), x).check(max_layer_steps=1)
+
+
+def test_first_and_last_layer_can_stay_float():
+    x = torch.randn(4, 3, 8, 8)
+    graph = quant.attach(Net(), x, quant.QuantConfig(weight="dorefa:3", activation="pact:4", ignore=("conv1", "fc"))).train()
+    graph(x)
+    assert type(graph.conv1) is nn.Conv2d and type(graph.fc) is nn.Linear
+    report = quant.parity(graph, quant.convert(graph, "reference"), x)
+    assert report.check().layer_steps <= 1
+
+
+def test_set_bits_moves_what_follows_the_configuration():
+    graph = quant.attach(Net(), torch.randn(2, 3, 8, 8), quant.QuantConfig(weight="lsq:5", activation="lsq:5", overrides=EDGES))
+    quant.set_bits(graph, 2)
+    widths = {name: q.bits for name, q in quant.quantizers(graph).items()}
+    assert widths["conv2.weight_quant"] == 2 and widths["conv1.weight_quant"] == widths["fc.weight_quant"] == 8
+    assert sum(bits == 2 for bits in widths.values()) == 2  # conv2's weight, and what it reads
+
+
+def test_learned_ranges_come_as_parameter_groups():
+    x = torch.randn(2, 3, 8, 8)
+    assert quant.quantizer_parameters(quant.attach(Net(), x)) == []
+    graph = quant.attach(Net(), x, quant.QuantConfig(weight="qil:4", activation="pact:4", overrides=EDGES))
+    groups = {group["lr_scale"]: group for group in quant.quantizer_parameters(graph)}
+    assert {scale: len(group["params"]) for scale, group in groups.items()} == {0.01: 2, 1.0: 1}
+    assert all(group["weight_decay"] == 0.0 and group["boost"] is False for group in groups.values())
+
+
+def _train_on_a_rank(rank: int, port_file: str, results: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{port_file}", rank=rank, world_size=2)
+    states = {}
+    for spec in ACTIVATIONS:
+        if "group" in spec:
+            continue
+        torch.manual_seed(rank)  # unlike pictures
+        graph = quant.attach(Net(), torch.randn(2, 3, 8, 8), quant.QuantConfig(activation=spec, residual=spec)).train()
+        model = nn.parallel.DistributedDataParallel(graph)
+        optimizer = torch.optim.SGD([p for p in graph.parameters() if p.requires_grad], lr=0.01)
+        for _ in range(2):
+            optimizer.zero_grad()
+            (model((1 + rank) * torch.randn(4, 3, 8, 8)).square().sum() + quant.extra_loss(graph)).backward()
+            optimizer.step()
+        states[spec] = {n: p.detach().clone() for n, q in quant.quantizers(graph).items() for n, p in _own(n, q)}
+    torch.save(states, f"{results}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _own(name, quantizer):
+    return [(f"{name}.{n}", t) for n, t in (*quantizer.named_parameters(), *quantizer.named_buffers())]
+
+
+def test_two_ranks_have_the_same_ranges():
+    with tempfile.TemporaryDirectory() as folder:
+        mp.start_processes(_train_on_a_rank, (f"{folder}/store", folder), nprocs=2, start_method="spawn")
+        first, second = (torch.load(f"{folder}/{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert any(state for state in first.values())
+    for spec, state in first.items():
+        for name, value in state.items():
+            torch.testing.assert_close(value, second[spec][name], rtol=0, atol=0, msg=f"{spec}: {name}")
