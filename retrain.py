@@ -26,6 +26,7 @@ from nas.arch import find_file
 from nas.cli import guard, option, parse
 from nas.report import write_report
 from nas.runs import CHECKPOINT
+from quant.settings import load_settings
 from tasks import (
     DATA,
     OPTIMIZERS,
@@ -59,6 +60,8 @@ class RetrainConfig:
     input_size: int | None = option(None, "pixels (default: the architecture's; 32 for a published name on scenes or CIFAR)")
     train_images: int | None = option(None, "train on so many pictures, balanced over the classes (default: all)")
     engine: Literal[quant.ENGINES] = option("fbgemm", "engine that the INT8 network is for")
+    settings: str | None = option(None, "JSON file of quantizers: methods, bits, exceptions (default: INT8 everywhere)")
+    bits: tuple[int, ...] = option((), "widths that follow one another in the quantized epochs, as in 5 4 3 2 (default: the settings' own)")
     epochs: int = option(12, "epochs in all, float and quantized together")
     float_epochs: int | None = option(None, "epochs before the quantizers are attached (default: a third of all)")
     batch_size: int = option(64, "pictures in a step")
@@ -99,15 +102,20 @@ class RetrainConfig:
         if self.float_only:
             return quant.Schedule(self.epochs, self.epochs)
         if self.from_float or not self.statassist:
-            return quant.Schedule(self.epochs, 0)
+            return quant.Schedule(self.epochs, 0, bits=self.bits)
         third = min(max(1, round(self.epochs / 3)), self.epochs - 1)
-        return quant.Schedule(self.epochs, third if self.float_epochs is None else self.float_epochs)
+        return quant.Schedule(self.epochs, third if self.float_epochs is None else self.float_epochs, bits=self.bits)
 
     def recipe(self) -> Recipe:
         lr = OPTIMIZERS[self.optimizer].lr if self.lr is None else self.lr
         boost = self.boost_mode if self.gradboost and not self.float_only else "off"
-        return Recipe(self.schedule(), self.optimizer, lr, self.weight_decay, self.warmup, boost, quant.QuantConfig(engine=self.engine),
-                      self.seed, self.checkpoint_seconds)  # fmt: skip
+        return Recipe(self.schedule(), self.optimizer, lr, self.weight_decay, self.warmup, boost, self.quantizers(), self.seed,
+                      self.checkpoint_seconds)  # fmt: skip
+
+    def quantizers(self) -> quant.QuantConfig:
+        """What the settings file says, for --engine."""
+        chosen = load_settings(self.settings) if self.settings else quant.QuantConfig()
+        return dataclasses.replace(chosen, engine=self.engine, seed=self.seed)
 
 
 @guard
@@ -150,7 +158,8 @@ def architecture(config: RetrainConfig) -> Architecture:
 def claim(config: RetrainConfig, arch: Architecture, command: str) -> Run:
     """The run's folder, made or found again. Raises UserError where it holds anything else than this very run."""
     run = Run(Path(config.runs) / (config.name or f"{arch.name}_{'float' if config.float_only else 'int8'}"))
-    run.claim({"program": "retrain", "command": command, **dataclasses.asdict(config)}, config.restart, FREE)
+    quantizers = dataclasses.asdict(config.quantizers())
+    run.claim({"program": "retrain", "command": command, **dataclasses.asdict(config), "quantizers": quantizers}, config.restart, FREE)
     if run.has(CHECKPOINT) and run.has("arch.json") and Architecture.load(run.path / "arch.json") != arch:
         raise UserError(f"arch: {config.arch} has changed since {run.path} was begun with it; choose another --name, or add --restart")
     arch.save(run.path / "arch.json")

@@ -13,16 +13,21 @@ from quant.convert import Frozen, code_inputs, convert, freeze, freeze_float
 from quant.errors import QuantError
 from quant.executors import available, use_engine
 from quant.gradboost import GradBoost
+from quant.gradients import GRADIENT_QUANTIZERS
 from quant.graph import IntGraph
 from quant.grid import ENGINES, QParams, weight_qmax
 from quant.parity import ParityReport, parity
 from quant.plan import PlanRow
 from quant.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS
+from quant.range_bn import RangeBN1d, RangeBN2d
 from quant.schedule import Phase, Schedule, phase_at
+from quant.settings import load_settings
+from quant.train_8bit import train_8bit
 
 __all__ = [
     "ACTIVATION_QUANTIZERS",
     "ENGINES",
+    "GRADIENT_QUANTIZERS",
     "WEIGHT_QUANTIZERS",
     "Frozen",
     "GradBoost",
@@ -34,6 +39,8 @@ __all__ = [
     "QParams",
     "QuantConfig",
     "QuantError",
+    "RangeBN1d",
+    "RangeBN2d",
     "Schedule",
     "attach",
     "available",
@@ -43,6 +50,7 @@ __all__ = [
     "freeze",
     "freeze_bn",
     "freeze_float",
+    "load_settings",
     "parity",
     "phase_at",
     "plan",
@@ -50,6 +58,7 @@ __all__ = [
     "quantizers",
     "set_bits",
     "set_mode",
+    "train_8bit",
     "use_engine",
     "weight_qmax",
 ]

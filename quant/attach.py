@@ -20,10 +20,12 @@ from torch import Tensor, fx, nn
 from quant import ops
 from quant.config import QuantConfig
 from quant.errors import QuantError
+from quant.gradients import mix
 from quant.grid import weight_qmax
 from quant.layers import FROZEN, QUANTIZED, take_over
 from quant.plan import Plan, PlanRow, Site, decide
 from quant.quantizers import FLOAT, Quantizer, activation_quantizer, gradient_quantizer, weight_quantizer
+from quant.range_bn import RangeBN1d, RangeBN2d
 
 
 def attach(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor, config: QuantConfig = QuantConfig()) -> fx.GraphModule:
@@ -106,7 +108,7 @@ def quantizer_parameters(graph: nn.Module) -> list[dict]:
 def freeze_bn(graph: nn.Module) -> None:
     """Stop batch-norm statistics: running values normalise from here on. Call again after each `model.train()`."""
     for module in graph.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, (nn.modules.batchnorm._BatchNorm, RangeBN1d, RangeBN2d)):
             module.eval()
 
 
@@ -160,18 +162,18 @@ def _quantize_weights(graph: fx.GraphModule, config: QuantConfig, decided: Plan)
     for node, layer in layers.items():
         if node in decided.weights:
             if layer not in done:
-                done[layer] = _quantized_layer(layer, config, decided.weights[node])
+                done[layer] = _quantized_layer(layer, config, decided.weights[node], mix(config.seed, len(done)))
             graph.set_submodule(node.target, done[layer])
         elif isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and type(layer) not in QUANTIZED:
             warnings.warn(f"{node.target}: {type(layer).__name__} has no quantized form and stays float", stacklevel=3)
 
 
-def _quantized_layer(layer: nn.Module, config: QuantConfig, spec: str) -> nn.Module:
+def _quantized_layer(layer: nn.Module, config: QuantConfig, spec: str, seed: int) -> nn.Module:
     kind = QUANTIZED[type(layer)]
     new = kind.from_float(layer, weight_quantizer(spec, weight_qmax(config.engine), kind.channel_axis).to(layer.weight.device))
     new.weight_quant.follows_default = spec == config.weight
     if config.gradient not in (None, FLOAT):
-        new.gradient_quant = gradient_quantizer(config.gradient, config.seed)
+        new.gradient_quant = gradient_quantizer(config.gradient, seed)
     return new
 
 

@@ -96,9 +96,9 @@ class NoiseStream(nn.Module):
         self.seed, self.draws = int(state["seed"]), int(state["draws"])
 
 
-def mix(*numbers: int) -> int:
+def mix(*parts: int) -> int:
     """One 63-bit seed from several numbers; neighbours give unrelated seeds."""
-    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()) >> 1
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
 
 
 class GradientQuantizer(nn.Module):

@@ -16,14 +16,16 @@ from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, parse_spec
 
 @dataclass(frozen=True)
 class PlanRow:
-    """What one node gets. `weight` and `output` are specs of the quantizers on its weight and its result, `reads` the names of those
-    that its inputs pass; "" where there is none. `reason` says why a node has no quantizer, or stays float."""
+    """What one node gets. `weight` and `output` are specs of the quantizers on its weight and its result, `reads` and `makes` the names
+    of those that its inputs pass and its result passes; "" where there is none. `reason` says why a node has no quantizer, or stays
+    float."""
 
     name: str
     op: str
     weight: str
     reads: str
     output: str
+    makes: str
     reason: str
 
 
@@ -65,7 +67,7 @@ class _Planner:
     def __init__(self, graph: fx.GraphModule, config: QuantConfig):
         self.graph, self.config = graph, config
         self.nodes = [n for n in graph.graph.nodes if n.op not in ("output", "get_attr")]
-        self.names = _names(graph, self.nodes)
+        self.names = node_names(graph, self.nodes)
         self.exempt = self._exempt()
         self.weights = {n: spec for n in self.nodes if (spec := self._weight(n))}
         self.wants = {n: self._wants(n) for n in self.nodes if self._type(n) in (config.op_types or ops.LAYERS)}
@@ -91,7 +93,7 @@ class _Planner:
         for kind, nodes in by_type.items():
             first, last = self.config.skip_first.get(kind, 0), self.config.skip_last.get(kind, 0)
             reasons |= dict.fromkeys(nodes[:first], f"skip_first {kind}: {first}")
-            reasons |= dict.fromkeys(nodes[len(nodes) - last :], f"skip_last {kind}: {last}")
+            reasons |= dict.fromkeys(nodes[max(0, len(nodes) - last) :], f"skip_last {kind}: {last}")
         return reasons
 
     def _override(self, names: list[str], field: str) -> str | None:
@@ -183,7 +185,7 @@ class _Planner:
     def _rows(self, sites: list[Site]) -> list[PlanRow]:
         outputs, tensors, edges = defaultdict(list), {}, {}
         for site in sites:
-            outputs[site.node].append(site.spec)
+            outputs[site.node].append(site)
             if site.readers is None:
                 tensors[site.node] = site.name
             edges |= {(reader, site.node): site.name for reader in site.readers or ()}
@@ -191,9 +193,10 @@ class _Planner:
         for node in self.nodes:
             origins = [(n, edges.get((node, n)) or tensors.get(_origin(self.graph, n), "")) for n in self._data_inputs(node)]
             reads = ", ".join(dict.fromkeys(name for _, name in origins if name))
-            weight, output = self.weights.get(node, ""), ", ".join(outputs[node])
+            weight, makes = self.weights.get(node, ""), ", ".join(site.name for site in outputs[node])
+            output = ", ".join(site.spec for site in outputs[node])
             reason = self.exempt.get(node) or ("" if weight or output else self._reason(node))
-            rows.append(PlanRow(self.names[node], _op_label(self.graph, node), weight, reads, output, reason))
+            rows.append(PlanRow(self.names[node], _op_label(self.graph, node), weight, reads, output, makes, reason))
         return rows
 
     def _reason(self, node: fx.Node) -> str:
@@ -209,7 +212,7 @@ class _Planner:
         return "stays on its input's grid" if kind in ops.ON_INPUT_GRID else "float by an override"
 
 
-def _names(graph: fx.GraphModule, nodes: list[fx.Node]) -> dict[fx.Node, str]:
+def node_names(graph: fx.GraphModule, nodes: list[fx.Node]) -> dict[fx.Node, str]:
     """A name for each node: the module that it calls, or `block.add` for an operation in the forward of `block`; numbered if repeated."""
     taken, names = set(), {}
     for node in nodes:

@@ -140,6 +140,8 @@ class _Training:
         """Put model and optimizer into a phase: attach the quantizers when the first quantized one begins, set every switch."""
         if phase.fake_quant and not self.attached:
             self._attach()
+        if phase.bits is not None:
+            quant.set_bits(self.net, phase.bits)
         self.net.train()
         quant.set_mode(self.net, observe=phase.observe, fake_quant=phase.fake_quant)
         if phase.bn_frozen:
@@ -147,14 +149,17 @@ class _Training:
         self.optimizer.active = phase.fake_quant
 
     def _attach(self) -> None:
+        """Attach the quantizers; the optimizer learns what they learn, too."""
         self.net, self.attached = quant.attach(self.net, self.example, self.recipe.quant), True
+        for group in quant.quantizer_parameters(self.net):
+            self.optimizer.add_param_group(group)
 
     def _train_step(self, watch: "_LossWatch") -> dict[str, Tensor]:
         schedule, per_epoch = self.recipe.schedule, self.stream.steps_per_epoch
         total, quantized_from = schedule.epochs * per_epoch, schedule.float_epochs * per_epoch
         lr = self.recipe.lr * lr_factor((self.step + 0.5) / total, self.recipe.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         self.optimizer.progress = max(0.0, (self.step - quantized_from) / max(1, total - quantized_from))
         batch = self.stream.batch(self.step)
         try:
@@ -162,9 +167,10 @@ class _Training:
         except ValueError:  # there is no integer grid for a range that is not finite
             self._refuse_broken_state()
             raise
-        watch.add(self.step, loss)
+        whole = loss + quant.extra_loss(self.net) if self.attached else loss
+        watch.add(self.step, whole)
         self.optimizer.zero_grad()
-        loss.backward()
+        whole.backward()
         self.optimizer.step()
         return {"loss": loss.detach(), **logs}
 

@@ -15,7 +15,8 @@ from torch import nn
 
 import nas.files
 from nas import Run, UserError
-from quant import Schedule
+from quant import QuantConfig, Schedule
+from quant.quantizers import Quantizer
 from tasks import Classification, Recipe, Stream, fit, lr_factor
 from tasks.engine import OPTIMIZERS, make_optimizer
 from tasks.pictures import Memory
@@ -117,6 +118,80 @@ def test_every_optimizer_resumes_exactly(tmp_path, optimizer, boost):
             train(tmp_path / "parts", watched(0 if stop == 6 else 6, stop_at=stop), recipe)
     train(tmp_path / "parts", recipe=recipe)
     assert same(Run(tmp_path / "parts").load_checkpoint(), Run(tmp_path / "whole").load_checkpoint())
+
+
+LEARNED = {
+    "qil": QuantConfig(weight="qil:5", activation="qil:5"),
+    "lsq": QuantConfig(weight="lsq:5", activation="lsq:5", gradient="dorefa:6"),
+    "dorefa+pact": QuantConfig(weight="dorefa:5", activation="pact:5"),
+}
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_learned_ranges_and_falling_widths_resume_exactly(tmp_path, method):
+    # stops in the float phase, in the first width, right at the second, and within it; a checkpoint at every step
+    recipe = replace(RECIPE, schedule=Schedule(5, 1, bits=(5, 3)), quant=LEARNED[method], lr=0.02, checkpoint_seconds=0.0)
+    train(tmp_path / "whole", recipe=recipe)
+    already = 0
+    for stop in (3, 7, 12, 14):
+        with pytest.raises(Stopped):
+            train(tmp_path / "parts", watched(already, stop_at=stop), recipe)
+        already = stop
+    train(tmp_path / "parts", recipe=recipe)
+    assert same(Run(tmp_path / "parts").load_checkpoint(), Run(tmp_path / "whole").load_checkpoint())
+    assert log(tmp_path / "parts") == log(tmp_path / "whole")
+
+
+class Widths(Classification):
+    """Classification that notes each step's widths and learned ranges."""
+
+    seen: list = []
+
+    def train_step(self, model, batch):
+        self.seen.append({n: (m.bits, [p.item() for p in m.parameters()]) for n, m in model.named_modules() if isinstance(m, Quantizer)})
+        return super().train_step(model, batch)
+
+
+def widths() -> Widths:
+    task = Widths(3)
+    object.__setattr__(task, "seen", [])
+    return task
+
+
+def test_widths_fall_over_the_quantized_epochs(tmp_path):
+    task = widths()
+    config = QuantConfig(weight="dorefa:8", activation="pact:8", residual="int8")
+    train(tmp_path, task, replace(RECIPE, schedule=Schedule(5, 1, bits=(5, 3)), quant=config))
+    falling = [[bits for _, (bits, learned) in step.items() if learned] for step in task.seen]
+    assert falling[: 1 * STEPS] == [[]] * STEPS
+    assert all(set(bits) == {5} for bits in falling[1 * STEPS : 3 * STEPS]) and all(set(bits) == {3} for bits in falling[3 * STEPS :])
+    assert [row["phase"] for row in log(tmp_path)] == ["float", "qat", "qat", "qat", "freeze_bn"]
+
+
+@pytest.mark.parametrize("boost", ["paper", "released"])
+def test_learned_ranges_train_at_their_own_rate_undecayed_and_unboosted(tmp_path, boost):
+    task = widths()
+    recipe = replace(RECIPE, schedule=Schedule(2, 1), quant=LEARNED["qil"], weight_decay=0.1, lr=0.02, boost=boost)
+    train(tmp_path, task, recipe)
+    optimizer = Run(tmp_path).load_checkpoint()["optimizer"]
+    weights, vectors, *learned = optimizer["optimizer"]["param_groups"]
+    assert [g["lr"] for g in learned] == [pytest.approx(0.01 * weights["lr"])] and weights["lr"] == vectors["lr"]
+    assert all(g["weight_decay"] == 0.0 and g["boost"] is False for g in learned)
+    boosted = {i for bucket in optimizer["boost"]["buckets"] for i in bucket["positions"]}
+    assert boosted == set(weights["params"]) | (set(vectors["params"]) if boost == "released" else set())
+    first, last = (json.dumps([learned for _, learned in step.values()]) for step in (task.seen[STEPS], task.seen[-1]))
+    assert first != last
+
+
+def test_the_quantizers_regulariser_is_trained_on_and_not_logged(tmp_path):
+    ends, losses = {}, {}
+    for l2 in (0.0, 0.3):
+        task, config = widths(), QuantConfig(weight="int8", activation=f"pact:4,alpha=10.0,l2={l2}")
+        train(tmp_path / str(l2), task, replace(RECIPE, schedule=Schedule(1, 0), quant=config))
+        ends[l2] = [learned[0] for _, learned in task.seen[-1].values() if learned]
+        losses[l2] = log(tmp_path / str(l2))[0]["loss"]
+    assert all(pulled < 0.9 * free for free, pulled in zip(ends[0.0], ends[0.3], strict=True)) and ends[0.0]
+    assert losses[0.3] == pytest.approx(losses[0.0], abs=0.3)  # the regulariser itself is 0.3 * 100 for each
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, uninterrupted):

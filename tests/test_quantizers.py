@@ -24,8 +24,9 @@ from quant.quantizers import qil as qil_file
 from quant.quantizers.base import quantiles
 from quant.quantizers.ranges import MovingRange
 
-WEIGHTS = """int8:8 int8:3 int8:4,scheme=affine int8:4,granularity=tensor int8:2,levels=seed fqn:4 fqn:2,granularity=tensor dorefa:3 dorefa:1
-    dorefa:2,weight_grad=through_max qil:4 qil:2,gamma=learned gdrq:3 gdrq:3,group_size=2,grad=clip lsq:4 lsq:2,granularity=channel""".split()
+WEIGHTS = """int8:8 int8:3 int8:4,scheme=affine int8:4,granularity=tensor int8:2,levels=seed fqn:4 fqn:2,granularity=tensor dorefa:3
+    dorefa:1 dorefa:2,weight_grad=through_max qil:4 qil:2,gamma=learned gdrq:3 gdrq:3,group_size=2,grad=clip
+    lsq:4 lsq:2,granularity=channel""".split()
 ACTIVATIONS = """int8:8 int8:3 int8:4,scheme=symmetric int8:4,grad=ste fqn:4 pact:4 pact:2,alpha_grad=lsq dorefa:3 qil:4 gdrq:3
     gdrq:4,group_size=2 lsq:4""".split()
 SIGNS = [
@@ -406,7 +407,9 @@ def test_gradients_of_learned_ranges_are_those_of_the_unrounded_function(functio
 @pytest.mark.parametrize(
     ("spec", "message"),
     [("pact:4,alpha=-1", "alpha"), ("lsq:9", "2 to 8"), ("int8:1", "2 to 8"), ("pact:4,beta=1", "no option 'beta'"),
-     ("lsq:x", "'x' is no number"), ("lsq:4,granularity", "name=value"), ("", "no quantizer"), ("int8:4,scheme=round", "'round' is not one of")],
+     ("lsq:x", "'x' is no number"), ("int8:²", "no number"), ("lsq:4,granularity", "name=value"), ("", "no quantizer"),
+     ("int8:4,scheme=round", "'round' is not one of"), ("gdrq:3,k=x", "k is 'x', must be of type float"), ("gdrq:3,k=nan", "finite"),
+     ("int8:4,bias_correct=1", "must be of type bool"), ("gdrq:3,group_size=2.5", "must be of type int")],
 )  # fmt: skip
 def test_bad_specs_are_named(spec, message):
     with pytest.raises(QuantError, match=message):

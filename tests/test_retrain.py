@@ -57,6 +57,27 @@ def arguments(folder, runs, *more, epochs=3) -> list[str]:
     return [*data, "--runs", str(runs), "--epochs", str(epochs), "--batch-size", "12", "--lr", "0.1", *more]
 
 
+def test_a_settings_file_chooses_methods_and_bits_may_fall(folder, tmp_path, quick):
+    settings = {"weight": "qil:4", "activation": "pact:4", "skip_first": {"conv": 1}, "overrides": [{"match": "*fc*", "weight": "int8:8"}]}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    given = ["--settings", str(tmp_path / "settings.json"), "--bits", "4", "3", "--engine", "reference", "--name", "mixed"]
+    path = main(arguments(folder, tmp_path, *given, epochs=4))
+    assert metrics(path)["parity"]["refused"] is None
+    model = Run(path).load_checkpoint()["model"]
+    widths = {value["bits"] for name, value in model.items() if "_extra_state" in name and value}
+    assert widths == {3, 8}
+    (tmp_path / "settings.json").write_text(json.dumps(settings | {"weight": "lsq:4"}))
+    with pytest.raises(SystemExit):  # the same file name, other contents
+        main(arguments(folder, tmp_path, *given, epochs=4))
+
+
+def test_a_bad_settings_file_is_named(folder, tmp_path, quick, capsys):
+    (tmp_path / "settings.json").write_text('{"weight": "pact:4"}')
+    with pytest.raises(SystemExit):
+        main(arguments(folder, tmp_path, "--settings", str(tmp_path / "settings.json")))
+    assert "settings.json: weight: 'pact:4': 'pact' does not quantize weights" in capsys.readouterr().err
+
+
 def metrics(path) -> dict:
     return {k: v for k, v in json.loads((path / "metrics.json").read_text()).items() if k != "train_seconds"}
 

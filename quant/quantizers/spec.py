@@ -1,6 +1,7 @@
 """Methods by name, and how a user writes them: `method[:bits][,option=value]..`, as in "dorefa:3" or "pact:4,alpha_grad=lsq"."""
 
 import inspect
+import math
 from dataclasses import dataclass, field
 
 from quant.errors import QuantError
@@ -45,7 +46,7 @@ def parse_spec(text: str) -> Spec:
         raise QuantError(f"{text!r} is no quantizer: write method:bits, as in 'int8:8' or 'pact:4,alpha_grad=lsq'")
     head, *options = (part.strip() for part in text.split(","))
     method, _, bits = head.partition(":")
-    if bits and not bits.isdigit():
+    if bits and not (bits.isascii() and bits.isdecimal()):
         raise QuantError(f"{text!r}: {bits!r} is no number of bits")
     pairs = [option.partition("=") for option in options]
     bad = next((name for name, sign, value in pairs if not (name and sign and value)), None)
@@ -77,14 +78,25 @@ def _make(table: dict, kind: str, spec: Spec, **given):
     if spec.method not in table:
         raise QuantError(f"{str(spec)!r}: {spec.method!r} does not quantize {kind}; choose from {', '.join(table)}")
     quantizer = table[spec.method]
-    known = [name for name in inspect.signature(quantizer.__init__).parameters if name not in _GIVEN]
-    unknown = next((name for name in spec.options if name not in known), None)
-    if unknown is not None:
-        raise QuantError(f"{str(spec)!r}: {spec.method} has no option {unknown!r}; it has {', '.join(known) or 'none'}")
+    known = {name: p for name, p in inspect.signature(quantizer.__init__).parameters.items() if name not in _GIVEN}
+    for name, value in spec.options.items():
+        if name not in known:
+            raise QuantError(f"{str(spec)!r}: {spec.method} has no option {name!r}; it has {', '.join(known) or 'none'}")
+        if not _fits(value, known[name].annotation):
+            kind = getattr(known[name].annotation, "__name__", known[name].annotation)
+            raise QuantError(f"{str(spec)!r}: {name} is {value!r}, must be of type {kind} and finite")
     try:
         return quantizer(spec.bits, **given, **spec.options)
     except (TypeError, QuantError) as error:
         raise QuantError(f"{str(spec)!r}: {error}") from error
+
+
+def _fits(value, annotation) -> bool:
+    """Whether an option's value is of its annotated type, and finite; whole numbers may stand for float."""
+    if isinstance(value, bool):
+        return annotation is bool
+    number = float(value) if isinstance(value, int) and isinstance(0.0, annotation) else value
+    return isinstance(number, annotation) and not (isinstance(number, float) and not math.isfinite(number))
 
 
 def _value(text: str):
