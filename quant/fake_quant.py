@@ -12,14 +12,16 @@ Example:
     tensor([0.0000, 0.0000, 0.5000, 2.0000])
 """
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Number = float | Tensor
 
 
 class _FakeQuantize(torch.autograd.Function):
+    """With tensors for bounds."""
+
     @staticmethod
     def forward(ctx, x, lo, hi, scale, relu, through):
         ctx.save_for_backward(None if through else x)
@@ -33,26 +35,14 @@ class _FakeQuantize(torch.autograd.Function):
         return dx, None, None, None, None, None
 
 
-class _Through(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, y):
-        return y.clone()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad, None
-
-
-class _RoundThrough(torch.autograd.Function):
-    """y = scale * round(x / scale) with the identity as gradient; `scale` broadcasts over x and gets none."""
-
-    @staticmethod
-    def forward(ctx, x, scale):
-        return torch.div(x, scale).round_().mul_(scale)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad, None
+def _fake_quantize(x: Tensor, lo: float, hi: float, scale: float, relu: bool, through: bool) -> Tensor:
+    """With numbers: torch's own clamp and its gradient, the rounding done behind autograd's back. No Python runs in the backward pass."""
+    y = x.clone() if through else F.hardtanh(x, lo if relu else _below(lo), _above(hi))
+    values = y.detach()  # the same memory
+    if through:
+        values.clamp_(lo, hi)
+    values.mul_(1.0 / scale).round_().mul_(scale)
+    return y
 
 
 def fake_quantize(x: Tensor, lo: Number, hi: Number, scale: Number, relu: bool = False, through: bool = False) -> Tensor:
@@ -62,17 +52,22 @@ def fake_quantize(x: Tensor, lo: Number, hi: Number, scale: Number, relu: bool =
     lo = 0 is the group's ReLU: then x = 0 gets no gradient, as in torch's ReLU. `through` gives clamped values a gradient too. Arithmetic
     is float32 for a bfloat16 or float16 x, so autocast rounds once, at the end.
     """
-    return _FakeQuantize.apply(widen(x), lo, hi, scale, relu, through).to(x.dtype)
+    function = _FakeQuantize.apply if isinstance(scale, Tensor) else _fake_quantize
+    return function(widen(x), lo, hi, scale, relu, through).to(x.dtype)
 
 
 def fake_quantize_weight(w: Tensor, scale: Tensor) -> Tensor:
     """Round weights of any shape onto a symmetric grid, unclamped; `scale` broadcasts over w; the gradient passes straight through."""
-    return _RoundThrough.apply(w, scale)
+    y = w.clone()
+    y.detach().div_(scale).round_().mul_(scale)
+    return y
 
 
 def straight_through(x: Tensor, y: Tensor) -> Tensor:
     """The values of y, with the gradient of x: exactly y, where the usual x + (y - x).detach() is off by a rounding error."""
-    return _Through.apply(x, y.detach())
+    z = x.clone()
+    z.detach().copy_(y)
+    return z
 
 
 def round_to_grid(x: Tensor, lo: Number, hi: Number, scale: Number) -> Tensor:
@@ -86,15 +81,8 @@ def inside(grad: Tensor, x: Tensor, lo: Number, hi: Number, open_below: bool = F
     if isinstance(hi, Tensor):
         above_lo, below_hi = x > lo if open_below else x >= lo, x < hi if open_above else x <= hi
         return torch.where(above_lo & below_hi, grad, 0.0)
-    # hardtanh's backward is one vectorised kernel with both bounds open: the next float outwards closes one
+    # hardtanh's backward is one vectorised kernel with both bounds open: a little further out closes one
     return torch.ops.aten.hardtanh_backward(grad, x, lo if open_below else _below(lo), hi if open_above else _above(hi))
-
-
-def from_above(grad: Tensor, x: Tensor, bound: Number) -> Tensor:
-    """`grad` where x >= bound, 0 elsewhere."""
-    if isinstance(bound, Tensor):
-        return torch.where(x >= bound, grad, 0.0)
-    return torch.ops.aten.threshold_backward(grad, x, _below(bound))
 
 
 def numbers(*values: Tensor) -> tuple[Number, ...]:
@@ -112,8 +100,9 @@ def widen(x: Tensor) -> Tensor:
 
 
 def _below(bound: float) -> float:
-    return float(np.nextafter(np.float32(bound), np.float32(-np.inf)))
+    """A little less than `bound`: by one or two float32 steps, so that a float32 `bound` itself lies above."""
+    return bound - max(abs(bound) * 2.0**-23, 2.0**-149)
 
 
 def _above(bound: float) -> float:
-    return float(np.nextafter(np.float32(bound), np.float32(np.inf)))
+    return bound + max(abs(bound) * 2.0**-23, 2.0**-149)

@@ -170,16 +170,21 @@ def choose(field: str, value: str, *words: str) -> str:
     return value
 
 
+def distributed() -> bool:
+    """Whether there are other ranks to agree with."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def agree(largest: Tensor) -> Tensor:
     """The element-wise maximum over all ranks of a distributed run, so that every rank has the same ranges."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if distributed():
         dist.all_reduce(largest, dist.ReduceOp.MAX)
     return largest
 
 
 def agree_mean(value: Tensor) -> Tensor:
     """The mean over all ranks of a distributed run."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if distributed():
         dist.all_reduce(value)
         value /= dist.get_world_size()
     return value
@@ -192,6 +197,12 @@ def sample(x: Tensor, most: int = 2**14) -> Tensor:
     while x.dim() > 1 and math.gcd(stride, x.shape[1] * x.shape[-1]) > 1 and stride > 1:
         stride += 1  # a common divisor would visit some channels or columns only
     return x.as_strided((-(-x.numel() // stride),), (stride,)) if dense else x.reshape(-1)[::stride]
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of a * b, in one pass where the two lie alike in memory."""
+    alike = a.stride() == b.stride() and (a.is_contiguous() or (a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last)))
+    return torch.dot(*(t.as_strided((t.numel(),), (1,)) for t in (a, b))) if alike else (a * b).sum()
 
 
 def quantiles(x: Tensor, outside: float) -> tuple[Tensor, Tensor]:

@@ -27,12 +27,10 @@ class DorefaWeight(WeightQuantizer):
         if self.bits == 1:
             signs = torch.where(weight >= 0, 1.0, -1.0)
             return straight_through(weight, signs * self.scale(weight))
-        n = 2**self.bits - 1
-        t = torch.tanh(weight)
+        n, t = 2**self.bits - 1, torch.tanh(weight)
         largest = t.abs().max().clamp(min=SMALLEST_SCALE)
-        largest = largest if self.weight_grad == "through_max" else largest.detach()
-        r = (t / (2.0 * largest) + 0.5) * n
-        y = 2.0 * straight_through(r, torch.round(r)) / n - 1.0
+        y = t / (largest if self.weight_grad == "through_max" else largest.detach())
+        y.detach().add_(1.0).mul_(n / 2.0).round_().mul_(2.0 / n).sub_(1.0)  # 2 q(y / 2 + 1/2) - 1, behind autograd's back
         return straight_through(weight, y) if self.weight_grad == "identity" else y
 
     @torch.no_grad()

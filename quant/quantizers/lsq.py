@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quant.fake_quant import inside, numbers, round_to_grid
 from quant.grid import QParams
-from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, choose
+from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, choose, inner
 
 SMALLEST_STEP = 1e-6
 
@@ -30,8 +30,8 @@ class _LearnedStep(torch.autograd.Function):
         x, y = ctx.saved_tensors
         dx = inside(grad, x, *ctx.bounds, open_below=True, open_above=True)
         # y / s is round(v) inside and the bound outside, so that all three cases are (g y - dx x) / s
-        dstep = (grad * y).sub_(dx * x).sum_to_size(ctx.shape) / ctx.step * ctx.gradient_scale
-        return dx, dstep, None, None, None
+        total = (grad * y).sub_(dx * x).sum_to_size(ctx.shape) if ctx.shape else inner(grad, y) - inner(dx, x)
+        return dx, total / ctx.step * ctx.gradient_scale, None, None, None
 
 
 def learned_step(x: Tensor, step: Tensor, qn: int, qp: int, gradient_scale: float = 1.0) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from quant.errors import QuantError
-from quant.fake_quant import from_above, inside, numbers, round_to_grid
+from quant.fake_quant import inside, numbers, round_to_grid
 from quant.grid import QParams, positive_levels
-from quant.quantizers.base import INF, ActivationQuantizer, agree_mean, choose, quantiles
+from quant.quantizers.base import INF, ActivationQuantizer, agree_mean, choose, inner, quantiles
 
 SMALLEST_ALPHA = 1e-3
 
@@ -22,7 +22,7 @@ class _LearnedClip(torch.autograd.Function):
         (ceiling,) = numbers(alpha)
         ctx.bounds, ctx.signed, ctx.lsq = (-ceiling if signed else 0.0 * ceiling, ceiling), signed, lsq
         y = round_to_grid(x, *ctx.bounds, ceiling / levels)
-        ctx.save_for_backward(x, y if lsq else None)
+        ctx.save_for_backward(x, y)
         return y
 
     @staticmethod
@@ -30,12 +30,9 @@ class _LearnedClip(torch.autograd.Function):
         x, y = ctx.saved_tensors
         lo, hi = ctx.bounds
         dx = inside(grad, x, lo, hi, open_below=ctx.signed, open_above=True)
-        dalpha = from_above(grad, x, hi).sum()
-        if ctx.signed:
-            dalpha -= from_above(grad, -x, hi).sum()
-        if ctx.lsq:
-            dalpha += (dx * (y - x)).sum() / hi
-        return dx, dalpha, None, None, None
+        # y / alpha is 1 above, -1 below where signed, else 0; inside the rounding error is (y - x) / alpha
+        total = inner(grad, y) - inner(dx, x) if ctx.lsq else inner(grad - dx, y)
+        return dx, total / hi, None, None, None
 
 
 def learned_clip(x: Tensor, alpha: Tensor, levels: int, signed: bool = False, alpha_grad: str = "paper") -> Tensor:

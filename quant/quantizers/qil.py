@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from quant.fake_quant import inside, numbers
 from quant.grid import QParams, positive_levels
-from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, choose, quantiles
+from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, choose, inner, quantiles
 
 SMALLEST_DISTANCE = 1e-3
 
@@ -40,19 +40,26 @@ class _WeightInterval(torch.autograd.Function):
         return dv * (0.5 / d), dc, dd, dgamma, None
 
 
-class _ActivationInterval(torch.autograd.Function):
+class _LinearInterval(torch.autograd.Function):
+    """The same with gamma = 1, in few passes: sign(x) max(0, min(|x|, c + d) - (c - d)) is the difference of two clamps."""
+
     @staticmethod
-    def forward(ctx, x, c, d, q):
-        ctx.interval = c_, d_ = numbers(c, d)
+    def forward(ctx, x, c, d, q, signed):
+        ctx.interval, ctx.signed = numbers(c, d), signed
+        c, d = ctx.interval
         ctx.save_for_backward(x)
-        return torch.clamp(x, c_ - d_, c_ + d_).sub_(c_ - d_).mul_(q / (2.0 * d_)).round_().mul_(1.0 / q)
+        y = torch.clamp(x, -(c + d), c + d).sub_(torch.clamp(x, d - c, c - d)) if signed else torch.clamp(x, c - d, c + d).sub_(c - d)
+        return y.mul_(q / (2.0 * d)).round_().mul_(1.0 / q)
 
     @staticmethod
     def backward(ctx, grad):
         (x,), (c, d) = ctx.saved_tensors, ctx.interval
-        dx = inside(grad, x, c - d, c + d).mul_(0.5 / d)
-        total = dx.sum()
-        return dx, -total, (c * total - (dx * x).sum()) / d, None
+        dx = inside(grad, x, -(c + d) if ctx.signed else c - d, c + d)
+        if ctx.signed:
+            dx -= inside(grad, x, d - c, c - d, open_below=True, open_above=True)
+        dx.mul_(0.5 / d)
+        total = inner(dx, torch.sign(x)) if ctx.signed else dx.sum()
+        return dx, -total, (c * total - inner(dx, x)) / d, None, None
 
 
 def weight_interval(w: Tensor, c: Tensor, d: Tensor, gamma: Tensor, q: int) -> Tensor:
@@ -62,7 +69,12 @@ def weight_interval(w: Tensor, c: Tensor, d: Tensor, gamma: Tensor, q: int) -> T
 
 def activation_interval(x: Tensor, c: Tensor, d: Tensor, q: int) -> Tensor:
     """Activations transformed and rounded, values in [0, 1]; gradients to x, c and d."""
-    return _ActivationInterval.apply(x, c, d, q)
+    return _LinearInterval.apply(x, c, d, q, False)
+
+
+def signed_interval(x: Tensor, c: Tensor, d: Tensor, q: int) -> Tensor:
+    """weight_interval with gamma = 1: values in [-1, 1]; gradients to x, c and d."""
+    return _LinearInterval.apply(x, c, d, q, True)
 
 
 class _Interval:
@@ -86,25 +98,33 @@ class _Interval:
 
 
 class QilWeight(_Interval, WeightQuantizer):
-    """gamma "fixed" at 1 or "learned"; levels "signed" (the paper's count) or "seed" (2^bits - 1 on either side)."""
+    """gamma "fixed" at 1 or "learned"; levels "signed" (the paper's count) or "seed" (2^bits - 1 on either side).
 
-    def __init__(self, bits: int = 4, limit: int = 127, axis: int = 0, gamma: str = "fixed", levels: str = "signed"):
+    The interval starts as [0, reach * rms(w)], but not beyond the largest weight: intervals learn slowly, and two bits over all of a
+    bell's tails would leave most weights at zero.
+    """
+
+    def __init__(self, bits: int = 4, limit: int = 127, axis: int = 0, gamma: str = "fixed", levels: str = "signed", reach: float = 2.0):
         super().__init__(bits, limit, axis)
+        self.reach = reach
         self.levels = choose("levels", levels, "signed", "seed")
         self.make_interval()
-        self.gamma = nn.Parameter(torch.tensor(1.0), requires_grad=choose("gamma", gamma, "fixed", "learned") == "learned")
+        self.gamma = nn.Parameter(torch.tensor(1.0), requires_grad=choose("gamma", gamma, "fixed", "learned") == "learned")  # fixed: 1
 
     @property
     def positive(self) -> int:
         return min(positive_levels(self.bits, self.levels), self.limit)
 
     def start(self, weight: Tensor) -> None:
-        self.cover(weight.detach().abs().max())
+        size = weight.detach().abs()
+        self.cover(torch.minimum(self.reach * size.square().mean().sqrt(), size.max()))
 
     def quantize(self, weight: Tensor) -> Tensor:
         if self.training:
             self.keep_order()
-        return weight_interval(weight, self.c, self.d, self.gamma, self.positive)
+        if self.gamma.requires_grad:
+            return weight_interval(weight, self.c, self.d, self.gamma, self.positive)
+        return signed_interval(weight, self.c, self.d, self.positive)
 
     def scale(self, weight: Tensor) -> Tensor:
         return weight.new_tensor(1.0 / self.positive)
@@ -133,7 +153,7 @@ class QilActivation(_Interval, ActivationQuantizer):
 
     def quantize(self, x: Tensor) -> Tensor:
         if self.signed:
-            return weight_interval(self.cut(x), self.c, self.d, x.new_ones(()), self.positive)
+            return signed_interval(self.cut(x), self.c, self.d, self.positive)
         return activation_interval(self.cut(x), self.c, self.d, self.positive)
 
     def grid(self) -> QParams:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from quant.fake_quant import at_least, fake_quantize
 from quant.grid import SMALLEST_SCALE, QParams, affine_qparams
-from quant.quantizers.base import INF, ActivationQuantizer, agree
+from quant.quantizers.base import INF, ActivationQuantizer, agree, distributed
 
 
 class MovingRange(ActivationQuantizer):
@@ -34,9 +34,12 @@ class MovingRange(ActivationQuantizer):
     @torch.no_grad()
     def watch(self, x: Tensor) -> None:
         lo, hi = self.batch_range(x)
-        hi, lo = agree(torch.stack((hi.float(), -lo.float()))).unbind()
-        self.lo.lerp_(lo.neg().clamp(self.floor, 0.0), self.newest_weight())
-        self.hi.lerp_(hi.clamp(0.0, self.ceiling), self.newest_weight())
+        if distributed():
+            hi, lo = agree(torch.stack((hi.float(), -lo.float()))).unbind()
+            lo = -lo
+        if self.floor != 0.0:
+            self.lo.lerp_(lo.float().clamp_(self.floor, 0.0), self.newest_weight())
+        self.hi.lerp_(hi.float().clamp_(0.0, self.ceiling), self.newest_weight())
 
     def quantize(self, x: Tensor) -> Tensor:
         bounds = self._bounds() if self.hi.device.type == "cpu" else self._device_bounds()
