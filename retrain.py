@@ -92,6 +92,8 @@ class RetrainConfig:
             raise UserError(f"lr: {self.lr}, must be above 0")
         if self.float_only and (self.from_float or not self.statassist):
             raise UserError("float_only: excludes --from-float and --no-statassist, which are about quantized training")
+        if self.bits and self.float_only:
+            raise UserError("bits: are widths of quantized epochs, which --float-only has none of; leave one out")
         if self.float_epochs is not None and (self.float_only or self.from_float or not self.statassist):
             raise UserError("float_epochs: --float-only, --from-float and --no-statassist decide it; leave it out")
         if self.float_epochs is not None and not 1 <= self.float_epochs < self.epochs:
@@ -114,8 +116,19 @@ class RetrainConfig:
 
     def quantizers(self) -> quant.QuantConfig:
         """What the settings file says, for --engine."""
-        chosen = load_settings(self.settings) if self.settings else quant.QuantConfig()
-        return dataclasses.replace(chosen, engine=self.engine, seed=self.seed)
+        chosen = load_settings(self.settings) if self.settings else quant.QuantConfig(engine=self.engine)
+        if chosen.engine != self.engine:
+            raise UserError(f"settings: {self.settings} is for {chosen.engine}, --engine is {self.engine}; name one engine in both")
+        widths = {name: first_width(getattr(chosen, name), self.bits) for name in ("weight", "activation")}
+        if self.bits and widths["activation"] == chosen.residual:
+            raise UserError(f"bits: begin at {self.bits[0]}, as `residual` ({chosen.residual}) does, so that they could not fall apart; "
+                            "begin lower")  # fmt: skip
+        return dataclasses.replace(chosen, seed=chosen.seed or self.seed, **widths)
+
+
+def first_width(spec: str, bits: tuple[int, ...]) -> str:
+    """`spec` at the first of progressive widths."""
+    return str(dataclasses.replace(quant.parse_spec(spec), bits=bits[0])) if bits and spec != quant.FLOAT else spec
 
 
 @guard

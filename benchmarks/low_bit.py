@@ -351,7 +351,7 @@ def forms(cells: list[dict], engine: str) -> list[str]:
     for cell in cells:
         if cell["refused"]:
             refused.setdefault((cell["column"], cell["refused"]), []).append(cell["row"])
-    lines += [f"- *{column}* ({', '.join(dict.fromkeys(rows))} bits) has no integer network: {why}."
+    lines += [f"- *{column}* ({', '.join(dict.fromkeys(rows))} bits) has no result: {why.split(';')[0]}."
               for (column, why), rows in refused.items()]  # fmt: skip
     return [f"Without a star: the integer network on the engine {engine}. With one: layers run in float on it, or it is fake-quant; see "
             "below.", "", *lines]  # fmt: skip

@@ -7,7 +7,7 @@ quant.parity(graph, int8, images).check()                                  # com
 quant.freeze(int8, images[:1]).save("int8.pt")                             # the form to ship
 """
 
-from quant.attach import attach, extra_loss, freeze_bn, plan, quantizer_parameters, quantizers, set_bits, set_mode
+from quant.attach import attach, extra_loss, freeze_bn, plan, quantizer_parameters, quantizers_of, set_bits, set_mode
 from quant.config import Override, QuantConfig
 from quant.convert import Frozen, code_inputs, convert, freeze, freeze_float
 from quant.errors import QuantError
@@ -18,7 +18,7 @@ from quant.graph import IntGraph
 from quant.grid import ENGINES, QParams, weight_qmax
 from quant.parity import ParityReport, parity
 from quant.plan import PlanRow
-from quant.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS
+from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, WEIGHT_QUANTIZERS, parse_spec
 from quant.range_bn import RangeBN1d, RangeBN2d
 from quant.schedule import Phase, Schedule, phase_at
 from quant.settings import load_settings
@@ -27,6 +27,7 @@ from quant.train_8bit import train_8bit
 __all__ = [
     "ACTIVATION_QUANTIZERS",
     "ENGINES",
+    "FLOAT",
     "GRADIENT_QUANTIZERS",
     "WEIGHT_QUANTIZERS",
     "Frozen",
@@ -52,10 +53,11 @@ __all__ = [
     "freeze_float",
     "load_settings",
     "parity",
+    "parse_spec",
     "phase_at",
     "plan",
     "quantizer_parameters",
-    "quantizers",
+    "quantizers_of",
     "set_bits",
     "set_mode",
     "train_8bit",

@@ -73,36 +73,44 @@ def trace(model: nn.Module) -> fx.GraphModule:
         raise QuantError(f"{type(model).__name__} cannot be traced by torch.fx ({error}); quantize the traceable part of it") from error
 
 
-def quantizers(graph: nn.Module) -> dict[str, Quantizer]:
+def quantizers_of(graph: nn.Module) -> dict[str, Quantizer]:
     """All quantizers in a model by name."""
     return {name: m for name, m in graph.named_modules() if isinstance(m, Quantizer)}
 
 
 def set_mode(graph: nn.Module, *, observe: bool, fake_quant: bool) -> None:
     """Switch range tracking and rounding of all quantizers in a model."""
-    for quantizer in quantizers(graph).values():
+    for quantizer in quantizers_of(graph).values():
         quantizer.observe, quantizer.fake_quant = observe, fake_quant
 
 
 def set_bits(graph: nn.Module, bits: int) -> None:
-    """Change the width of the quantizers that follow the configuration's `weight` and `activation` (not overrides, not `residual`)."""
-    for quantizer in quantizers(graph).values():
-        if quantizer.follows_default:
-            quantizer.set_bits(bits)
+    """Change the width of the quantizers that follow the configuration's `weight` and `activation` (not overrides, not `residual`, and so
+    not those that serve both because the two are equal). Raises QuantError, and changes nothing, where one cannot have that width."""
+    following = [quantizer for quantizer in quantizers_of(graph).values() if quantizer.follows_default]
+    for quantizer in following:
+        quantizer.check_bits(bits)
+    for quantizer in following:
+        quantizer.set_bits(bits)
 
 
 def extra_loss(graph: nn.Module) -> Tensor | float:
     """The sum of the quantizers' regularisers; add it to the training loss."""
-    return sum(quantizer.extra_loss() for quantizer in quantizers(graph).values())
+    return sum(quantizer.extra_loss() for quantizer in quantizers_of(graph).values())
 
 
-def quantizer_parameters(graph: nn.Module) -> list[dict]:
-    """Parameter groups for an optimizer: what quantizers learn, undecayed, unboosted, by its learning rate relative to the weights'."""
+def quantizer_parameters(graph: nn.Module, lr: float | None = None) -> list[dict]:
+    """Parameter groups for an optimizer: what quantizers learn, undecayed, unboosted, by its learning rate relative to the weights'.
+
+    `lr` is that of the weights; without it the groups carry "lr_scale" alone, for a loop that sets learning rates itself.
+    """
     scales = {}
-    for quantizer in quantizers(graph).values():
+    for quantizer in quantizers_of(graph).values():
         learned = [p for p in quantizer.parameters(recurse=False) if p.requires_grad]
         scales.setdefault(quantizer.lr_scale, []).extend(learned)
-    return [{"params": params, "weight_decay": 0.0, "lr_scale": scale, "boost": False} for scale, params in scales.items() if params]
+    fixed = {"weight_decay": 0.0, "boost": False}
+    rates = {scale: {} if lr is None else {"lr": lr * scale} for scale in scales}
+    return [{"params": params, "lr_scale": scale, **rates[scale], **fixed} for scale, params in scales.items() if params]
 
 
 def freeze_bn(graph: nn.Module) -> None:
@@ -162,18 +170,22 @@ def _quantize_weights(graph: fx.GraphModule, config: QuantConfig, decided: Plan)
     for node, layer in layers.items():
         if node in decided.weights:
             if layer not in done:
-                done[layer] = _quantized_layer(layer, config, decided.weights[node], mix(config.seed, len(done)))
+                done[layer] = _quantized_layer(node, layer, config, decided, mix(config.seed, len(done)))
             graph.set_submodule(node.target, done[layer])
         elif isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and type(layer) not in QUANTIZED:
             warnings.warn(f"{node.target}: {type(layer).__name__} has no quantized form and stays float", stacklevel=3)
 
 
-def _quantized_layer(layer: nn.Module, config: QuantConfig, spec: str, seed: int) -> nn.Module:
-    kind = QUANTIZED[type(layer)]
-    new = kind.from_float(layer, weight_quantizer(spec, weight_qmax(config.engine), kind.channel_axis).to(layer.weight.device))
-    new.weight_quant.follows_default = spec == config.weight
-    if config.gradient not in (None, FLOAT):
-        new.gradient_quant = gradient_quantizer(config.gradient, seed)
+def _quantized_layer(node: fx.Node, layer: nn.Module, config: QuantConfig, decided: Plan, seed: int) -> nn.Module:
+    kind, wanted, gradient = QUANTIZED[type(layer)], decided.weights[node], decided.gradients[node]
+    try:
+        quantizer = weight_quantizer(wanted.spec, weight_qmax(config.engine), kind.channel_axis)
+        new = kind.from_float(layer, quantizer.to(layer.weight.device))
+    except QuantError as error:
+        raise QuantError(f"{node.target}: {error}") from error
+    new.weight_quant.follows_default = wanted.follows
+    if gradient not in (None, FLOAT):
+        new.gradient_quant = gradient_quantizer(gradient, seed)
     return new
 
 
@@ -182,7 +194,7 @@ def _quantize_activations(graph: fx.GraphModule, config: QuantConfig, decided: P
     for site in decided.sites:
         if site.name not in made:
             made[site.name] = activation_quantizer(site.spec, site.floor, site.ceiling, site.signed)
-            made[site.name].follows_default = site.for_layers and site.spec == config.activation
+            made[site.name].follows_default = site.follows
             graph.add_submodule(site.name, made[site.name].to(_device(graph)))
         _insert(graph, site)
 

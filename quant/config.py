@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 from quant.errors import QuantError
 from quant.grid import weight_qmax
-from quant.quantizers import FLOAT, check_spec
+from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, check_spec, parse_spec
 
+_KINDS = {"weight": "weights", "activation": "activations", "residual": "activations", "output": "activations", "gradient": "gradients"}
 OP_TYPES = ("conv", "linear", "deconv", "add", "mul", "cat", "pool", "relu", "function")
 
 
@@ -16,12 +17,19 @@ class Override:
     weight      of the layer's weight
     activation  of the tensors that the layer reads
     output      of the tensor that the node (or the group it ends) makes
+    gradient    of the gradients that arrive at the layer
     """
 
     match: str
     weight: str | None = None
     activation: str | None = None
     output: str | None = None
+    gradient: str | None = None
+
+    def __post_init__(self):
+        for name, kind in _KINDS.items():
+            if name != "residual":
+                _normalize(self, name, kind, f"overrides {self.match!r}: ")
 
 
 @dataclass(frozen=True)
@@ -37,9 +45,9 @@ class QuantConfig:
     op_types        None: every tensor gets a quantizer, the placement that converts to integers. Given, kinds from OP_TYPES: only weights
                     and inputs of operations of these kinds are quantized (as in the MXNet operators' graph pass)
     skip_first, skip_last  by kind: so many of its first or last operations stay float
-    ignore          globs: layers and nodes that stay float
+    ignore          globs: layers and nodes that stay float; each glob here and below must match something
     overrides       exceptions by name; later ones win
-    share           groups of globs: tensors of one group use one quantizer
+    share           groups of globs: tensors of one group that have one spec use one quantizer; it takes in each of them in turn
     freeze_bn       batch norms keep to their running statistics, in training too
     quantize_input  False where the input already lies on a grid (a block inside a quantized network)
     seed            of the noise in stochastic gradient quantizers
@@ -63,24 +71,25 @@ class QuantConfig:
 
     def __post_init__(self):
         weight_qmax(self.engine)
-        _check("weight", self.weight, "weights")
-        _check("activation", self.activation, "activations")
-        _check("residual", self.residual, "activations")
-        _check("gradient", self.gradient, "gradients")
-        for override in self.overrides:
-            _check(f"overrides {override.match!r}: weight", override.weight, "weights")
-            _check(f"overrides {override.match!r}: activation", override.activation, "activations")
-            _check(f"overrides {override.match!r}: output", override.output, "activations")
+        for name in ("weight", "activation", "residual", "gradient"):
+            _normalize(self, name, _KINDS[name])
+        if isinstance(self.ignore, str) or self.op_types == () or any(isinstance(globs, str) for globs in self.share):
+            raise QuantError("ignore, op_types, share: write a tuple of words (op_types: at least one, or None for every tensor)")
         for name in ("op_types", "skip_first", "skip_last"):
             unknown = next((kind for kind in getattr(self, name) or () if kind not in OP_TYPES), None)
             if unknown is not None:
                 raise QuantError(f"{name}: {unknown!r} is no kind of operation; choose from {', '.join(OP_TYPES)}")
 
 
-def _check(field_name: str, spec: str | None, kind: str) -> None:
+def _normalize(config, name: str, kind: str, where: str = "") -> None:
+    """Check the spec in a field and write it out in full, so that equal ones are equal: "int8" becomes "int8:8"."""
+    spec = getattr(config, name)
     if spec is None or spec == FLOAT:
         return
     try:
         check_spec(spec, kind)
+        if name in ("residual", "output") and ACTIVATION_QUANTIZERS[parse_spec(spec).method].transforms:
+            raise QuantError(f"{spec!r} changes values by more than rounding, so only layers may read them; use it for `activation`")
     except QuantError as error:
-        raise QuantError(f"{field_name}: {error}") from error
+        raise QuantError(f"{where}{name}: {error}") from error
+    object.__setattr__(config, name, str(parse_spec(spec)))

@@ -18,13 +18,19 @@ from quant.graph import Call, IntGraph, Op, Ref
 from quant.grid import QParams
 from quant.quantizers import Quantizer
 
+UNBOUNDED = (float("-inf"), float("inf"))
+
 
 @dataclass
 class _Pending:
     """A layer, sum, product or concatenation that waits for its group's quantizer to say which grid it lands on."""
 
     op: Op
-    bounds: tuple[float, float] = (float("-inf"), float("inf"))  # of a ReLU before the quantizer, which is not the quantizer's own
+    bounds: tuple[float, float] = UNBOUNDED  # of a ReLU before the quantizer, which is not the quantizer's own
+
+    def copy(self) -> "_Pending":
+        """For one of several readers: each folds and bounds its own."""
+        return replace(self, op=copy.copy(self.op))
 
     def clamped(self, qparams: QParams) -> QParams:
         """The grid without the codes that the ReLU cuts off."""
@@ -99,16 +105,17 @@ class _Lowering:
         kind = ops.kind(self.graph, node)
         if kind in ("conv", "linear") and hasattr(module, "weight_quant"):
             return self.layer(node, kind, module)
-        if kind == "batch_norm" and isinstance(self.values[node.args[0]], _Pending):
-            self.values[node.args[0]].fold(module)
-            return self.values[node.args[0]]
+        source = self.values[node.args[0]] if node.args and isinstance(node.args[0], fx.Node) else None
+        if kind == "batch_norm" and isinstance(source, _Pending) and source.bounds == UNBOUNDED and source.op.weight is not None:
+            folded = source.copy()
+            folded.fold(module)
+            return folded
         if kind in ("add", "mul", "cat") and self.on_grids(node):
             return self.combination(node, kind)
         if kind == "dropout":
             return self.values[node.args[0]]
-        if kind in ("relu", "relu6") and isinstance(self.values[node.args[0]], _Pending):
-            self.values[node.args[0]].bounds = ops.clamp_bounds(self.graph, node)
-            return self.values[node.args[0]]
+        if kind in ("relu", "relu6") and isinstance(source, _Pending) and source.bounds == UNBOUNDED:
+            return replace(source.copy(), bounds=ops.clamp_bounds(self.graph, node))
         if kind == "relu" and self.on_grids(node):
             return self.emit(Op(node.name, "relu", (self.values[node.args[0]],), self.grid(node.args[0])))
         return self.call(node, kind, module)
@@ -150,6 +157,7 @@ class _Lowering:
         if isinstance(source, str) and source in self.grids:
             return self.emit(Op(node.name, "quantize", (self.real(node.args[0]),), qparams))
         if isinstance(source, _Pending):
+            source = source.copy()
             op = source.op
             op.name, op.qparams = node.name, source.clamped(qparams)
             if op.weight is not None:

@@ -3,7 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from torch import fx
 
@@ -16,13 +18,14 @@ from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, parse_spec
 
 @dataclass(frozen=True)
 class PlanRow:
-    """What one node gets. `weight` and `output` are specs of the quantizers on its weight and its result, `reads` and `makes` the names
-    of those that its inputs pass and its result passes; "" where there is none. `reason` says why a node has no quantizer, or stays
-    float."""
+    """What one node gets. `weight`, `gradient` and `output` are specs of the quantizers on its weight, on the gradients that arrive at it
+    and on its result, `reads` and `makes` the names of those that its inputs pass and its result passes; "" where there is none.
+    `reason` says why a node has no quantizer, or stays float."""
 
     name: str
     op: str
     weight: str
+    gradient: str
     reads: str
     output: str
     makes: str
@@ -35,7 +38,7 @@ class Site:
 
     floor ceiling signed  as ActivationQuantizer takes them
     absorbs               whether the quantizer computes the ReLU that `node` is
-    for_layers            whether only layers read the value there
+    follows               whether its spec is the configuration's `activation`, and not an exception's
     """
 
     node: fx.Node
@@ -46,16 +49,24 @@ class Site:
     signed: bool = True
     readers: tuple[fx.Node, ...] | None = None
     absorbs: bool = False
-    for_layers: bool = True
+    follows: bool = True
 
 
 @dataclass(frozen=True)
 class Plan:
-    """weights: the specs of layer nodes' weights; sites in the order in which they are to be filled; rows for all nodes."""
+    """weights: what layer nodes' weights get; sites in the order in which they are to be filled; rows for all nodes."""
 
-    weights: dict[fx.Node, str]
+    weights: dict[fx.Node, "Wanted"]
+    gradients: dict[fx.Node, str | None]
     sites: list[Site]
     rows: list[PlanRow]
+
+
+class Wanted(NamedTuple):
+    """A spec, and whether it is the configuration's own rather than an override's."""
+
+    spec: str
+    follows: bool
 
 
 def decide(graph: fx.GraphModule, config: QuantConfig) -> Plan:
@@ -68,14 +79,44 @@ class _Planner:
         self.graph, self.config = graph, config
         self.nodes = [n for n in graph.graph.nodes if n.op not in ("output", "get_attr")]
         self.names = node_names(graph, self.nodes)
+        self.taken = {name for name, _ in graph.named_modules()}
+        self._check_globs()
         self.exempt = self._exempt()
-        self.weights = {n: spec for n in self.nodes if (spec := self._weight(n))}
-        self.wants = {n: self._wants(n) for n in self.nodes if self._type(n) in (config.op_types or ops.LAYERS)}
+        self.weights = {n: wanted for n in self.nodes if (wanted := self._weight(n))}
+        self.gradients = {n: self._wanted(n, "gradient").spec for n in self.weights}
+        self._check_repeated_layers()
+        self.wants = {
+            n: self._reading(n) for n in self.nodes if self._type(n) in (ops.LAYERS if config.op_types is None else config.op_types)
+        }
 
     def plan(self) -> Plan:
         sites = self._tensor_sites() if self.config.op_types is None else []
-        sites = self._share(sites + self._edge_sites({site.node: site.spec for site in sites}))
-        return Plan(self.weights, sites, self._rows(sites))
+        sites = self._share(sites + self._edge_sites({site.node: site for site in sites}))
+        return Plan(self.weights, self.gradients, sites, self._rows(sites))
+
+    def _check_globs(self) -> None:
+        """A glob that matches nothing is a slip of the pen."""
+        globs = [*self.config.ignore, *(o.match for o in self.config.overrides), *(glob for group in self.config.share for glob in group)]
+        for glob in globs:
+            if not any(fnmatchcase(name, glob) for name in self.names.values()):
+                near = get_close_matches(glob, self.names.values(), 3, 0.3) or list(self.names.values())[:3]
+                raise QuantError(f"{glob!r} matches no layer or node; there are {', '.join(near)} ..")
+
+    def _check_repeated_layers(self) -> None:
+        """A layer that is called twice has one weight."""
+        wanted = defaultdict(set)
+        for node in self.nodes:
+            if node.op == "call_module" and ops.kind(self.graph, node) in ops.LAYERS:
+                wanted[node.target].add(self.weights.get(node))
+        for name, several in wanted.items():
+            if len(several) > 1:
+                raise QuantError(
+                    f"{name}: is called several times, and settings want its one weight in several ways; treat all calls alike"
+                )
+
+    def _free(self, name: str) -> str:
+        """`name`, numbered where the model has a module of that name itself."""
+        return next(n for i in range(len(self.taken) + 1) if (n := f"{name}_{i}" if i else name) not in self.taken)
 
     # what each operation gets
 
@@ -101,19 +142,21 @@ class _Planner:
         words = (getattr(o, field) for o in self.config.overrides if any(fnmatchcase(name, o.match) for name in names))
         return next(reversed([word for word in words if word is not None]), None)
 
-    def _weight(self, node: fx.Node) -> str | None:
+    def _weight(self, node: fx.Node) -> Wanted | None:
         kind = ops.kind(self.graph, node)
         chosen = kind in ops.LAYERS and (self.config.op_types is None or kind in self.config.op_types)
         if not chosen or node in self.exempt or node.op != "call_module" or ops.target(self.graph, node) not in QUANTIZED:
             return None
-        spec = self._override([self.names[node]], "weight") or self.config.weight
-        return None if spec == FLOAT else spec
+        wanted = self._wanted(node, "weight")
+        return None if wanted.spec == FLOAT else wanted
 
-    def _wants(self, node: fx.Node) -> str:
+    def _reading(self, node: fx.Node) -> Wanted:
         """The spec by which an operation reads its inputs."""
-        if node in self.exempt:
-            return FLOAT
-        return self._override([self.names[node]], "activation") or self.config.activation
+        return Wanted(FLOAT, False) if node in self.exempt else self._wanted(node, "activation")
+
+    def _wanted(self, node: fx.Node, field: str) -> Wanted:
+        word = self._override([self.names[node]], field)
+        return Wanted(getattr(self.config, field), True) if word is None else Wanted(word, False)
 
     # one quantizer for each tensor
 
@@ -123,44 +166,46 @@ class _Planner:
     def _tensor_site(self, node: fx.Node) -> Site | None:
         if not _makes_values(self.graph, node) or _group_end(self.graph, node) is not node:
             return None
-        spec, for_layers = self._tensor_spec(node)
+        spec, follows = self._tensor_spec(node)
         if spec == FLOAT:
             return None
         floor, ceiling = ops.clamp_bounds(self.graph, node)
         signed, absorbs = not ops.is_nonnegative(self.graph, node), _clamps_group(self.graph, node)
-        return Site(node, f"{self.names[node]}_quant", spec, floor, ceiling, signed, None, absorbs, for_layers)
+        return Site(node, self._free(f"{self.names[node]}_quant"), spec, floor, ceiling, signed, None, absorbs, follows)
 
-    def _tensor_spec(self, node: fx.Node) -> tuple[str, bool]:
-        """The spec for a tensor, and whether it is what layers want of it."""
-        wanted = {self.wants.get(reader, "") for reader in _readers(self.graph, node)}
+    def _tensor_spec(self, node: fx.Node) -> Wanted:
+        """The spec for a tensor: what its readers want of it, if they are layers and want the same."""
+        wanted = {self.wants.get(reader) for reader in _readers(self.graph, node)}
         word = self._override([self.names[n] for n in _group(self.graph, node)], "output")
         if word is not None:
-            return word, False
-        if node.op == "placeholder" and (not self.config.quantize_input or wanted == {FLOAT}):
-            return FLOAT, False
+            return Wanted(word, False)
+        if node.op == "placeholder" and (not self.config.quantize_input or all(w and w.spec == FLOAT for w in wanted)):
+            return Wanted(FLOAT, False)
         if node in self.exempt and self._type(node) not in ops.LAYERS:
-            return FLOAT, False
-        (only,) = wanted if len(wanted) == 1 else ("",)
-        if only not in ("", FLOAT) and not ACTIVATION_QUANTIZERS[parse_spec(only).method].transforms:
-            return only, True
-        return self.config.residual, False
+            return Wanted(FLOAT, False)
+        (only,) = wanted if len(wanted) == 1 else (None,)
+        if only and only.spec != FLOAT and not ACTIVATION_QUANTIZERS[parse_spec(only.spec).method].transforms:
+            return only
+        return Wanted(self.config.residual, False)
 
     # further ones on the way to operations that want another
 
-    def _edge_sites(self, tensors: dict[fx.Node, str]) -> list[Site]:
+    def _edge_sites(self, tensors: dict[fx.Node, Site]) -> list[Site]:
         edges = defaultdict(list)
-        for node, spec in self.wants.items():
+        for node, wanted in self.wants.items():
             for source in self._data_inputs(node):
                 at_hand = tensors.get(_origin(self.graph, source))
-                if spec not in (FLOAT, at_hand) and not (source.op == "placeholder" and not self.config.quantize_input):
-                    edges[source, spec].append(node)
+                served = wanted.spec == FLOAT or (at_hand and at_hand.spec == wanted.spec)
+                if not served and not (source.op == "placeholder" and not self.config.quantize_input):
+                    edges[source, wanted].append(node)
         suffix = "read_quant" if self.config.op_types is None else "quant"
         used = defaultdict(int)
         sites = []
-        for (source, spec), readers in edges.items():
-            name = f"{self.names[source]}_{suffix}" + (f"_{used[source]}" if used[source] else "")
+        for (source, (spec, follows)), readers in edges.items():
+            name = self._free(f"{self.names[source]}_{suffix}" + (f"_{used[source]}" if used[source] else ""))
             used[source] += 1
-            sites.append(Site(source, name, spec, signed=not ops.is_nonnegative(self.graph, source), readers=tuple(readers)))
+            signed = not ops.is_nonnegative(self.graph, source)
+            sites.append(Site(source, name, spec, signed=signed, readers=tuple(readers), follows=follows))
         return sites
 
     def _data_inputs(self, node: fx.Node) -> list[fx.Node]:
@@ -168,17 +213,18 @@ class _Planner:
         return inputs[:1] if ops.kind(self.graph, node) in ops.LAYERS else inputs
 
     def _share(self, sites: list[Site]) -> list[Site]:
-        """Give the sites of each group in `share` one name, and bounds that hold for all of them."""
-        for globs in self.config.share:
-            group = [s for s in sites if any(fnmatchcase(self.names[s.node], glob) for glob in globs)]
-            if len({s.spec for s in group}) > 1:
-                raise QuantError(f"share {list(globs)}: its tensors are quantized by {' and '.join(sorted({s.spec for s in group}))}; "
-                                 "one quantizer needs one spec")  # fmt: skip
-            alike = len({(s.floor, s.ceiling) for s in group}) == 1
-            merged = {} if alike else {"floor": float("-inf"), "ceiling": float("inf"), "absorbs": False}
-            signed = any(s.signed for s in group)
-            sites = [replace(s, name=group[0].name, signed=signed, **merged) if s in group else s for s in sites]
-        return sites
+        """Give the sites of each group in `share` that have one spec one name, and bounds that hold for all of them."""
+        placed = {}
+        for number, globs in enumerate(self.config.share):
+            for site in sites:
+                if any(fnmatchcase(self.names[site.node], glob) for glob in globs):
+                    if placed.setdefault(site, (number, site.spec))[0] != number:
+                        raise QuantError(f"share: {self.names[site.node]} is in two groups; join them")
+        groups = defaultdict(list)
+        for site, key in placed.items():
+            groups[key].append(site)
+        shared = {site: merged for group in groups.values() for site, merged in zip(group, _on_one_quantizer(group), strict=True)}
+        return [shared.get(site, site) for site in sites]
 
     # the report
 
@@ -193,10 +239,12 @@ class _Planner:
         for node in self.nodes:
             origins = [(n, edges.get((node, n)) or tensors.get(_origin(self.graph, n), "")) for n in self._data_inputs(node)]
             reads = ", ".join(dict.fromkeys(name for _, name in origins if name))
-            weight, makes = self.weights.get(node, ""), ", ".join(site.name for site in outputs[node])
+            weight = self.weights[node].spec if node in self.weights else ""
+            gradient = self.gradients.get(node) or ""
+            makes = ", ".join(site.name for site in outputs[node])
             output = ", ".join(site.spec for site in outputs[node])
             reason = self.exempt.get(node) or ("" if weight or output else self._reason(node))
-            rows.append(PlanRow(self.names[node], _op_label(self.graph, node), weight, reads, output, makes, reason))
+            rows.append(PlanRow(self.names[node], _op_label(self.graph, node), weight, gradient, reads, output, makes, reason))
         return rows
 
     def _reason(self, node: fx.Node) -> str:
@@ -210,6 +258,13 @@ class _Planner:
         if end is not node:
             return f"in one group with {self.names[end]}"
         return "stays on its input's grid" if kind in ops.ON_INPUT_GRID else "float by an override"
+
+
+def _on_one_quantizer(group: list[Site]) -> list[Site]:
+    """The sites with the first one's name, and with its bounds if all have them, else with none."""
+    alike = len({(site.floor, site.ceiling) for site in group}) == 1
+    bounds = {} if alike else {"floor": float("-inf"), "ceiling": float("inf"), "absorbs": False}
+    return [replace(site, name=group[0].name, signed=any(s.signed for s in group), **bounds) for site in group]
 
 
 def node_names(graph: fx.GraphModule, nodes: list[fx.Node]) -> dict[fx.Node, str]:

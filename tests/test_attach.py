@@ -23,7 +23,7 @@ NETWORKS = {
 
 
 def activation_names(graph):
-    return [name for name, q in quant.quantizers(graph).items() if isinstance(q, ActivationQuantizer)]
+    return [name for name, q in quant.quantizers_of(graph).items() if isinstance(q, ActivationQuantizer)]
 
 
 class Toy(nn.Module):
@@ -57,7 +57,7 @@ def test_groups_get_one_quantizer_at_their_end():
         "adaptive_avg_pool2d_quant",
         "fc_quant",
     ]
-    by_name = quant.quantizers(graph)
+    by_name = quant.quantizers_of(graph)
     assert (by_name["relu_quant"].floor, by_name["relu6_quant"].ceiling) == (0.0, 6.0)
     assert by_name["bn2_quant"].floor == float("-inf")
     targets = [str(node.target) for node in graph.graph.nodes]
@@ -126,10 +126,10 @@ def test_a_block_inside_a_network_takes_its_input_as_it_is():
 
 def test_part_and_whole_name_their_quantizers_alike():
     net = frostnet("small", 0.5, num_classes=10, input_size=32)
-    whole = set(quant.quantizers(quant.attach(net, torch.randn(1, 3, 32, 32))))
+    whole = set(quant.quantizers_of(quant.attach(net, torch.randn(1, 3, 32, 32))))
     block = net.blocks[4]
     x = torch.randn(1, net.arch.blocks[4].in_channels, 8, 8)
-    part = quant.quantizers(quant.attach(block, x, quant.QuantConfig(quantize_input=False)))
+    part = quant.quantizers_of(quant.attach(block, x, quant.QuantConfig(quantize_input=False)))
     assert {f"blocks.4.{name}" for name in part} == {name for name in whole if name.startswith("blocks.4.")}
 
 
@@ -208,4 +208,89 @@ def test_a_layer_under_two_names_keeps_one_quantizer():
             return self.b(self.a(x))
 
     graph = quant.attach(Twice(), torch.randn(1, 3, 4, 4))
-    assert sum(isinstance(q, WeightQuantizer) for q in quant.quantizers(graph).values()) == 1
+    assert sum(isinstance(q, WeightQuantizer) for q in quant.quantizers_of(graph).values()) == 1
+
+
+class Forks(nn.Module):
+    """Everything that a group's end can meet: a ReLU before a batch norm, a fork, a name like a quantizer's."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3, padding=1)
+        self.a_quant = nn.Conv2d(8, 8, 1)
+        self.bn = nn.BatchNorm2d(8)
+        self.b, self.c = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        x = self.a_quant(self.a(x))
+        return self.b(torch.relu(x)) + self.c(x)
+
+
+def test_a_layer_named_like_a_quantizer_is_kept():
+    model, x = Forks(), torch.randn(2, 3, 8, 8)
+    graph = quant.attach(model, x)
+    quant.set_mode(graph, observe=False, fake_quant=False)
+    torch.testing.assert_close(graph(x), model(x))
+
+
+@pytest.mark.parametrize("spec", ["pact:4", "int8"])
+def test_readers_of_one_float_group_get_their_own_integers(spec):
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 8, 8)
+    config = quant.QuantConfig(activation=spec, overrides=(quant.Override("a_quant", output="float"),))
+    graph = quant.attach(Forks(), x, config).train()
+    graph(x)
+    quant.parity(graph, quant.convert(graph, "reference"), x).check(max_layer_steps=1)
+
+
+def test_a_batch_norm_behind_a_relu_is_not_folded_into_the_layer_before():
+    class Odd(nn.Sequential):
+        pass
+
+    x = torch.randn(4, 3, 8, 8)
+    model = Odd(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
+    graph = quant.attach(model, x, quant.QuantConfig(overrides=(quant.Override("1", output="float"),))).train()
+    graph(x)
+    with pytest.raises(quant.QuantError, match="no quantizer on its output"):
+        quant.convert(graph, "reference")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"ignore": ("conv_1",)}, "'conv_1' matches no layer or node; there are conv1"),
+     ({"overrides": (quant.Override("x9", "int8"),)}, "'x9' matches"), ({"share": (("nothing",),)}, "'nothing' matches"), ({"share": (("conv1", "conv2"), ("conv2",))}, "in two groups"),
+     ({"ignore": "conv1"}, "write a tuple"), ({"op_types": ()}, "at least one"), ({"residual": "qil:4"}, "only layers may read them"),
+     ({"weight": "gdrq:4,group_size=3"}, "conv1: group_size: 3 does not divide")],
+)  # fmt: skip
+def test_settings_that_cannot_be_meant_are_named(settings, message):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            return self.conv2(self.conv1(x)) + 1.0
+
+    with pytest.raises(quant.QuantError, match=message):
+        quant.attach(Two(), torch.randn(1, 3, 8, 8), quant.QuantConfig(**settings))
+
+
+def test_a_layer_that_is_called_twice_is_treated_alike_each_time():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return self.conv(self.conv(x))
+
+    with pytest.raises(quant.QuantError, match="conv: is called several times"):
+        quant.attach(Twice(), torch.randn(1, 3, 4, 4), quant.QuantConfig(skip_last={"conv": 1}))
+
+
+def test_gradients_are_quantized_where_asked_and_the_plan_says_so():
+    config = quant.QuantConfig(gradient="dorefa:4", overrides=(quant.Override("a", gradient="float"),))
+    graph = quant.attach(Forks(), torch.randn(1, 3, 8, 8), config)
+    rows = {row.name: row.gradient for row in graph.plan_rows}
+    assert rows["b"] == "dorefa:4" and rows["a"] == "float"
+    assert type(graph.a.gradient_quant) is nn.Identity and type(graph.b.gradient_quant) is not nn.Identity

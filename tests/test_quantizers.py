@@ -290,6 +290,31 @@ def test_a_fused_relu6_holds(spec):
     assert quantizer.transforms or grid.highest <= 6.0 + grid.scale / 2
 
 
+@pytest.mark.parametrize("ceiling", [6.0, math.inf])
+@pytest.mark.parametrize("scheme", ["affine", "symmetric"])
+def test_gradients_beyond_the_range_stop_at_a_fused_relu(scheme, ceiling):
+    quantizer = activation_quantizer(f"int8:8,grad=ste,scheme={scheme}", 0.0, ceiling, False)
+    quantizer(torch.tensor([0.5, 2.0]))
+    x = torch.tensor([-3.0, -1.0, 1.0, 3.0, 9.0], requires_grad=True)
+    quantizer.eval()(x).sum().backward()
+    assert x.grad.tolist() == [0.0, 0.0, 1.0, 1.0, 0.0 if ceiling == 6.0 else 1.0]
+
+
+@pytest.mark.parametrize("spec", ["pact:4", "lsq:4", "qil:4"])
+def test_learned_ranges_stay_in_bounds_while_nothing_is_observed(spec):
+    quantizer, x = an_activation(spec, (0.0, False))
+    quantizer.observe = False
+    optimizer = torch.optim.SGD(quantizer.parameters(), lr=1.0)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (10 * quantizer(x).sum()).backward()
+        optimizer.step()
+    y = quantizer.eval()(x)  # right after a step that may have crossed a bound
+    assert y.isfinite().all() and (y >= 0).all()
+    grid = quantizer.qparams()
+    torch.testing.assert_close(grid.dequantize(grid.quantize(y)), y, rtol=1e-5, atol=1e-7)
+
+
 # what is special about a method
 
 
@@ -300,6 +325,9 @@ def test_a_delay_tracks_ranges_and_rounds_nothing():
         assert torch.equal(quantizer(x), x)
     assert torch.equal(quantizer.eval()(x), x)
     assert quantizer.hi.item() == x.max().item()
+    with pytest.raises(QuantError, match="still in its delay"):
+        quantizer.qparams()
+    quantizer.observe = False  # time passes all the same
     assert len(quantizer.train()(x).unique()) <= 4
 
 
@@ -331,6 +359,11 @@ def test_gdrq_only_clips_in_its_first_stage(reshape):
     for step in range(5):
         few, few_weights = len(quantizer(x).unique()) <= 4, len(weight_side(weight).unique()) <= 4
         assert few == few_weights == (step >= reshape)
+        if step < reshape:
+            with pytest.raises(QuantError, match="only clipped"):
+                weight_side.codes(weight)
+            with pytest.raises(QuantError, match="only clipped"):
+                quantizer.qparams()
 
 
 def test_gdrq_spreads_a_bell_over_its_levels():
@@ -409,7 +442,8 @@ def test_gradients_of_learned_ranges_are_those_of_the_unrounded_function(functio
     [("pact:4,alpha=-1", "alpha"), ("lsq:9", "2 to 8"), ("int8:1", "2 to 8"), ("pact:4,beta=1", "no option 'beta'"),
      ("lsq:x", "'x' is no number"), ("int8:²", "no number"), ("lsq:4,granularity", "name=value"), ("", "no quantizer"),
      ("int8:4,scheme=round", "'round' is not one of"), ("gdrq:3,k=x", "k is 'x', must be of type float"), ("gdrq:3,k=nan", "finite"),
-     ("int8:4,bias_correct=1", "must be of type bool"), ("gdrq:3,group_size=2.5", "must be of type int")],
+     ("int8:4,bias_correct=1", "must be of type bool"), ("gdrq:3,group_size=2.5", "must be of type int"),
+     ("gdrq:3,k=-1", "k: -1, must be at least 0"), ("qil:3,reach=-1", "reach")],
 )  # fmt: skip
 def test_bad_specs_are_named(spec, message):
     with pytest.raises(QuantError, match=message):
@@ -477,9 +511,19 @@ def test_first_and_last_layer_can_stay_float():
 def test_set_bits_moves_what_follows_the_configuration():
     graph = quant.attach(Net(), torch.randn(2, 3, 8, 8), quant.QuantConfig(weight="lsq:5", activation="lsq:5", overrides=EDGES))
     quant.set_bits(graph, 2)
-    widths = {name: q.bits for name, q in quant.quantizers(graph).items()}
+    widths = {name: q.bits for name, q in quant.quantizers_of(graph).items()}
     assert widths["conv2.weight_quant"] == 2 and widths["conv1.weight_quant"] == widths["fc.weight_quant"] == 8
     assert sum(bits == 2 for bits in widths.values()) == 2  # conv2's weight, and what it reads
+
+
+def test_an_override_stays_although_it_says_what_the_default_says():
+    fixed = (quant.Override("fc", "lsq:5", "lsq:5"),)
+    graph = quant.attach(Net(), torch.randn(2, 3, 8, 8), quant.QuantConfig(weight="lsq:5", activation="lsq:5", overrides=fixed))
+    quant.set_bits(graph, 2)
+    assert graph.fc.weight_quant.bits == 5 and graph.conv2.weight_quant.bits == 2
+    with pytest.raises(QuantError, match="takes 2 to 8"):
+        quant.set_bits(graph, 1)
+    assert graph.conv2.weight_quant.bits == 2
 
 
 def test_learned_ranges_come_as_parameter_groups():
@@ -499,14 +543,15 @@ def _train_on_a_rank(rank: int, port_file: str, results: str) -> None:
         if "group" in spec:
             continue
         torch.manual_seed(rank)  # unlike pictures
-        graph = quant.attach(Net(), torch.randn(2, 3, 8, 8), quant.QuantConfig(activation=spec, residual=spec)).train()
+        residual = "int8" if spec.startswith("qil") else spec
+        graph = quant.attach(Net(), torch.randn(2, 3, 8, 8), quant.QuantConfig(activation=spec, residual=residual)).train()
         model = nn.parallel.DistributedDataParallel(graph)
         optimizer = torch.optim.SGD([p for p in graph.parameters() if p.requires_grad], lr=0.01)
         for _ in range(2):
             optimizer.zero_grad()
             (model((1 + rank) * torch.randn(4, 3, 8, 8)).square().sum() + quant.extra_loss(graph)).backward()
             optimizer.step()
-        states[spec] = {n: p.detach().clone() for n, q in quant.quantizers(graph).items() for n, p in _own(n, q)}
+        states[spec] = {n: p.detach().clone() for n, q in quant.quantizers_of(graph).items() for n, p in _own(n, q)}
     torch.save(states, f"{results}/{rank}.pt")
     dist.destroy_process_group()
 

@@ -17,10 +17,11 @@ GLOBS = st.lists(TEXTS, max_size=3).map(tuple)
 WEIGHTS = st.sampled_from([f"{method}:{bits}" for method in quant.WEIGHT_QUANTIZERS for bits in (2, 8)])
 ACTIVATIONS = st.sampled_from([f"{method}:{bits}" for method in quant.ACTIVATION_QUANTIZERS for bits in (2, 8)])
 COUNTS = st.dictionaries(st.sampled_from(OP_TYPES), st.integers(0, 9))
-OVERRIDES = st.builds(Override, TEXTS, st.just("float") | WEIGHTS, st.none() | ACTIVATIONS, st.none() | ACTIVATIONS)
+ROUNDING = ACTIVATIONS.filter(lambda spec: not spec.startswith("qil"))  # whose values others than layers may read
+OVERRIDES = st.builds(Override, TEXTS, st.just("float") | WEIGHTS, st.none() | ACTIVATIONS, st.none() | ROUNDING)
 CONFIGS = st.builds(
-    QuantConfig, st.sampled_from(quant.ENGINES), WEIGHTS, ACTIVATIONS, ACTIVATIONS, st.none() | st.just("dorefa:6"),
-    st.none() | st.lists(st.sampled_from(OP_TYPES), max_size=3).map(tuple), COUNTS, COUNTS, GLOBS,
+    QuantConfig, st.sampled_from(quant.ENGINES), WEIGHTS, ACTIVATIONS, ROUNDING, st.none() | st.just("dorefa:6"),
+    st.none() | st.lists(st.sampled_from(OP_TYPES), min_size=1, max_size=3).map(tuple), COUNTS, COUNTS, GLOBS,
     st.lists(OVERRIDES, max_size=2).map(tuple), st.lists(GLOBS, max_size=2).map(tuple), st.booleans(), st.booleans(), st.integers(0, 9),
 )  # fmt: skip
 

@@ -90,7 +90,7 @@ def test_a_dry_run_decides_what_attach_does(name, config):
     rows, graph = _plan(config, name), quant.attach(_model(name), _images(), config)
     assert rows == graph.plan_rows
     weights, activations = (int(n) for n in re.findall(r"(\d+) \w+ quantizers", counts(rows)))
-    assert len(quant.quantizers(graph)) == weights + activations
+    assert len(quant.quantizers_of(graph)) == weights + activations
     assert sum(hasattr(module, "weight_quant") for module in graph.modules()) == weights
 
 
@@ -337,7 +337,7 @@ def demo_file(tmp_path):
 def test_a_dry_run_prints_every_node_with_its_quantizer_or_the_reason_and_writes_nothing(demo_file, tmp_path, capsys):
     _run("--model", "preact_resnet18", "--settings", demo_file, "--dry-run")
     *lines, last = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["node", "op", "weight", "reads", "makes", "reason"]
+    assert lines[0].split() == ["node", "op", "weight", "gradient", "reads", "makes", "reason"]
     assert len(lines) == 1 + len(_plan(DEMO))
     words = {line.split()[0]: line for line in lines}
     assert words["conv0"].endswith("skip_first conv: 1") and words["fc"].endswith("ignored by 'fc'")
@@ -391,5 +391,5 @@ def test_the_list_names_what_can_be_built(capsys):
 
 
 def test_the_table_keeps_its_columns_apart():
-    rows = [quant.PlanRow("a" * 30, "conv", "int8", "", "", "", ""), quant.PlanRow("b", "add", "", "", "", "", "because")]
+    rows = [quant.PlanRow("a" * 30, "conv", "int8", "", "", "", "", ""), quant.PlanRow("b", "add", "", "", "", "", "", "because")]
     assert [len(line.split()) for line in table(rows).splitlines()] == [6, 5, 6]

@@ -20,7 +20,7 @@ from quant.attach import trace
 from quant.picture import as_dot, as_json, graph_figure
 from quant.settings import load_settings
 
-COLUMNS = ("node", "op", "weight", "reads", "makes", "reason")
+COLUMNS = ("node", "op", "weight", "gradient", "reads", "makes", "reason")
 LAYERS = ("conv", "linear", "deconv")
 
 
@@ -56,7 +56,7 @@ def _graph(args: argparse.Namespace) -> None:
 
 def table(rows: Sequence[quant.PlanRow]) -> str:
     """One line a node, in columns; a dot where there is nothing."""
-    cells = [COLUMNS, *((r.name, r.op, r.weight, r.reads, r.output, r.reason) for r in rows)]
+    cells = [COLUMNS, *((r.name, r.op, r.weight, r.gradient, r.reads, r.output, r.reason) for r in rows)]
     cells = [[cell or "." for cell in line[:-1]] + [line[-1]] for line in cells]
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS) - 1)]
     return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths)), line[-1]]).rstrip() for line in cells)

@@ -18,9 +18,10 @@ INF = float("inf")
 class Quantizer(nn.Module, ABC):
     """A module from tensor to tensor of the same shape and dtype, its values on a grid of at most 2^bits values.
 
-    `observe` and `fake_quant` switch the tracking of ranges and the rounding. `batches` counts the training batches seen while observing.
-    These and the width travel in the state dict (as Python values: reading them never waits for a device); all other state is in
-    buffers and Parameters. In evaluation mode nothing changes. A zero range never divides.
+    `observe` and `fake_quant` switch the tracking of ranges and the rounding; ranges that are learned go on learning. `batches` counts
+    the training batches since the first observed one (calls: a quantizer shared by several tensors takes in each in turn). These and
+    the width travel in the state dict, as Python values, because reading them must not wait for a device: load a checkpoint on every rank.
+    All other state is in buffers and Parameters. In evaluation mode nothing changes. A zero range never divides.
     """
 
     lr_scale = 1.0  # learning rate of a quantizer's own Parameters, relative to that of the weights
@@ -33,10 +34,13 @@ class Quantizer(nn.Module, ABC):
         self.bits = 0
         self.set_bits(bits)
 
-    def set_bits(self, bits: int) -> None:
-        """Change the width; learned ranges stay."""
+    def check_bits(self, bits: int) -> None:
         if not self.narrowest <= bits <= 8:
             raise QuantError(f"bits: {bits}, {type(self).__name__} takes {self.narrowest} to 8")
+
+    def set_bits(self, bits: int) -> None:
+        """Change the width; learned ranges stay. Raises QuantError for one that the method cannot have."""
+        self.check_bits(bits)
         self.bits = bits
 
     @abstractmethod
@@ -75,6 +79,7 @@ class ActivationQuantizer(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and self.observe:
             self.watch(widen(x.detach()))
+        if self.training and (self.observe or self.batches):
             self.batches += 1
         if not self.fake_quant or not self.ready():
             return self.activate(x)
@@ -98,6 +103,8 @@ class ActivationQuantizer(Quantizer):
 
     def qparams(self) -> QParams:
         """The grid as 8-bit codes; QuantError where there is none."""
+        if self.batches and not self.ready():
+            raise QuantError(f"an activation quantizer is still in its delay, after {self.batches} training batches; train on")
         if not self.ready():
             raise QuantError("an activation quantizer has seen no data: run some batches through the model in training mode first")
         return self.grid()
@@ -161,6 +168,13 @@ class WeightQuantizer(Quantizer):
     def over_channel(self, weight: Tensor) -> list[int]:
         """The dimensions inside one output channel."""
         return [d for d in range(weight.dim()) if d != self.axis]
+
+
+def check_range(field: str, value: float, low: float, high: float = INF) -> float:
+    """`value` if it lies between `low` and `high`, else QuantError."""
+    if not low <= value <= high:
+        raise QuantError(f"{field}: {value}, must be " + (f"at least {low:g}" if high == INF else f"between {low:g} and {high:g}"))
+    return value
 
 
 def choose(field: str, value: str, *words: str) -> str:

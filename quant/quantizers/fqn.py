@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quant.errors import QuantError
 from quant.fake_quant import fake_quantize, straight_through
-from quant.quantizers.base import INF, WeightQuantizer, choose, quantiles
+from quant.quantizers.base import INF, WeightQuantizer, check_range, choose, quantiles
 from quant.quantizers.ranges import MovingRange, affine_weight_grid, symmetric_scale
 
 
@@ -50,6 +50,7 @@ class FqnActivation(MovingRange):
     def __init__(self, bits: int = 4, floor: float = -INF, ceiling: float = INF, signed: bool = True, percentile: float = 0.999,
                  calib_batches: int = 20, momentum: float = 0.01):  # fmt: skip
         super().__init__(bits, floor, ceiling, signed, momentum)
+        check_range("calib_batches", calib_batches, 0)
         if not 0.5 < percentile < 1.0:
             raise QuantError(f"percentile: {percentile}, must lie between 0.5 and 1")
         self.percentile, self.calib_batches = percentile, calib_batches

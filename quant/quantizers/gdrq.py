@@ -12,7 +12,7 @@ from torch import Tensor
 from quant.errors import QuantError
 from quant.fake_quant import fake_quantize, numbers
 from quant.grid import SMALLEST_SCALE, QParams, positive_levels
-from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, choose
+from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, check_range, choose
 
 
 class GdrqWeight(WeightQuantizer):
@@ -22,18 +22,25 @@ class GdrqWeight(WeightQuantizer):
     def __init__(self, bits: int = 4, limit: int = 127, axis: int = 0, k: float = 2.0, group_size: int = -1, grad: str = "ste",
                  reshape: int = 0, levels: str = "signed"):  # fmt: skip
         super().__init__(bits, limit, axis)
-        self.k, self.group_size, self.reshape = k, group_size, reshape
+        self.k, self.group_size, self.reshape = check_range("k", k, 0.0), group_size, check_range("reshape", reshape, 0) or -1
         self.grad, self.levels = choose("grad", grad, "ste", "clip"), choose("levels", levels, "signed", "seed")
 
     def forward(self, weight: Tensor) -> Tensor:
-        if self.training and self.observe:
-            self.batches += 1
+        self.batches += self.training
         return super().forward(weight)
+
+    def start(self, weight: Tensor) -> None:
+        check_groups(self.group_size, weight.shape[self.axis])
+
+    def codes(self, weight: Tensor) -> Tensor:
+        if self.batches <= self.reshape:
+            raise QuantError(f"reshape: {self.reshape} batches are only clipped, {self.batches} have passed; train on to convert")
+        return super().codes(weight)
 
     def quantize(self, weight: Tensor) -> Tensor:
         scale = self.scale(weight)
         largest = scale * self._positive()
-        if self.batches <= self.reshape and self.reshape:
+        if self.batches <= self.reshape:
             return clip(weight, largest, self.grad == "ste")
         return fake_quantize(weight, -largest, largest, scale, through=self.grad == "ste")
 
@@ -52,7 +59,8 @@ class GdrqActivation(ActivationQuantizer):
     def __init__(self, bits: int = 4, floor: float = -INF, ceiling: float = INF, signed: bool = True, k: float = 2.0, group_size: int = -1,
                  momentum: float = 1e-3, reshape: int = 0, levels: str = "signed"):  # fmt: skip
         super().__init__(bits, floor, ceiling, signed)
-        self.k, self.group_size, self.momentum, self.reshape = k, group_size, momentum, reshape
+        self.k, self.group_size, self.reshape = check_range("k", k, 0.0), group_size, check_range("reshape", reshape, 0)
+        self.momentum = check_range("momentum", momentum, 0.0, 1.0)
         self.levels = choose("levels", levels, "signed", "seed")
         self.register_buffer("largest", torch.tensor(0.0))  # T: 0-dim, or (1, channels, 1, ..) with groups
 
@@ -78,6 +86,8 @@ class GdrqActivation(ActivationQuantizer):
         return positive_levels(self.bits, self.levels if self.signed else "unsigned")
 
     def grid(self) -> QParams:
+        if self.batches <= self.reshape:
+            raise QuantError(f"reshape: {self.reshape} batches are only clipped, {self.batches} have passed; train on to convert")
         if self.largest.dim():
             raise QuantError(f"group_size {self.group_size}: activations with one scale a group have no integer form; leave it out")
         return self.around_zero(max(self.largest.item() / self.positive, SMALLEST_SCALE), self.positive)
@@ -97,10 +107,14 @@ def grouped_mean(x: Tensor, group_size: int, axis: int) -> Tensor:
     """
     if group_size <= 0:
         return x.mean().reshape([1] * x.dim())
-    if x.shape[axis] % group_size:
-        raise QuantError(f"group_size: {group_size} does not divide {x.shape[axis]} channels")
+    check_groups(group_size, x.shape[axis])
     means = x.movedim(axis, 0).reshape(x.shape[axis] // group_size, -1).mean(1)
     return means.repeat_interleave(group_size).view([-1 if d == axis else 1 for d in range(x.dim())])
+
+
+def check_groups(group_size: int, channels: int) -> None:
+    if group_size > 0 and channels % group_size:
+        raise QuantError(f"group_size: {group_size} does not divide {channels} channels")
 
 
 class _Clip(torch.autograd.Function):

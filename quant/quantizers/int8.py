@@ -11,7 +11,7 @@ from torch import Tensor
 from quant.errors import QuantError
 from quant.fake_quant import fake_quantize, fake_quantize_weight, numbers
 from quant.grid import QParams, positive_levels
-from quant.quantizers.base import INF, WeightQuantizer, choose
+from quant.quantizers.base import INF, WeightQuantizer, check_range, choose
 from quant.quantizers.ranges import MovingRange, affine_weight_grid, symmetric_scale
 
 
@@ -71,10 +71,11 @@ class Int8Activation(MovingRange):
     def __init__(self, bits: int = 8, floor: float = -INF, ceiling: float = INF, signed: bool = True, scheme: str = "affine",
                  levels: str = "signed", momentum: float = 0.05, delay: int = 0, grad: str = "clip"):  # fmt: skip
         super().__init__(bits, floor, ceiling, signed, momentum, choose("grad", grad, "clip", "ste"))
-        self.scheme, self.levels, self.delay = choose("scheme", scheme, "affine", "symmetric"), levels, delay
+        self.scheme, self.delay = choose("scheme", scheme, "affine", "symmetric"), check_range("delay", delay, 0)
         positive_levels(bits, levels)
+        self.levels = "signed" if levels == "unsigned" and self.signed else levels
         if scheme == "symmetric":
-            self.signed = levels != "unsigned"
+            self.signed = self.levels != "unsigned"
 
     def ready(self) -> bool:
         return self.batches > self.delay
@@ -90,7 +91,9 @@ class Int8Activation(MovingRange):
         positive = positive_levels(self.bits, self.levels)
         scale = symmetric_scale(largest, positive)
         lo = 0.0 * scale if self.floor == 0.0 or not self.signed else -positive * scale
-        return fake_quantize(self.cut(x), lo, positive * scale, scale, relu=self.floor == 0.0, through=self.grad == "ste")
+        through = self.grad == "ste"
+        x = self.activate(x) if through else self.cut(x)
+        return fake_quantize(x, lo, positive * scale, scale, relu=self.floor == 0.0, through=through)
 
     def grid(self) -> QParams:
         if self.scheme == "affine":

@@ -9,7 +9,7 @@ picture's features. s starts at 2 mean|x| / sqrt(Qp).
 import torch
 from torch import Tensor, nn
 
-from quant.fake_quant import inside, numbers, round_to_grid
+from quant.fake_quant import at_least, inside, numbers, round_to_grid
 from quant.grid import QParams
 from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, choose, inner
 
@@ -19,7 +19,7 @@ SMALLEST_STEP = 1e-6
 class _LearnedStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, step, qn, qp, gradient_scale):
-        (s,) = numbers(step)
+        s = at_least(*numbers(step), SMALLEST_STEP)
         ctx.bounds, ctx.step, ctx.shape, ctx.gradient_scale = (-qn * s, qp * s), s, step.shape, gradient_scale
         y = round_to_grid(x, *ctx.bounds, s)
         ctx.save_for_backward(x, y)
@@ -69,7 +69,7 @@ class LsqWeight(WeightQuantizer):
         return learned_step(weight, self.step, qn, qp, (weight.numel() / self.step.numel() * qp) ** -0.5)
 
     def scale(self, weight: Tensor) -> Tensor:
-        return self.step.detach()
+        return self.step.detach().clamp(min=SMALLEST_STEP)
 
 
 class LsqActivation(ActivationQuantizer):
@@ -91,9 +91,10 @@ class LsqActivation(ActivationQuantizer):
         if self.batches == 0:
             x = x if self.signed else x.clamp(min=0.0)
             self.step.copy_(agree_mean(2.0 * x.abs().mean() / self.levels()[1] ** 0.5))
-        self.step.data.clamp_(min=SMALLEST_STEP)
 
     def quantize(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.step.data.clamp_(min=SMALLEST_STEP)
         qn, qp = self.levels()
         return learned_step(self.cut(x), self.step, qn, qp, (x.numel() / len(x) * qp) ** -0.5)
 

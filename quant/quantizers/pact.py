@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from quant.errors import QuantError
-from quant.fake_quant import inside, numbers, round_to_grid
+from quant.fake_quant import at_least, inside, numbers, round_to_grid
 from quant.grid import QParams, positive_levels
-from quant.quantizers.base import INF, ActivationQuantizer, agree_mean, choose, inner, quantiles
+from quant.quantizers.base import INF, ActivationQuantizer, agree_mean, check_range, choose, inner, quantiles
 
 SMALLEST_ALPHA = 1e-3
 
@@ -19,7 +19,7 @@ SMALLEST_ALPHA = 1e-3
 class _LearnedClip(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, alpha, levels, signed, lsq):
-        (ceiling,) = numbers(alpha)
+        ceiling = at_least(*numbers(alpha), SMALLEST_ALPHA)
         ctx.bounds, ctx.signed, ctx.lsq = (-ceiling if signed else 0.0 * ceiling, ceiling), signed, lsq
         y = round_to_grid(x, *ctx.bounds, ceiling / levels)
         ctx.save_for_backward(x, y)
@@ -56,7 +56,7 @@ class PactActivation(ActivationQuantizer):
         super().__init__(bits, floor, ceiling, signed)
         if alpha is not None and alpha <= 0:
             raise QuantError(f"alpha: {alpha}, must be above 0")
-        self.alpha0, self.l2 = alpha, l2
+        self.alpha0, self.l2 = alpha, check_range("l2", l2, 0.0)
         self.alpha_grad = choose("alpha_grad", alpha_grad, "paper", "lsq")
         self.levels = choose("levels", levels, "signed", "seed")
         self.alpha = nn.Parameter(torch.tensor(8.0 if alpha is None else float(alpha)))
@@ -70,9 +70,10 @@ class PactActivation(ActivationQuantizer):
         if self.batches == 0 and self.alpha0 is None:
             lo, hi = quantiles(x, 0.001)
             self.alpha.copy_(agree_mean(torch.maximum(hi, -lo) if self.signed else hi))
-        self.alpha.data.clamp_(min=SMALLEST_ALPHA)  # .data: a step of the optimizer may have crossed zero
 
     def quantize(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.alpha.data.clamp_(min=SMALLEST_ALPHA)  # .data: a step of the optimizer may have crossed zero
         return learned_clip(self.cut(x), self.alpha, self.positive, self.signed, self.alpha_grad)
 
     def grid(self) -> QParams:

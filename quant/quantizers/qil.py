@@ -10,9 +10,9 @@ step (Schedule(bits=(5, 4, 3, 2))), with a learning rate for intervals 100 times
 import torch
 from torch import Tensor, nn
 
-from quant.fake_quant import inside, numbers
+from quant.fake_quant import Number, at_least, inside, numbers
 from quant.grid import QParams, positive_levels
-from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, choose, inner, quantiles
+from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, check_range, choose, inner, quantiles
 
 SMALLEST_DISTANCE = 1e-3
 
@@ -22,6 +22,7 @@ class _WeightInterval(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, w, c, d, gamma, q):
+        c, d = in_order(c, d)
         b = ((w.abs() - (c - d)) / (2.0 * d)).clamp_(0.0, 1.0)
         ctx.save_for_backward(w, c, d, gamma, b)
         return torch.round(b**gamma * q).div_(q).mul_(torch.sign(w))
@@ -45,8 +46,7 @@ class _LinearInterval(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, c, d, q, signed):
-        ctx.interval, ctx.signed = numbers(c, d), signed
-        c, d = ctx.interval
+        ctx.interval, ctx.signed = (c, d), signed = in_order(*numbers(c, d)), signed
         ctx.save_for_backward(x)
         y = torch.clamp(x, -(c + d), c + d).sub_(torch.clamp(x, d - c, c - d)) if signed else torch.clamp(x, c - d, c + d).sub_(c - d)
         return y.mul_(q / (2.0 * d)).round_().mul_(1.0 / q)
@@ -60,6 +60,12 @@ class _LinearInterval(torch.autograd.Function):
         dx.mul_(0.5 / d)
         total = inner(dx, torch.sign(x)) if ctx.signed else dx.sum()
         return dx, -total, (c * total - inner(dx, x)) / d, None, None
+
+
+def in_order(c: Number, d: Number) -> tuple[Number, Number]:
+    """c and d with d above 0 and c - d at or above 0, which a step of the optimizer may have crossed."""
+    d = at_least(d, SMALLEST_DISTANCE)
+    return (torch.maximum(c, d) if isinstance(d, Tensor) else max(c, d)), d
 
 
 def weight_interval(w: Tensor, c: Tensor, d: Tensor, gamma: Tensor, q: int) -> Tensor:
@@ -91,10 +97,11 @@ class _Interval:
             parameter.copy_(largest / 2.0)
         self.keep_order()
 
+    @torch.no_grad()
     def keep_order(self) -> None:
-        """d above 0 and c - d at or above 0, which a step of the optimizer may have crossed."""
-        self.d.data.clamp_(min=SMALLEST_DISTANCE)
-        torch.maximum(self.c.data, self.d.data, out=self.c.data)
+        c, d = in_order(self.c, self.d)
+        self.c.data.copy_(c)
+        self.d.data.copy_(d)
 
 
 class QilWeight(_Interval, WeightQuantizer):
@@ -106,7 +113,7 @@ class QilWeight(_Interval, WeightQuantizer):
 
     def __init__(self, bits: int = 4, limit: int = 127, axis: int = 0, gamma: str = "fixed", levels: str = "signed", reach: float = 2.0):
         super().__init__(bits, limit, axis)
-        self.reach = reach
+        self.reach = check_range("reach", reach, 0.0)
         self.levels = choose("levels", levels, "signed", "seed")
         self.make_interval()
         self.gamma = nn.Parameter(torch.tensor(1.0), requires_grad=choose("gamma", gamma, "fixed", "learned") == "learned")  # fixed: 1
@@ -149,9 +156,10 @@ class QilActivation(_Interval, ActivationQuantizer):
         if self.batches == 0:
             lo, hi = quantiles(x, 0.001)
             self.cover(agree_mean(torch.maximum(hi, -lo) if self.signed else hi))
-        self.keep_order()
 
     def quantize(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.keep_order()
         if self.signed:
             return signed_interval(self.cut(x), self.c, self.d, self.positive)
         return activation_interval(self.cut(x), self.c, self.d, self.positive)

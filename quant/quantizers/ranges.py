@@ -5,7 +5,7 @@ from torch import Tensor
 
 from quant.fake_quant import at_least, fake_quantize
 from quant.grid import SMALLEST_SCALE, QParams, affine_qparams
-from quant.quantizers.base import INF, ActivationQuantizer, agree, distributed
+from quant.quantizers.base import INF, ActivationQuantizer, agree, check_range, distributed
 
 
 class MovingRange(ActivationQuantizer):
@@ -19,7 +19,7 @@ class MovingRange(ActivationQuantizer):
         self, bits: int, floor: float = -INF, ceiling: float = INF, signed: bool = True, momentum: float = 0.05, grad: str = "clip"
     ):
         super().__init__(bits, floor, ceiling, signed)
-        self.momentum, self.grad = momentum, grad
+        self.momentum, self.grad = check_range("momentum", momentum, 0.0, 1.0), grad
         self.register_buffer("lo", torch.tensor(0.0))
         self.register_buffer("hi", torch.tensor(0.0))
 
@@ -43,7 +43,8 @@ class MovingRange(ActivationQuantizer):
 
     def quantize(self, x: Tensor) -> Tensor:
         bounds = self._bounds() if self.hi.device.type == "cpu" else self._device_bounds()
-        return fake_quantize(x, *bounds, relu=self.floor == 0.0, through=self.grad == "ste")
+        through = self.grad == "ste"  # of the range: the fused activation keeps its own gradient
+        return fake_quantize(self.activate(x) if through else x, *bounds, relu=self.floor == 0.0, through=through)
 
     def grid(self) -> QParams:
         return affine_qparams(self.lo.item(), self.hi.item(), 2**self.bits - 1, self.ceiling)
