@@ -258,7 +258,8 @@ def test_a_batch_norm_behind_a_relu_is_not_folded_into_the_layer_before():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"ignore": ("conv_1",)}, "'conv_1' matches no layer or node; there are conv1"),
-     ({"overrides": (quant.Override("x9", "int8"),)}, "'x9' matches"), ({"share": (("nothing",),)}, "'nothing' matches"), ({"share": (("conv1", "conv2"), ("conv2",))}, "in two groups"),
+     ({"overrides": (quant.Override("x9", "int8"),)}, "'x9' matches"), ({"share": (("nothing",),)}, "'nothing' matches"),
+     ({"share": (("conv1", "conv2"), ("conv2",))}, "in two groups"),
      ({"ignore": "conv1"}, "write a tuple"), ({"op_types": ()}, "at least one"), ({"residual": "qil:4"}, "only layers may read them"),
      ({"weight": "gdrq:4,group_size=3"}, "conv1: group_size: 3 does not divide")],
 )  # fmt: skip
