@@ -116,14 +116,15 @@ class RetrainConfig:
 
     def quantizers(self) -> quant.QuantConfig:
         """What the settings file says, for --engine."""
-        chosen = load_settings(self.settings) if self.settings else quant.QuantConfig(engine=self.engine)
+        given = {"engine": self.engine, "seed": self.seed}
+        chosen = load_settings(self.settings, **given) if self.settings else quant.QuantConfig(**given)
         if chosen.engine != self.engine:
             raise UserError(f"settings: {self.settings} is for {chosen.engine}, --engine is {self.engine}; name one engine in both")
         widths = {name: first_width(getattr(chosen, name), self.bits) for name in ("weight", "activation")}
         if self.bits and widths["activation"] == chosen.residual:
             raise UserError(f"bits: begin at {self.bits[0]}, as `residual` ({chosen.residual}) does, so that they could not fall apart; "
                             "begin lower")  # fmt: skip
-        return dataclasses.replace(chosen, seed=chosen.seed or self.seed, **widths)
+        return dataclasses.replace(chosen, **widths)
 
 
 def first_width(spec: str, bits: tuple[int, ...]) -> str:
@@ -189,6 +190,8 @@ def train(config: RetrainConfig, arch: Architecture, data: ClassificationData, t
     model.to(device, memory_format=torch.channels_last)
     before = {name: task.evaluate(model, part) for name, part in data.held_out.items()} if config.from_float else None
     example = torch.zeros(2, arch.stem.in_channels, arch.input_size, arch.input_size, device=device)
+    if not config.float_only:
+        quant.plan(model, example, config.quantizers())  # what is wrong with the settings shows now, not after the float phase
     fitted = fit(model, task, Stream(data.train, config.batch_size, config.seed), data.held_out, config.recipe(), run, example)
     fitted.model.cpu()
     return model.cpu(), dataclasses.replace(fitted, float_metrics=before or fitted.float_metrics)

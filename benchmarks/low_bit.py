@@ -350,9 +350,10 @@ def forms(cells: list[dict], engine: str) -> list[str]:
     refused = {}
     for cell in cells:
         if cell["refused"]:
-            refused.setdefault((cell["column"], cell["refused"]), []).append(cell["row"])
-    lines += [f"- *{column}* ({', '.join(dict.fromkeys(rows))} bits) has no result: {why.split(';')[0]}."
-              for (column, why), rows in refused.items()]  # fmt: skip
+            lacks = "integer network" if cell["fake_quant"] is not None else "result"
+            refused.setdefault((cell["column"], lacks, cell["refused"].split(";")[0]), []).append(cell["row"])
+    lines += [f"- *{column}* ({', '.join(dict.fromkeys(rows))} bits) has no {lacks}: {why}."
+              for (column, lacks, why), rows in refused.items()]  # fmt: skip
     return [f"Without a star: the integer network on the engine {engine}. With one: layers run in float on it, or it is fake-quant; see "
             "below.", "", *lines]  # fmt: skip
 

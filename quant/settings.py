@@ -20,8 +20,8 @@ from quant.config import OP_TYPES, Override, QuantConfig
 from quant.errors import QuantError
 
 
-def load_settings(path: str | Path) -> QuantConfig:
-    """The configuration in a JSON file. Raises QuantError naming the file, and in it the field."""
+def load_settings(path: str | Path, **defaults: Any) -> QuantConfig:
+    """The configuration in a JSON file; `defaults` stand for the fields that it leaves out. Raises QuantError naming file and field."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         settings = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
@@ -30,15 +30,15 @@ def load_settings(path: str | Path) -> QuantConfig:
     except (ValueError, RecursionError) as error:  # also JSONDecodeError, UnicodeDecodeError and QuantError
         raise QuantError(f"{path}: not a settings file in JSON ({error})") from error
     try:
-        return config_from(settings)
+        return config_from(settings, **defaults)
     except QuantError as error:
         raise QuantError(f"{path}: {error}") from error
 
 
-def config_from(settings: Any) -> QuantConfig:
+def config_from(settings: Any, **defaults: Any) -> QuantConfig:
     """The configuration that a value read from JSON describes. Raises QuantError."""
     given = _fields("settings", settings, _READERS)
-    return QuantConfig(**{name: _READERS[name](name, value) for name, value in given.items()})
+    return QuantConfig(**(defaults | {name: _READERS[name](name, value) for name, value in given.items()}))
 
 
 # ---- readers: (field, value from JSON) -> value of the configuration -------------------------------------------------------------------

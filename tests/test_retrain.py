@@ -57,8 +57,13 @@ def arguments(folder, runs, *more, epochs=3) -> list[str]:
     return [*data, "--runs", str(runs), "--epochs", str(epochs), "--batch-size", "12", "--lr", "0.1", *more]
 
 
-def test_a_settings_file_chooses_methods_and_bits_may_fall(folder, tmp_path, quick):
-    settings = {"weight": "qil:4", "activation": "pact:4", "skip_first": {"conv": 1}, "overrides": [{"match": "*fc*", "weight": "int8:8"}]}
+def test_a_settings_file_chooses_methods_and_bits_may_fall(folder, tmp_path, quick, capsys):
+    settings = {
+        "weight": "qil:4",
+        "activation": "pact:4",
+        "skip_first": {"conv": 1},
+        "overrides": [{"match": "head.*", "weight": "int8:8"}],
+    }
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     given = ["--settings", str(tmp_path / "settings.json"), "--bits", "4", "3", "--engine", "reference", "--name", "mixed"]
     path = main(arguments(folder, tmp_path, *given, epochs=4))
@@ -69,6 +74,10 @@ def test_a_settings_file_chooses_methods_and_bits_may_fall(folder, tmp_path, qui
     (tmp_path / "settings.json").write_text(json.dumps(settings | {"weight": "lsq:4"}))
     with pytest.raises(SystemExit):  # the same file name, other contents
         main(arguments(folder, tmp_path, *given, epochs=4))
+    (tmp_path / "settings.json").write_text(json.dumps(settings | {"engine": "qnnpack"}))
+    with pytest.raises(SystemExit):
+        main(arguments(folder, tmp_path, *given, epochs=4))
+    assert "is for qnnpack, --engine is reference" in capsys.readouterr().err
 
 
 def test_a_bad_settings_file_is_named(folder, tmp_path, quick, capsys):

@@ -341,7 +341,7 @@ def test_a_dry_run_prints_every_node_with_its_quantizer_or_the_reason_and_writes
     assert len(lines) == 1 + len(_plan(DEMO))
     words = {line.split()[0]: line for line in lines}
     assert words["conv0"].endswith("skip_first conv: 1") and words["fc"].endswith("ignored by 'fc'")
-    assert words["stage1.0.conv2"].split() == ["stage1.0.conv2", "conv", "int8", "stage1.0.relu2_quant", "."]
+    assert words["stage1.0.conv2"].split() == ["stage1.0.conv2", "conv", "int8:8", ".", "stage1.0.relu2_quant", "."]
     assert last == "20 weight quantizers, 16 activation quantizers, 4 of them shared by several layers"
     assert list(tmp_path.iterdir()) == [demo_file]
 
@@ -392,4 +392,4 @@ def test_the_list_names_what_can_be_built(capsys):
 
 def test_the_table_keeps_its_columns_apart():
     rows = [quant.PlanRow("a" * 30, "conv", "int8", "", "", "", "", ""), quant.PlanRow("b", "add", "", "", "", "", "", "because")]
-    assert [len(line.split()) for line in table(rows).splitlines()] == [6, 5, 6]
+    assert [len(line.split()) for line in table(rows).splitlines()] == [7, 6, 7]
