@@ -1,7 +1,7 @@
 """What GradBoost costs: the optimizer's step with and without it, inside whole training steps, in one interleaved run.
 
-    python benchmarks/gradboost_step.py                      # this CPU with 1 thread and with torch's choice; CUDA where there is one
-    python benchmarks/gradboost_step.py --modes released --optimizers sgd --rounds 50
+    PYTHONPATH=. python benchmarks/gradboost_step.py                      # this CPU with 1 thread and with torch's choice; CUDA where there is one
+    PYTHONPATH=. python benchmarks/gradboost_step.py --modes released --optimizers sgd --rounds 50
 
 Each kind takes a float training step of the same network in turn (forward, backward, optimizer), so whatever slows the machine slows
 all; its optimizer's step is timed apart. `gathering` is the float phase, where statistics are kept and nothing is boosted. Reported

@@ -1,6 +1,6 @@
 """Low-bit study on real pictures: every quantization method at 4, 3 and 2 bits on ResNet-20, in float first, then fine-tuned.
 
-    python benchmarks/low_bit.py --data-root FOLDER            # FOLDER/{train,val,test}/<class>/*.png, 32 px
+    PYTHONPATH=. python benchmarks/low_bit.py --data-root FOLDER            # FOLDER/{train,val,test}/<class>/*.png, 32 px
 
 Writes docs/results/low_bit.{json,md,png} and brings them up to date after each cell. The same command goes on where it was stopped.
 Cells run side by side in processes of one thread each. The first convolution and the last linear layer are at 8 bits, and so is every
@@ -279,7 +279,7 @@ def write(config: LowBitConfig) -> Path:
     floats = [read_json(path) for seed in config.seeds if (path := runs / f"float_{seed}" / RESULT).is_file()]
     cells = [read_json(path) for cell in planned(config) if (path := runs / cell.name / RESULT).is_file()]
     result = {
-        "command": f"python benchmarks/low_bit.py --data-root FOLDER --seeds {' '.join(map(str, config.seeds))}",
+        "command": f"PYTHONPATH=. python benchmarks/low_bit.py --data-root FOLDER --seeds {' '.join(map(str, config.seeds))}",
         "settings": read_json(runs / "settings.json"), "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
         "planned": len(planned(config)), "float": floats, "cells": cells, "ancestor": ANCESTOR,
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """What quantized training costs: one whole training step of each kind of QAT against the float step, in one interleaved run.
 
-    python benchmarks/qat_step.py                                          # int8, torch.ao, and what else is installed
-    python benchmarks/qat_step.py --methods int8 lsq dorefa+pact --memory  # other methods, and the peak memory of each
+    PYTHONPATH=. python benchmarks/qat_step.py                                          # int8, torch.ao, and what else is installed
+    PYTHONPATH=. python benchmarks/qat_step.py --methods int8 lsq dorefa+pact --memory  # other methods, and the peak memory of each
 
 A step is forward, cross-entropy, backward and SGD with momentum. Rounds take one step of every kind in turn, so whatever slows the
 machine slows all; reported are ratios of medians. torchao (PT2E QAT) and brevitas take part where they import. The last line is JSON.

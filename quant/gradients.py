@@ -14,6 +14,7 @@ Example:
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 
 import torch
 import torch.distributed as dist
@@ -101,7 +102,7 @@ def mix(*parts: int) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
 
 
-class GradientQuantizer(nn.Module):
+class GradientQuantizer(nn.Module, ABC):
     """Identity forward (a copy, so that what follows may work in place); `quantize` on the gradient.
 
     bits  2..16, of the gradient; QuantError for others
@@ -117,8 +118,9 @@ class GradientQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return _RoundGradient.apply(x, self.quantize) if torch.is_grad_enabled() and x.requires_grad else x
 
+    @abstractmethod
     def quantize(self, grad: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The gradient rounded, same shape and dtype."""
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"

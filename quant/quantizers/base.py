@@ -165,9 +165,9 @@ class WeightQuantizer(Quantizer):
             raise QuantError(f"{name}: codes reach {largest}, this engine takes {self.limit}; take fewer bits, or another engine")
         return codes.to(torch.int8)
 
-    def over_channel(self, weight: Tensor) -> list[int]:
-        """The dimensions inside one output channel."""
-        return [d for d in range(weight.dim()) if d != self.axis]
+    def one_grid(self, weight: Tensor, granularity: str = "channel") -> list[int]:
+        """The dimensions that share a grid: those inside one output channel, or ("tensor") all."""
+        return [d for d in range(weight.dim()) if d != self.axis or granularity == "tensor"]
 
 
 def check_range(field: str, value: float, low: float, high: float = INF) -> float:

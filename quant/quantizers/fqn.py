@@ -40,7 +40,7 @@ class FqnWeight(WeightQuantizer):
 
     @torch.no_grad()
     def _range(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        inside = self.over_channel(weight) if self.granularity == "channel" else list(range(weight.dim()))
+        inside = self.one_grid(weight, self.granularity)
         return weight.amin(inside, keepdim=True), weight.amax(inside, keepdim=True)
 
 

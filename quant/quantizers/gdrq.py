@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quant.errors import QuantError
-from quant.fake_quant import fake_quantize, numbers
+from quant.fake_quant import fake_quantize, numbers, straight_through
 from quant.grid import SMALLEST_SCALE, QParams, positive_levels
 from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, check_range, choose
 
@@ -117,19 +117,8 @@ def check_groups(group_size: int, channels: int) -> None:
         raise QuantError(f"group_size: {group_size} does not divide {channels} channels")
 
 
-class _Clip(torch.autograd.Function):
-    """clamp(x, lo, hi), with the identity as gradient."""
-
-    @staticmethod
-    def forward(ctx, x, lo, hi):
-        return torch.clamp(x, lo, hi)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad, None, None
-
-
 def clip(x: Tensor, hi, through: bool, lo=None) -> Tensor:
     """x within [lo, hi] (lo: -hi by default), not rounded; `through` gives clipped values a gradient too."""
     lo = -hi if lo is None else lo
-    return _Clip.apply(x, lo, hi) if through else torch.clamp(x, lo, hi)
+    y = torch.clamp(x, lo, hi)
+    return straight_through(x, y) if through else y

@@ -36,14 +36,14 @@ class Int8Weight(WeightQuantizer):
             y = fake_quantize_weight(weight, self.scale(weight))
         else:
             y = fake_quantize(weight, *self._affine(weight))
-        return y + (weight - y).mean(self.over_channel(weight), keepdim=True).detach() if self.bias_correct else y
+        return y + (weight - y).mean(self.one_grid(weight), keepdim=True).detach() if self.bias_correct else y
 
     @torch.no_grad()
     def scale(self, weight: Tensor) -> Tensor:
         if self.scheme == "affine":
             return self._affine(weight)[-1]
         qmax = min(positive_levels(self.bits, self.levels), self.limit)
-        return symmetric_scale(weight.abs().amax(dim=self._inside(weight), keepdim=True), qmax)
+        return symmetric_scale(weight.abs().amax(dim=self.one_grid(weight, self.granularity), keepdim=True), qmax)
 
     def codes(self, weight: Tensor) -> Tensor:
         if self.bias_correct:
@@ -52,11 +52,8 @@ class Int8Weight(WeightQuantizer):
 
     @torch.no_grad()
     def _affine(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        inside = self._inside(weight)
+        inside = self.one_grid(weight, self.granularity)
         return affine_weight_grid(weight.amin(inside, keepdim=True), weight.amax(inside, keepdim=True), self.bits, self.limit)
-
-    def _inside(self, weight: Tensor) -> list[int]:
-        return self.over_channel(weight) if self.granularity == "channel" else list(range(weight.dim()))
 
 
 class Int8Activation(MovingRange):

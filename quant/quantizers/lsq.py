@@ -52,7 +52,7 @@ class LsqWeight(WeightQuantizer):
 
     def start(self, weight: Tensor) -> None:
         size = weight.detach().abs()
-        mean = size.mean() if self.granularity == "tensor" else size.mean(self.over_channel(weight), keepdim=True)
+        mean = size.mean() if self.granularity == "tensor" else size.mean(self.one_grid(weight), keepdim=True)
         self.step = nn.Parameter((2.0 * mean / self.levels()[1] ** 0.5).clamp_(min=SMALLEST_STEP))
 
     def set_bits(self, bits: int) -> None:
