@@ -1,6 +1,6 @@
 """What GradBoost costs: the optimizer's step with and without it, inside whole training steps, in one interleaved run.
 
-    PYTHONPATH=. python benchmarks/gradboost_step.py                      # this CPU with 1 thread and with torch's choice; CUDA where there is one
+    PYTHONPATH=. python benchmarks/gradboost_step.py   # this CPU with 1 thread and with all; CUDA if there is one
     PYTHONPATH=. python benchmarks/gradboost_step.py --modes released --optimizers sgd --rounds 50
 
 Each kind takes a float training step of the same network in turn (forward, backward, optimizer), so whatever slows the machine slows
