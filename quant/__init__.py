@@ -5,13 +5,15 @@ graph = quant.attach(model, images, quant.QuantConfig(engine="fbgemm"))    # a m
 int8 = quant.convert(graph, "fbgemm")                                      # the integer network
 quant.parity(graph, int8, images).check()                                  # computes what was trained
 quant.freeze(int8, images[:1]).save("int8.pt")                             # the form to ship
+quant.export_onnx(graph, "int8.onnx")                                      # for other runtimes, checked in onnxruntime
 """
 
 from quant.attach import attach, extra_loss, freeze_bn, plan, quantizer_parameters, quantizers_of, set_bits, set_mode
 from quant.config import Override, QuantConfig
-from quant.convert import Frozen, code_inputs, convert, freeze, freeze_float
+from quant.convert import Frozen, code_inputs, convert, freeze, freeze_float, load_frozen
 from quant.errors import QuantError
 from quant.executors import available, use_engine
+from quant.export import OnnxReport, export_onnx
 from quant.gradboost import GradBoost
 from quant.gradients import GRADIENT_QUANTIZERS
 from quant.graph import IntGraph
@@ -33,6 +35,7 @@ __all__ = [
     "Frozen",
     "GradBoost",
     "IntGraph",
+    "OnnxReport",
     "Override",
     "ParityReport",
     "Phase",
@@ -47,10 +50,12 @@ __all__ = [
     "available",
     "code_inputs",
     "convert",
+    "export_onnx",
     "extra_loss",
     "freeze",
     "freeze_bn",
     "freeze_float",
+    "load_frozen",
     "load_settings",
     "parity",
     "parse_spec",

@@ -34,7 +34,7 @@ def attach(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor, config
     example_inputs: one batch (or a tuple of inputs) of the shapes to expect, (N, C, H, W) for an image model; runs once in evaluation
     mode. The graph's `plan_rows` say what each node got. Raises QuantError where the model cannot be traced or has quantizers already.
     """
-    graph = _prepare(model, example_inputs)
+    graph = prepare(model, example_inputs)
     decided = decide(graph, config)
     graph.plan_rows = decided.rows
     _quantize_weights(graph, config, decided)
@@ -51,11 +51,11 @@ def attach(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor, config
 
 def plan(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor, config: QuantConfig = QuantConfig()) -> list[PlanRow]:
     """What `attach` would do: a row for each node, with its quantizers or the reason for none. The model stays as it was."""
-    return decide(_prepare(model, example_inputs), config).rows
+    return decide(prepare(model, example_inputs), config).rows
 
 
-def _prepare(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor) -> fx.GraphModule:
-    """The traced model, out of place, a shape noted at each node."""
+def prepare(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor) -> fx.GraphModule:
+    """The traced model without quantizers, out of place, a shape noted at each node."""
     attached = next((name for name, m in model.named_modules() if isinstance(m, Quantizer)), None)
     if attached is not None:
         raise QuantError(f"{type(model).__name__} has quantizers already ({attached}); attach to the float model")

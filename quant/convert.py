@@ -10,9 +10,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from quant import executors
+from quant.attach import prepare
 from quant.errors import QuantError
 from quant.executors import Executor
+from quant.executors.onnx_engines import OnnxNetwork, to_bytes
+from quant.graph import IntGraph
 from quant.lower import lower
+from quant.onnx_graph import to_onnx
 
 
 def convert(graph: fx.GraphModule, engine: str, codes_io: bool = False) -> Executor:
@@ -26,10 +30,9 @@ def convert(graph: fx.GraphModule, engine: str, codes_io: bool = False) -> Execu
 
 def code_inputs(executor: Executor, *inputs: Tensor) -> tuple:
     """The codes of real inputs, as an executor built with codes_io=True takes them."""
-    grids = {op.inputs[0]: op.qparams for op in executor.graph.ops if op.kind == "quantize"}
-    names = [op.name for op in executor.graph.ops if op.kind == "input"]
+    grids = [op.qparams for op in executor.graph.ops if op.kind == "input"]
     with executors.use_engine(executor.engine), torch.inference_mode():
-        return tuple(executor.quantize(x, grids[name]) for x, name in zip(inputs, names, strict=True))
+        return tuple(executor.quantize(x, grid) for x, grid in zip(inputs, grids, strict=True))
 
 
 class Frozen:
@@ -48,23 +51,35 @@ class Frozen:
         with _quiet():
             torch.jit.save(self.module, str(path), _extra_files={"engine": self.engine or ""})
 
-    @classmethod
-    def load(cls, path: Path) -> "Frozen":
-        """Read what `save` wrote. A frozen module is a program: load only files that you made."""
-        try:
-            with zipfile.ZipFile(path) as archive:
-                (entry,) = (name for name in archive.namelist() if name.endswith("extra/engine"))
-                engine = archive.read(entry).decode() or None
-        except (zipfile.BadZipFile, ValueError) as error:
-            raise QuantError(f"{path}: not a network that Frozen.save wrote") from error
-        with _quiet(), executors.use_engine(engine or "reference"):  # weights are packed for the engine of the moment
-            return cls(torch.jit.load(str(path)), engine)
+
+def load_frozen(path: Path, engine: str | None = None) -> Frozen | OnnxNetwork:
+    """Read what the `save` of a frozen network wrote, of either sort: call what this returns. QuantError where it is neither.
+
+    engine: "onnxruntime" (the default) or "openvino" for an ONNX model; a torch engine's module knows its own. Such a module is a
+    program: load only files that you made.
+    """
+    if engine in executors.ONNX_ENGINES or not zipfile.is_zipfile(path):
+        return OnnxNetwork.load(path, engine or "onnxruntime")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (entry,) = (name for name in archive.namelist() if name.endswith("extra/engine"))
+            packed_for = archive.read(entry).decode() or None
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise QuantError(f"{path}: not a network that a frozen one's save wrote") from error
+    with _quiet(), executors.use_engine(packed_for or "reference"):  # weights are packed for the engine of the moment
+        return Frozen(torch.jit.load(str(path)), packed_for)
 
 
-def freeze(executor: Executor, *example_inputs) -> Frozen:
-    """The deployable form of an integer network on one of torch's engines; half of a small network's time is Python without it."""
+def freeze(executor: Executor, *example_inputs) -> Frozen | OnnxNetwork:
+    """The deployable form of an integer network: call it, or `save` it.
+
+    torch's engines: a Frozen trace; half of a small network's time is Python without it. onnxruntime and openvino: an OnnxNetwork for
+    inputs of these shapes, on as many threads as torch uses now.
+    """
     if executor.engine == "reference":
-        raise QuantError("engine: 'reference' is the oracle, it has no frozen form; convert for one of torch's engines")
+        raise QuantError("engine: 'reference' is the oracle, it has no frozen form; convert for another engine")
+    if executor.engine in executors.ONNX_ENGINES:
+        return _onnx_network(executor.graph, executor.engine, example_inputs)
     with executors.use_engine(executor.engine):
         frozen = Frozen(_trace(executor, example_inputs), executor.engine)
         with torch.inference_mode():
@@ -73,14 +88,21 @@ def freeze(executor: Executor, *example_inputs) -> Frozen:
     return frozen
 
 
-def freeze_float(model: nn.Module, *example_inputs: Tensor) -> Frozen:
-    """The float baseline that a user would really deploy: batch norm folded, channels_last, traced and frozen."""
-    model = copy.deepcopy(model).cpu().eval().to(memory_format=torch.channels_last)
+def freeze_float(model: nn.Module, *example_inputs: Tensor, engine: str = "torch") -> Frozen | OnnxNetwork:
+    """The float baseline that a user would really deploy, batch norm folded: "torch" channels_last, traced and frozen, or "onnxruntime"."""
+    model = copy.deepcopy(model).cpu().eval()
+    if engine != "torch":
+        return _onnx_network(lower(prepare(model, example_inputs)), engine, example_inputs)
+    model = model.to(memory_format=torch.channels_last)
     frozen = Frozen(_trace(model, example_inputs), None)
     with torch.inference_mode():
         frozen(*example_inputs)
         frozen(*example_inputs)
     return frozen
+
+
+def _onnx_network(graph: IntGraph, engine: str, example_inputs: tuple) -> OnnxNetwork:
+    return OnnxNetwork(to_bytes(to_onnx(graph, [tuple(x.shape) for x in example_inputs])), engine)
 
 
 def _trace(module: nn.Module, example_inputs: tuple) -> torch.jit.ScriptModule:

@@ -3,16 +3,17 @@
 A list of operations in order. Each names its inputs by the names of earlier operations; those that make an integer tensor carry its grid.
 
 kind         makes                                                  fields used
-input        the network's input, real                              -
+input        an input of the network: real, with qparams codes      attrs: shape (of the example that it was attached with)
 quantize     codes of a real tensor                                 qparams
 dequantize   real values of codes                                   -
 conv         W * x + b, requantized                                 weight, weight_scale, bias, attrs: stride padding dilation groups
 linear       W x + b, requantized                                   weight, weight_scale, bias
+batch_norm   a x + b by channel, requantized                        weight_scale (a, of either sign), bias
 add mul cat  of codes on unlike grids, requantized                  attrs (cat): dim
 relu         codes not below the zero point                         -
 function     any function of real values, requantized               attrs: call
-move         any selection or rearrangement, on codes               attrs: call
-float        any function, its result real or not a tensor at all   attrs: call
+move         any selection or rearrangement, on codes               attrs: call, several (whether it makes several tensors)
+float        any function, its result real or not a tensor at all   attrs: call, computes (whether it does arithmetic)
 """
 
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from functools import cached_property
 
 from torch import Tensor, fx
 
+from quant.errors import QuantError
 from quant.grid import QParams
 
 
@@ -81,6 +83,18 @@ class IntGraph:
     def op(self, name: str) -> Op:
         return self._by_name[name]
 
+    def on_codes(self) -> "IntGraph":
+        """The graph between the first quantize and the last dequantize: codes in, codes out."""
+        stubs = {op.inputs[0]: op for op in self.ops if op.kind == "quantize" and self.op(op.inputs[0]).kind == "input"}
+        ends = {op.name: op.inputs[0] for op in self.ops if op.kind == "dequantize" and _refers(self.output, op.name)}
+        kept = [op for op in self.ops if op.name not in ends and op not in stubs.values()]
+        ops = [Op(stubs[op.name].name, "input", (), stubs[op.name].qparams, attrs=op.attrs) if op.name in stubs else op for op in kept]
+        known = {op.name for op in ops}
+        missing = sorted({name for op in ops for name in op.inputs} - known)
+        if missing:
+            raise QuantError(f"codes_io: {missing[0]} is read as a real value inside the network too; convert it with real inputs")
+        return IntGraph(ops, fx.node.map_aggregate(self.output, lambda v: Ref(ends.get(v.name, v.name)) if isinstance(v, Ref) else v))
+
     @property
     def float_ops(self) -> list[str]:
         """Operations whose arithmetic is done on real values, between dequantize and quantize."""
@@ -90,3 +104,9 @@ class IntGraph:
         """Size of all weights, scales and biases."""
         tensors = [t for op in self.ops for t in (op.weight, op.weight_scale, op.bias) if t is not None]
         return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _refers(output: object, name: str) -> bool:
+    found = []
+    fx.node.map_aggregate(output, lambda v: found.append(v == Ref(name)))
+    return any(found)

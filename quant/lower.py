@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from quant import ops
+from quant.deconv import as_convolution, interleave, out_first
 from quant.errors import QuantError
 from quant.graph import Call, IntGraph, Op, Ref
 from quant.grid import QParams
@@ -41,13 +42,9 @@ class _Pending:
 
     def fold(self, bn: nn.Module) -> None:
         """Take the batch norm behind a convolution or linear layer into weight_scale and bias."""
-        if bn.running_var is None:
-            raise QuantError(f"{self.op.name}: the batch norm behind it keeps no running statistics, so that it cannot be folded")
-        gamma = bn.weight.detach() if bn.affine else torch.ones_like(bn.running_var)
-        beta = bn.bias.detach() if bn.affine else torch.zeros_like(bn.running_mean)
-        factor = (gamma.double() / torch.sqrt(bn.running_var.double() + bn.eps)).cpu()
+        factor, offset = _affine(bn, self.op.name)
         op = self.op
-        op.bias = ((op.bias.double() - bn.running_mean.cpu()) * factor + beta.cpu()).float()
+        op.bias = (op.bias.double() * factor + offset).float()
         op.weight = op.weight * _per_channel(torch.sign(factor).to(torch.int8), op.weight)
         op.weight_scale = (op.weight_scale.double() * factor.abs()).float()
 
@@ -62,6 +59,16 @@ class _Pending:
 
 
 _LARGEST_BIAS = 2**30
+
+
+def _affine(bn: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """(factor, offset) by channel, float64: batch norm in evaluation is x * factor + offset."""
+    if bn.running_var is None:
+        raise QuantError(f"{name}: its batch norm keeps no running statistics, so that it has no integer form")
+    gamma = bn.weight.detach() if bn.affine else torch.ones_like(bn.running_var)
+    beta = bn.bias.detach() if bn.affine else torch.zeros_like(bn.running_mean)
+    factor = (gamma.double() / torch.sqrt(bn.running_var.double() + bn.eps)).cpu()
+    return factor, beta.double().cpu() - bn.running_mean.double().cpu() * factor
 
 
 def _per_channel(values: Tensor, weight: Tensor) -> Tensor:
@@ -95,7 +102,7 @@ class _Lowering:
         if node.op == "output":
             self.output = fx.node.map_arg(node.args[0], lambda n: Ref(self.real(n)))
         elif node.op == "placeholder":
-            self.values[node] = self.emit(Op(node.name, "input"))
+            self.values[node] = self.emit(Op(node.name, "input", attrs={"shape": node.meta.get("shape")}))
         elif isinstance(module, Quantizer):
             self.values[node] = self.quantized(node, module)
         else:
@@ -103,13 +110,16 @@ class _Lowering:
 
     def operation(self, node: fx.Node, module: nn.Module | None) -> str | _Pending:
         kind = ops.kind(self.graph, node)
-        if kind in ("conv", "linear") and hasattr(module, "weight_quant"):
+        if kind in ops.LAYERS and hasattr(module, "weight_quant"):
             return self.layer(node, kind, module)
-        source = self.values[node.args[0]] if node.args and isinstance(node.args[0], fx.Node) else None
+        source = self.values[node.args[0]] if node.args and isinstance(node.args[0], fx.Node) else ""
         if kind == "batch_norm" and isinstance(source, _Pending) and source.bounds == UNBOUNDED and source.op.weight is not None:
             folded = source.copy()
             folded.fold(module)
             return folded
+        if kind == "batch_norm" and self.is_code(source) and len(node.meta["shape"]) == 4 and self.is_quantized(node):
+            factor, offset = _affine(module, node.target)
+            return _Pending(Op(node.name, kind, (source,), weight_scale=factor.float(), bias=offset.float()))
         if kind in ("add", "mul", "cat") and self.on_grids(node):
             return self.combination(node, kind)
         if kind == "dropout":
@@ -125,18 +135,16 @@ class _Lowering:
         if source not in self.grids:
             raise QuantError(f"{node.target}: its input ({node.args[0].name}) is on no grid; attach a quantizer there")
         weight, quantizer = module.weight.detach(), module.weight_quant
-        bias = module.bias.detach() if module.bias is not None else torch.zeros(weight.shape[0])
-        attrs = {}
-        if kind == "conv":
-            if module.padding_mode != "zeros" or isinstance(module.padding, str):
-                padding = f"{module.padding!r}, {module.padding_mode!r}"
-                raise QuantError(f"{node.target}: padding {padding} has no integer form; pad with numbers and zeros")
-            attrs = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups")}
+        attrs = _geometry(node, module) if kind != "linear" else {}
         try:
             codes = quantizer.codes(weight).cpu()
         except QuantError as error:
             raise QuantError(f"{node.target}: {error}") from error
-        scale = torch.broadcast_to(quantizer.scale(weight), (len(weight), *[1] * (weight.dim() - 1))).flatten().float().cpu()
+        scale = quantizer.scale(weight).float().cpu().expand(codes.shape)
+        if kind == "deconv":
+            codes, scale = (out_first(t, module.groups) for t in (codes, scale))
+        scale = scale.flatten(1)[:, 0]  # one for each output channel
+        bias = module.bias.detach() if module.bias is not None else torch.zeros(len(codes))
         finer = max(1, quantizer.limit // max(1, int(codes.abs().max())))
         return _Pending(Op(node.name, kind, (source,), None, codes * finer, scale / finer, bias.float().cpu(), attrs))
 
@@ -154,7 +162,7 @@ class _Lowering:
         source = self.values[node.args[0]]
         if getattr(quantizer, "transforms", False):
             return self.transformed(node, quantizer, qparams)
-        if isinstance(source, str) and source in self.grids:
+        if self.is_code(source):
             return self.emit(Op(node.name, "quantize", (self.real(node.args[0]),), qparams))
         if isinstance(source, _Pending):
             source = source.copy()
@@ -162,12 +170,27 @@ class _Lowering:
             op.name, op.qparams = node.name, source.clamped(qparams)
             if op.weight is not None:
                 source.fit_bias(self.grids[op.inputs[0]].scale)
-            return self.emit(op)
+            return self.emit(op) if op.kind != "deconv" else self.phases(op)
         source_op = next(op for op in self.ops if op.name == source)
         if source_op.kind == "float" and len(node.args[0].users) == 1:
             self.ops.remove(source_op)  # one operation: dequantize, compute, quantize
+            if _is_global_average(node.args[0]):
+                return self.global_average(node.name, source_op, qparams)
             return self.emit(Op(node.name, "function", source_op.inputs, qparams, attrs=source_op.attrs))
         return self.emit(Op(node.name, "quantize", (source,), qparams))
+
+    def global_average(self, name: str, op: Op, qparams: QParams) -> str:
+        """A mean over rows and columns as pooling and a flattening of codes, which engines know as integer operations."""
+        pool = Call(nn.AdaptiveAvgPool2d(1), op.attrs["call"].args[:1], {})
+        pooled = self.emit(Op(f"{name}_pooled", "function", op.inputs, qparams, attrs=op.attrs | {"call": pool}))
+        flatten = Call(nn.Flatten(), (Ref(pooled),), {})
+        return self.emit(Op(name, "move", (pooled,), qparams, attrs={"call": flatten, "computes": True}))
+
+    def phases(self, op: Op) -> str:
+        """A transposed convolution: the convolution of its phases, and their interleaving."""
+        conv, stride, keep = as_convolution(op)
+        call = Call(interleave, (Ref(self.emit(conv)), stride, keep), {})
+        return self.emit(Op(op.name, "move", (conv.name,), op.qparams, attrs={"call": call, "computes": True}))
 
     def transformed(self, node: fx.Node, quantizer: Quantizer, qparams: QParams) -> str:
         """A quantizer whose values are a function of its input, computed in real numbers and then on its grid exactly."""
@@ -185,6 +208,7 @@ class _Lowering:
         inputs = tuple(name_of(n) for n in node.all_input_nodes)
         grid = next((self.grids[i] for i in inputs if i in self.grids), None) if moves and node.meta["is_float"] else None
         attrs = {"call": Call(function, tuple(args), dict(kwargs)), "computes": node.meta["is_float"] and node.op != "get_attr"}
+        attrs["several"] = node.meta["is_float"] and node.meta["shape"] is None
         return self.emit(Op(node.name, "move" if moves else "float", inputs, grid, attrs=attrs))
 
     def emit(self, op: Op) -> str:
@@ -211,12 +235,41 @@ class _Lowering:
     def grid(self, node: fx.Node) -> QParams:
         return self.grids[self.values[node]]
 
+    def is_code(self, value: str | _Pending) -> bool:
+        return isinstance(value, str) and value in self.grids
+
     def on_grids(self, node: fx.Node) -> bool:
         return all(self.settled(n) in self.grids for n in node.all_input_nodes)
+
+    def is_quantized(self, node: fx.Node) -> bool:
+        """Whether everything that reads a node, perhaps through its ReLU, is a quantizer."""
+
+        def is_end(user: fx.Node) -> bool:
+            ends = user.op == "call_module" and isinstance(self.graph.get_submodule(user.target), Quantizer)
+            return ends or (ops.kind(self.graph, user) in ("relu", "relu6") and self.is_quantized(user))
+
+        return all(is_end(user) for user in node.users)
 
     def reads_real(self, node: fx.Node) -> bool:
         """Whether a node reads a float tensor that is on no grid."""
         return any(n.meta.get("is_float") and self.settled(n) not in self.grids for n in node.all_input_nodes)
+
+
+def _geometry(node: fx.Node, module: nn.Module) -> dict:
+    """Stride, padding and so on of a convolution; QuantError for paddings that no engine has."""
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+        padding = f"{module.padding!r}, {module.padding_mode!r}"
+        raise QuantError(f"{node.target}: padding {padding} has no integer form; pad with numbers and zeros")
+    names = ("stride", "padding", "dilation", "groups") + (("output_padding",) if isinstance(module, nn.ConvTranspose2d) else ())
+    return {name: getattr(module, name) for name in names}
+
+
+def _is_global_average(node: fx.Node) -> bool:
+    """Whether a node is the mean over rows and columns that leaves (N, C)."""
+    if node.target not in (torch.mean, "mean") or len(node.meta["shape"]) != 2:
+        return False
+    dims = ops.argument(node, 1, "dim", ())
+    return len(node.args[0].meta["shape"]) == 4 and sorted(d % 4 for d in (dims if isinstance(dims, (tuple, list)) else ())) == [2, 3]
 
 
 class _Attribute:

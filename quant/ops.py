@@ -38,8 +38,12 @@ def kind(graph: fx.GraphModule, node: fx.Node) -> str:
         return "input"
     if node.op == "call_module":
         module = graph.get_submodule(node.target)
+        if isinstance(module, nn.Upsample) and module.mode == "nearest":
+            return "move"
         return next((KIND_OF[c] for c in type(module).__mro__ if c in KIND_OF), "function")
     name = KIND_OF.get(node.target, "function")
+    if node.target is F.interpolate and argument(node, 3, "mode", "nearest") == "nearest":
+        return "move"
     of_two_tensors = len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs
     return "function" if name in ("add", "mul") and not of_two_tensors else name
 

@@ -9,7 +9,7 @@ from quant import executors
 from quant.errors import QuantError
 from quant.executors import Executor
 from quant.executors.reference import Reference
-from quant.graph import Ref
+from quant.graph import IntGraph, Ref
 from quant.quantizers import Quantizer
 
 MAX_LAYER_STEPS = 2
@@ -72,22 +72,22 @@ def parity(graph: fx.GraphModule, executor: Executor, images: Tensor) -> ParityR
     graph.eval()
     reference = Reference(executor.graph)
     try:
-        values = _run(reference, images)
-        engine_steps = _engine_steps(reference, executor, values)
+        values = run_values(reference, images)
+        by_engine = engine_steps(reference, executor, values)
         fake_steps = _FakeQuantSteps(graph, reference, values).measure(images)
         expected = graph(images)
     finally:
         graph.train(was_training)
     with executors.use_engine(executor.engine):
         got = executor(images)
-    step = _output_step(executor)
-    rows = tuple(LayerParity(n, executor.graph.op(n).kind, fake_steps.get(n, 0.0), s) for n, s in engine_steps.items())
+    step = output_step(executor.graph)
+    rows = tuple(LayerParity(n, executor.graph.op(n).kind, fake_steps.get(n, 0.0), s) for n, s in by_engine.items())
     output_steps = ((expected - got).abs().max() / step).item()
     agreement = (expected.flatten(1).argmax(1) == got.flatten(1).argmax(1)).float().mean().item()
     return ParityReport(executor.engine, rows, output_steps, agreement, len(images))
 
 
-def _run(executor: Executor, *inputs: Tensor) -> dict[str, object]:
+def run_values(executor: Executor, *inputs: Tensor) -> dict[str, object]:
     """Every operation's value."""
     values, rest = {}, list(inputs)
     for op in executor.graph.ops:
@@ -95,7 +95,7 @@ def _run(executor: Executor, *inputs: Tensor) -> dict[str, object]:
     return values
 
 
-def _engine_steps(reference: Reference, executor: Executor, values: dict[str, object]) -> dict[str, int]:
+def engine_steps(reference: Reference, executor: Executor, values: dict[str, object]) -> dict[str, int]:
     """Per operation that makes codes: engine's code minus reference's, largest magnitude, on the reference's inputs."""
     steps, own = {}, {}
     with executors.use_engine(executor.engine):
@@ -131,13 +131,13 @@ class _FakeQuantSteps(fx.Interpreter):
         return expected
 
 
-def _output_step(executor: Executor) -> float:
-    """The step of the grid that the output lies on."""
-    output = executor.graph.output
+def output_step(graph: IntGraph) -> float:
+    """The step of the grid that the network's output lies on."""
+    output = graph.output
     if not isinstance(output, Ref):
         raise QuantError("the network gives several outputs; compare a part of it that gives one")
-    last = executor.graph.op(output.name)
-    qparams = executor.graph.op(last.inputs[0]).qparams if last.kind == "dequantize" else None
+    last = graph.op(output.name)
+    qparams = graph.op(last.inputs[0]).qparams if last.kind == "dequantize" else None
     if qparams is None:
         raise QuantError("the network's output is not on a grid, so it has no step to compare in")
     return qparams.scale

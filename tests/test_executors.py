@@ -182,14 +182,41 @@ def test_the_frozen_form_computes_the_same_and_survives_saving(engine, tmp_path)
     with quant.use_engine(engine), torch.inference_mode():
         expected = executor(x)
     frozen = quant.freeze(executor, x)
-    frozen.save(tmp_path / "int8.pt")
+    frozen.save(tmp_path / "int8")
     with torch.inference_mode():
         assert torch.equal(frozen(x), expected)
-        assert torch.equal(quant.Frozen.load(tmp_path / "int8.pt")(x), expected)
+        assert torch.equal(quant.load_frozen(tmp_path / "int8", engine)(x), expected)
 
 
-@pytest.mark.parametrize("engine", quant.available())
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a network", b"neither of them"])
+def test_a_file_that_is_no_network_is_refused(content, tmp_path):
+    (tmp_path / "int8.pt").write_bytes(content)
+    with pytest.raises(quant.QuantError, match="int8.pt: not"):
+        quant.load_frozen(tmp_path / "int8.pt")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_codes_in_and_out_leave_the_stubs_away(engine):
+    """Between its stubs a network computes the very codes that it computes with them."""
+    x = torch.randn(2, 3, 16, 16)
+    graph = trained(Block(nn.ReLU), x, engine)
+    whole, inside = (quant.convert(graph, engine, codes_io=codes) for codes in (False, True))
+    assert len(inside.graph.ops) == len(whole.graph.ops) - 2
+    (codes,) = quant.code_inputs(inside, x)
+    with quant.use_engine(engine):
+        end = whole.graph.op(whole.graph.op(whole.graph.output.name).inputs[0])
+        assert torch.equal(end.qparams.dequantize(inside.codes(inside(codes))), whole(x))
+
+
+def test_a_picture_that_is_read_as_real_values_too_cannot_come_as_codes():
+    graph = conv_graph(torch.ones(1, 1, 1, 1, dtype=torch.int8), QParams(1.0, 0), QParams(1.0, 0))
+    graph.ops.insert(1, Op("tanh", "float", ("x",), attrs={"call": None}))
+    with pytest.raises(quant.QuantError, match="codes_io: x is read as a real value"):
+        build(graph, "reference", codes_io=True)
+
+
+@pytest.mark.parametrize("engine", [e for e in quant.available() if e not in ("onnxruntime", "openvino")])
+def test_torchs_engines_work_on_quantized_channels_last_tensors(engine):
     x = torch.randn(1, 3, 16, 16)
     executor = quant.convert(trained(Block(nn.ReLU), x, engine), engine, codes_io=True)
     (codes,) = quant.code_inputs(executor, x)
@@ -253,20 +280,24 @@ def test_unknown_engines_are_refused():
         quant.convert(trained(Block(nn.ReLU), x, "fbgemm"), "tpu")
 
 
-def test_without_torchs_integer_kernels_the_reference_still_runs(tmp_path):
+def test_without_torchs_integer_kernels_the_rest_still_runs(tmp_path):
     """The one file that calls them can go."""
     code = (
         "import sys; sys.modules['quant.executors.torch_engines'] = None\n"
         "import torch, quant; from torch import nn\n"
-        "assert quant.available() == ()\n"
+        "assert not {'fbgemm', 'qnnpack', 'x86', 'onednn'} & set(quant.available())\n"
         "g = quant.attach(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.randn(1, 3, 8, 8)); g(torch.randn(2, 3, 8, 8))\n"
         "print(tuple(quant.convert(g, 'reference')(torch.randn(2, 3, 8, 8)).shape))\n"
         "try: quant.convert(g, 'fbgemm')\n"
         "except quant.QuantError as e: print(e)\n"
+        "if 'onnxruntime' in quant.available():\n"
+        "    print(quant.export_onnx(g, sys.argv[1], torch.randn(2, 3, 8, 8)).integer_layers, 'integer layer')\n"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
-    assert "(2, 4, 6, 6)" in out.stdout
-    assert "not available" in out.stdout
+    command = [sys.executable, "-c", code, str(tmp_path / "net.onnx")]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ).stdout
+    assert "(2, 4, 6, 6)" in out
+    assert "not available" in out
+    assert "1 integer layer" in out
 
 
 def test_an_integer_network_does_not_move_with_the_model_that_trains_on():
@@ -296,7 +327,7 @@ def test_a_batch_norm_without_statistics_and_a_foreign_file_are_refused(tmp_path
         quant.convert(graph, "reference")
     (tmp_path / "int8.pt").write_bytes(b"something else")
     with pytest.raises(quant.QuantError, match="int8.pt"):
-        quant.Frozen.load(tmp_path / "int8.pt")
+        quant.load_frozen(tmp_path / "int8.pt")
 
 
 def test_a_report_reads_as_one_line():

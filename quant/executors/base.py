@@ -9,36 +9,32 @@ from quant.grid import QParams
 
 
 class Executor(nn.Module, ABC):
-    """Runs an integer graph: real input(s) to real output.
-
-    `codes_io=True` leaves out the first quantize and the last dequantize: inputs and outputs are then the executor's own code tensors,
-    as between two layers of a network (for timing a block alone).
+    """Runs an integer graph: real inputs to real outputs, or the executor's own code tensors where the graph takes and gives codes
+    (IntGraph.on_codes), as between two layers of a network.
     """
 
     engine: str
 
-    def __init__(self, graph: IntGraph, codes_io: bool = False):
+    def __init__(self, graph: IntGraph):
         super().__init__()
-        self.graph, self.codes_io = graph, codes_io
+        self.graph = graph
         self.expiring = _expiring(graph)
+
+    @property
+    def float_ops(self) -> list[str]:
+        """Operations that this engine computes on real values, between dequantize and quantize."""
+        return self.graph.float_ops
 
     def forward(self, *inputs):
         values, inputs = {}, list(inputs)
         for op, expiring in zip(self.graph.ops, self.expiring):
             if op.kind == "input":
                 values[op.name] = inputs.pop(0)
-            elif self.codes_io and self._is_stub(op):
-                values[op.name] = values[op.inputs[0]]
             else:
                 values[op.name] = self.step(op, values)
             for name in expiring:
                 del values[name]
         return fx.node.map_aggregate(self.graph.output, lambda v: values[v.name] if isinstance(v, Ref) else v)
-
-    def _is_stub(self, op: Op) -> bool:
-        """Whether an operation is the quantize at the network's input or the dequantize at its output."""
-        at_input = op.kind == "quantize" and self.graph.op(op.inputs[0]).kind == "input"
-        return at_input or (op.kind == "dequantize" and Ref(op.name) == self.graph.output)
 
     def step(self, op: Op, values: dict) -> object:
         """One operation, its inputs looked up in `values`."""
@@ -81,6 +77,9 @@ class Executor(nn.Module, ABC):
 
     @abstractmethod
     def conv(self, op: Op, x): ...
+
+    @abstractmethod
+    def batch_norm(self, op: Op, x): ...
 
     @abstractmethod
     def linear(self, op: Op, x): ...

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from quant.executors.base import Executor
-from quant.graph import Op
+from quant.graph import IntGraph, Op
 from quant.grid import QParams
 
 _EXACT_FLOAT32 = 2**24
@@ -18,6 +18,11 @@ _EXACT_FLOAT32 = 2**24
 
 class Reference(Executor):
     engine = "reference"
+
+    def __init__(self, graph: IntGraph):
+        super().__init__(graph)
+        layers = (op for op in graph.ops if op.weight is not None)
+        self.dtypes = {op.name: _exact_dtype(op.weight) for op in layers}
 
     def quantize(self, x: Tensor, qparams: QParams) -> Tensor:
         return qparams.quantize(x)
@@ -37,6 +42,11 @@ class Reference(Executor):
 
     def linear(self, op: Op, x: Tensor) -> Tensor:
         return self._requantize(op, self._accumulate(op, x, F.linear), (-1,))
+
+    def batch_norm(self, op: Op, x: Tensor) -> Tensor:
+        (real,) = self._centred(op, (x,))
+        factor, offset = (t.double().view(-1, 1, 1) for t in (op.weight_scale, op.bias))
+        return op.qparams.quantize(real * factor + offset)
 
     def add(self, op: Op, x: Tensor, y: Tensor) -> Tensor:
         a, b = self._centred(op, (x, y))
@@ -59,8 +69,7 @@ class Reference(Executor):
 
     def _accumulate(self, op: Op, x: Tensor, multiply) -> Tensor:
         (grid,) = self.input_grids(op)
-        bound = 255 * op.weight.flatten(1).abs().sum(1, dtype=torch.int64).max()
-        dtype = torch.float32 if bound < _EXACT_FLOAT32 else torch.float64
+        dtype = self.dtypes[op.name]
         return multiply(x.to(dtype) - grid.zero_point, op.weight.to(dtype)).double()
 
     def _requantize(self, op: Op, acc: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -72,6 +81,12 @@ class Reference(Executor):
     def _centred(self, op: Op, xs: tuple[Tensor, ...]) -> list[Tensor]:
         """Real values in float64."""
         return [(x.double() - g.zero_point) * g.scale for x, g in zip(xs, self.input_grids(op), strict=True)]
+
+
+def _exact_dtype(weight: Tensor) -> torch.dtype:
+    """The narrowest type that holds every partial sum of a layer exactly."""
+    bound = 255 * weight.flatten(1).int().abs().sum(1, dtype=torch.int64).max()
+    return torch.float32 if bound < _EXACT_FLOAT32 else torch.float64
 
 
 def _cast(value, source: torch.dtype, target: torch.dtype):

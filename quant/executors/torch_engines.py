@@ -33,7 +33,7 @@ def use_engine(engine: str):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*quantiz.*", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*quantiz.*", category=DeprecationWarning)
-        torch.backends.quantized.engine = before if engine == "reference" else engine
+        torch.backends.quantized.engine = engine if engine in ENGINES else before
         try:
             yield
         finally:
@@ -43,10 +43,10 @@ def use_engine(engine: str):
 class TorchEngine(Executor):
     """Codes are torch.quint8 tensors, channels_last; weights are packed once for the engine."""
 
-    def __init__(self, graph: IntGraph, engine: str, codes_io: bool = False):
+    def __init__(self, graph: IntGraph, engine: str):
         if engine not in available():
             raise QuantError(f"engine: {engine!r} is not available here; this torch runs {', '.join(available()) or 'none'}")
-        super().__init__(graph, codes_io)
+        super().__init__(graph)
         self.engine = engine
         with use_engine(engine):
             for op in graph.ops:
@@ -77,6 +77,11 @@ class TorchEngine(Executor):
         packed = getattr(self, f"packed_{op.name}")
         return self._clamp(torch.ops.quantized.linear(x, packed, op.qparams.scale, op.qparams.zero_point), op.qparams)
 
+    def batch_norm(self, op: Op, x: Tensor) -> Tensor:
+        mean, var = torch.zeros_like(op.bias), torch.ones_like(op.bias)
+        scale, zero_point = op.qparams.scale, op.qparams.zero_point
+        return self._clamp(torch.ops.quantized.batch_norm2d(x, op.weight_scale, op.bias, mean, var, 0.0, scale, zero_point), op.qparams)
+
     def add(self, op: Op, x: Tensor, y: Tensor) -> Tensor:
         return self._clamp(torch.ops.quantized.add(x, y, op.qparams.scale, op.qparams.zero_point), op.qparams)
 
@@ -91,13 +96,22 @@ class TorchEngine(Executor):
         return torch.relu(x)
 
     def function(self, op: Op, values: dict) -> Tensor:
-        call = op.attrs["call"]
-        native = _NATIVE_FUNCTIONS.get(call.function) or _NATIVE_FUNCTIONS.get(type(call.function))
-        source = self.graph.op(op.inputs[0])
-        if native is None or source.kind != "dequantize":
+        kernel = self._native(op)
+        if kernel is None:
             return super().function(op, values)
-        kernel = getattr(torch.ops.quantized, native)
-        return self._clamp(kernel(values[source.inputs[0]], op.qparams.scale, op.qparams.zero_point), op.qparams)
+        codes = values[self.graph.op(op.inputs[0]).inputs[0]]
+        return self._clamp(kernel(codes, op.qparams.scale, op.qparams.zero_point), op.qparams)
+
+    @property
+    def float_ops(self) -> list[str]:
+        return [name for name in super().float_ops if self._native(self.graph.op(name)) is None]
+
+    def _native(self, op: Op):
+        """The integer kernel of a function, where there is one."""
+        function = op.attrs["call"].function
+        name = _NATIVE_FUNCTIONS.get(function) or _NATIVE_FUNCTIONS.get(type(function))
+        on_codes = name and op.kind == "function" and self.graph.op(op.inputs[0]).kind == "dequantize"
+        return getattr(torch.ops.quantized, name) if on_codes else None
 
     def _clamp(self, x: Tensor, qparams: QParams) -> Tensor:
         """Codes outside [qmin, qmax] to its ends, where that is tighter than 8 bits."""

@@ -1,0 +1,160 @@
+"""onnxruntime and OpenVINO: the integer graph written as ONNX (quant/onnx_graph.py) and run by another runtime's integer kernels.
+
+Codes are uint8 tensors. The whole network is one session, which fuses and reorders as it likes; `step` runs one operation in a session
+of its own, on equal codes, which is what the parity gate compares.
+"""
+
+import os
+import tempfile
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+from torch import Tensor
+
+from quant.errors import QuantError
+from quant.executors.base import Executor
+from quant.executors.reference import Reference
+from quant.graph import IntGraph, Op, Ref
+from quant.onnx_graph import to_onnx
+
+QUANTIZED = ("QLinearConv", "QGemm", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearAveragePool", "QLinearGlobalAveragePool")
+Session = Callable[..., tuple[np.ndarray, ...]]  # arrays in, arrays out
+
+
+class OnnxEngine(Executor):
+    """Runs the graph in sessions, made for the shapes that come and torch's number of threads at that moment."""
+
+    def __init__(self, graph: IntGraph):
+        super().__init__(graph)
+        self._codes = Reference(graph)
+        self._sessions: dict[tuple, Session] = {}
+
+    @abstractmethod
+    def session(self, model: bytes) -> Session:
+        """A network ready to run, on as many threads as torch uses now."""
+
+    def forward(self, *inputs: Tensor):
+        sizes = tuple(tuple(x.shape[1:]) for x in inputs)
+        run = self._sessions.get(("network", *sizes)) or self._open("network", self.graph, inputs)
+        outputs = iter(run(*(x.contiguous().numpy() for x in inputs)))
+        return torch.fx.node.map_aggregate(self.graph.output, lambda v: torch.from_numpy(next(outputs)) if isinstance(v, Ref) else v)
+
+    def _open(self, name: str, graph: IntGraph, inputs) -> Session:
+        session = self.session(to_bytes(to_onnx(graph, [tuple(x.shape) for x in inputs])))
+        return self._sessions.setdefault((name, *(tuple(x.shape[1:]) for x in inputs)), session)
+
+    def quantize(self, x: Tensor, qparams) -> Tensor:
+        return qparams.quantize(x)
+
+    def dequantize(self, value: Tensor, qparams) -> Tensor:
+        return qparams.dequantize(value)
+
+    def codes(self, value: Tensor) -> Tensor:
+        return value
+
+    def from_codes(self, codes: Tensor, qparams) -> Tensor:
+        return codes
+
+    def step(self, op: Op, values: dict) -> object:
+        """One operation in a session of its own where it makes codes of codes, else as the reference does."""
+        sources = [self.graph.op(name) for name in op.inputs]
+        grids = [self.graph.op(s.inputs[0]) if s.kind == "dequantize" else s for s in sources]
+        on_codes = all(s.qparams and isinstance(values[s.name], Tensor) for s in grids)
+        if op.kind in ("quantize", "dequantize", "float") or op.qparams is None or not on_codes or op.attrs.get("several"):
+            return self._codes.step(op, values)
+        inputs = [Op(s.name, "input", qparams=s.qparams) for s in dict.fromkeys(grids)]
+        alone = IntGraph([*inputs, *(s for s in dict.fromkeys(sources) if s.kind == "dequantize"), op], Ref(op.name))
+        tensors = [values[i.name] for i in inputs]
+        run = self._open(op.name, alone, tensors)
+        return torch.from_numpy(run(*(t.contiguous().numpy() for t in tensors))[0])
+
+    conv = linear = batch_norm = add = mul = cat = relu = None  # `step` does it
+
+
+class OnnxRuntime(OnnxEngine):
+    engine = "onnxruntime"
+
+    def session(self, model: bytes) -> Session:
+        return run_time_session(model)
+
+    @property
+    def float_ops(self) -> list[str]:
+        """What the optimised network still computes in float."""
+        kinds = {node.name for node in optimised(to_onnx(self.graph)).graph.node if node.op_type not in QUANTIZED}
+        return [name for name in self.graph.float_ops if any(f"{name}{end}" in kinds for end in ("", "_result", "_result_pooled"))]
+
+
+class OpenVino(OnnxEngine):
+    engine = "openvino"
+
+    def session(self, model: bytes) -> Session:
+        return openvino_session(model)
+
+
+def to_bytes(model: onnx.ModelProto) -> bytes:
+    """The same bytes for the same model."""
+    return model.SerializeToString(deterministic=True)
+
+
+def run_time_session(model: bytes, optimised_path: str = "") -> Session:
+    """An onnxruntime session on torch's number of threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    options.log_severity_level = 3  # warnings are about the file of the optimised network
+    options.optimized_model_filepath = optimised_path
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+    return lambda *arrays: tuple(session.run(None, dict(zip(names, arrays))))
+
+
+def openvino_session(model: bytes) -> Session:
+    """A compiled OpenVINO network on torch's number of threads."""
+    import openvino
+
+    core = openvino.Core()
+    config = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(core.read_model(model, b""), "CPU", config).create_infer_request()
+    return lambda *arrays: tuple(np.array(value) for value in request.infer(list(arrays), share_inputs=True).values())
+
+
+def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The network that onnxruntime makes of a model on this CPU, its integer operators fused."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "optimised.onnx")
+        run_time_session(to_bytes(model), path)
+        return onnx.load(path)
+
+
+class OnnxNetwork:
+    """An ONNX model as a deployed network: call it with tensors, NCHW (channels_last ones are copied first).
+
+    It runs on as many threads as torch used when it was made. `engine` is "onnxruntime" or "openvino".
+    """
+
+    def __init__(self, model: bytes, engine: str):
+        self.model, self.engine = model, engine
+        self._run = {"onnxruntime": run_time_session, "openvino": openvino_session}[engine](model)
+
+    def __call__(self, *inputs: Tensor):
+        outputs = tuple(map(torch.from_numpy, self._run(*(x.contiguous().numpy() for x in inputs))))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def save(self, path: Path) -> None:
+        Path(path).write_bytes(self.model)
+
+    @classmethod
+    def load(cls, path: Path, engine: str = "onnxruntime") -> "OnnxNetwork":
+        """Read a model file; QuantError where it is none."""
+        try:
+            model = Path(path).read_bytes()
+            onnx.checker.check_model(onnx.load_model_from_string(model))
+        except (OSError, onnx.checker.ValidationError, DecodeError) as error:
+            raise QuantError(f"{path}: not an ONNX model ({str(error).splitlines()[0]})") from error
+        return cls(model, engine)

@@ -1,0 +1,108 @@
+"""ONNX files to deploy: written from the integer graph, checked, run, and compared with the reference before they are called done."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from quant.attach import prepare
+from quant.errors import QuantError
+from quant.executors.onnx_engines import OnnxNetwork, OnnxRuntime, optimised, to_bytes
+from quant.executors.reference import Reference
+from quant.graph import IntGraph
+from quant.lower import lower
+from quant.onnx_graph import to_onnx
+from quant.parity import MAX_LAYER_STEPS, engine_steps, output_step, run_values
+from quant.quantizers import Quantizer
+
+CHECK_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class OnnxReport:
+    """What `export_onnx` wrote and found when it ran the file in onnxruntime beside the reference.
+
+    max_difference  largest at the output, in real units; agreement is the share of equal argmax
+    layer_steps     largest difference of one operation on equal codes, in steps (this and what follows: not for a float model)
+    output_steps    max_difference in steps of the output's grid
+    integer_layers  convolutions and linear layers that run as integers; float_ops names what is computed in float
+    """
+
+    path: str
+    bytes: int
+    images: int
+    max_difference: float
+    agreement: float
+    layer_steps: int = 0
+    output_steps: float = 0.0
+    integer_layers: int = 0
+    float_ops: tuple[str, ...] = ()
+
+
+def export_onnx(model: nn.Module, path: Path | str, images: Tensor | None = None, metadata: Mapping[str, str] | None = None) -> OnnxReport:
+    """Write an attached, trained graph (or a float model) as ONNX with a dynamic batch, opset 18, and check the file.
+
+    images    (N, C, H, W) real, to compare on; their size is the network's input size. Default: noise of the size it was attached with.
+    metadata  texts to store in the file, beside what the comparison found. The same call writes the same bytes.
+    Raises QuantError where an operation has no ONNX form, a layer is off by more than 2 steps, or one with integer weights stays float.
+    """
+    quantized = any(isinstance(m, Quantizer) for m in model.modules())
+    if not quantized and images is None:
+        raise QuantError("images: a float model needs some to be traced with")
+    with torch.no_grad():
+        graph = lower(model if quantized else prepare(model.cpu().eval(), images))
+        images = _noise(graph) if images is None else images
+        proto = to_onnx(graph, [tuple(images.shape)])
+        onnx.checker.check_model(proto, full_check=True)
+        got = OnnxNetwork(to_bytes(proto), "onnxruntime")(images)
+        found = _compare_codes(graph, proto, images, got) if quantized else _compare(model(images), got)
+    texts = {name: str(value) for name, value in found.items() if name != "float_ops"} | dict(metadata or {})
+    onnx.helper.set_model_props(proto, dict(sorted(texts.items())))
+    data = to_bytes(proto)
+    _write(data, Path(path))
+    return OnnxReport(str(path), len(data), len(images), **found)
+
+
+def _noise(graph: IntGraph) -> Tensor:
+    (shape,) = (op.attrs["shape"] for op in graph.ops if op.kind == "input")
+    return torch.randn(CHECK_IMAGES, *shape[1:], generator=torch.Generator().manual_seed(0))
+
+
+def _compare_codes(graph: IntGraph, proto: onnx.ModelProto, images: Tensor, got: Tensor) -> dict:
+    """What the file computes against the integer graph: each operation on equal codes, and end to end."""
+    executor, reference = OnnxRuntime(graph), Reference(graph)
+    steps = engine_steps(reference, executor, run_values(reference, images))
+    worst = max(steps, key=steps.get)
+    if steps[worst] > MAX_LAYER_STEPS:
+        raise QuantError(f"onnxruntime: {worst} is off by {steps[worst]} steps (at most {MAX_LAYER_STEPS}); train with engine onnxruntime")
+    fused = _integer_layers(graph, optimised(proto))
+    found = _compare(reference(images), got)
+    output_steps = round(found["max_difference"] / output_step(graph), 2)
+    found |= {"layer_steps": steps[worst], "output_steps": output_steps, "integer_layers": fused}
+    return found | {"float_ops": tuple(executor.float_ops)}
+
+
+def _compare(expected: Tensor, got: Tensor) -> dict:
+    difference = float(f"{(expected - got).abs().max().item():.6g}")
+    same = (expected.flatten(1).argmax(1) == got.flatten(1).argmax(1)).float().mean().item()
+    return {"max_difference": difference, "agreement": round(same, 6)}
+
+
+def _integer_layers(graph: IntGraph, optimised: onnx.ModelProto) -> int:
+    """How many layers run as integers; QuantError where one with integer weights does not."""
+    fused = sum(node.op_type in ("QLinearConv", "QGemm") for node in optimised.graph.node)
+    wanted = sum(op.kind in ("conv", "linear", "batch_norm") for op in graph.ops)
+    if fused < wanted:
+        left = [n.name for n in optimised.graph.node if n.op_type in ("Conv", "FusedConv", "Gemm", "MatMul")]
+        raise QuantError(f"onnxruntime left {wanted - fused} of {wanted} integer layers in float: {', '.join(left[:3])} ..")
+    return fused
+
+
+def _write(data: bytes, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

@@ -1,0 +1,222 @@
+"""An integer graph in ONNX's language: quantize and dequantize pairs around float operators, which runtimes fuse to integer kernels.
+
+    codes -> DequantizeLinear -> Conv (weights and biases dequantized by channel) -> QuantizeLinear -> codes
+
+Every number is the integer graph's own: int8 weights with one scale a channel, int32 biases in units of input scale times weight scale.
+What only moves codes (max-pool, reshape, slices) works on the uint8 tensors themselves. The batch is the one dynamic dimension.
+"""
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from quant.errors import QuantError
+from quant.executors.reference import Reference
+from quant.graph import IntGraph, Op, Ref
+from quant.onnx_calls import write_call
+
+OPSET, IR_VERSION = 18, 8  # read by onnxruntime from 1.14 on
+Shape = tuple[int | None, ...]  # None: as many as the batch has pictures
+
+
+def to_onnx(graph: IntGraph, shapes: list[tuple[int, ...]] | None = None) -> onnx.ModelProto:
+    """The ONNX model of an integer graph, from inputs "name" (N, ...) to outputs; uint8 where the graph takes or gives codes.
+
+    shapes: of each input, batch included (default: as the network was attached). The same graph gives the same bytes.
+    Raises QuantError naming an operation that has no ONNX form.
+    """
+    return _Writer(graph, shapes or [op.attrs["shape"] for op in graph.ops if op.kind == "input"]).model()
+
+
+class Values:
+    """Shapes of every operation's result, tensor or tuple of such, from running it without data for two sizes of batch."""
+
+    def __init__(self, graph: IntGraph, shapes: list[tuple[int, ...]]):
+        self._two, self._three = (_shapes(graph, [(n, *shape[1:]) for shape in shapes]) for n in (2, 3))
+
+    def shape(self, name: str) -> Shape | list[Shape] | None:
+        """Its shape (a list of such where there are several tensors), None for what is no tensor."""
+        return _merge(self._two[name], self._three[name])
+
+
+class _Writer:
+    def __init__(self, graph: IntGraph, shapes: list[tuple[int, ...]]):
+        self.graph, self.values = graph, Values(graph, shapes)
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+        self.tensors: dict[str, str | list[str]] = {}  # of each operation that makes any: the names of its results
+        self.real_of: dict[str, str] = {}  # codes -> their dequantized values
+
+    def model(self) -> onnx.ModelProto:
+        inputs = [op for op in self.graph.ops if op.kind == "input"]
+        for op in self.graph.ops:
+            self.write(op)
+        outputs = [self.output(number, ref) for number, ref in enumerate(_refs(self.graph.output))]
+        given = [self.value(op.name, op.name, op.qparams is not None) for op in inputs]
+        body = helper.make_graph(self.nodes, "network", given, outputs, list(self.constants.values()))
+        opsets = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(body, producer_name="frostnet-search", ir_version=IR_VERSION, opset_imports=opsets)
+
+    def write(self, op: Op) -> None:
+        write = getattr(self, op.kind, None) or self.call
+        write(op)
+
+    # operations
+
+    def input(self, op: Op) -> None:
+        self.tensors[op.name] = op.name
+
+    def quantize(self, op: Op) -> None:
+        self.land(op, self.tensor(op.inputs[0]))
+
+    def dequantize(self, op: Op) -> None:
+        self.tensors[op.name] = self.real(op.inputs[0])
+
+    def conv(self, op: Op) -> None:
+        a = op.attrs
+        attrs = {"strides": _pair(a["stride"]), "pads": 2 * _pair(a["padding"]), "dilations": _pair(a["dilation"]), "group": a["groups"],
+                 "kernel_shape": list(op.weight.shape[2:])}  # fmt: skip
+        self.weighted(op, "Conv", op.weight, op.weight_scale, **attrs)
+
+    def linear(self, op: Op) -> None:
+        if len(self.values.shape(op.inputs[0])) == 2:
+            self.weighted(op, "Gemm", op.weight, op.weight_scale, transB=1)
+        else:
+            raise QuantError(f"{op.name}: a linear layer on {len(self.values.shape(op.inputs[0]))}-dimensional input has no ONNX form here")
+
+    def batch_norm(self, op: Op) -> None:
+        """A depthwise 1x1 convolution: the channel's factor is its weight's scale, the weight's code a constant."""
+        channels, top = len(op.bias), 63  # no engine saturates at 63
+        smallest = op.bias.double().abs() / (self.graph.op(op.inputs[0]).qparams.scale * 2**30)
+        scale = torch.maximum(op.weight_scale.double().abs() / top, smallest).clamp(min=1e-30)
+        codes = torch.round(op.weight_scale.double() / scale).to(torch.int8).view(-1, 1, 1, 1)
+        self.weighted(op, "Conv", codes, scale.float(), kernel_shape=[1, 1], group=channels)
+
+    def add(self, op: Op) -> None:
+        self.combine(op, "Add")
+
+    def mul(self, op: Op) -> None:
+        self.combine(op, "Mul")
+
+    def cat(self, op: Op) -> None:
+        dims = len(self.values.shape(op.name))
+        self.combine(op, "Concat", axis=op.attrs["dim"] % dims)
+
+    def relu(self, op: Op) -> None:
+        self.tensors[op.name] = self.node("Max", [self.tensor(op.inputs[0]), self.constant(f"{op.name}_zero", _uint8(op))], op.name)
+
+    def function(self, op: Op) -> None:
+        self.land(op, write_call(self, op, f"{op.name}_result"))
+
+    def call(self, op: Op) -> None:
+        """A "move" or "float" operation; those that make no tensor (sizes) were worked out with the shapes."""
+        if self.values.shape(op.name) is not None:
+            self.tensors[op.name] = write_call(self, op, op.name)
+
+    # their parts
+
+    def weighted(self, op: Op, kind: str, weight: Tensor, scale: Tensor, **attrs) -> None:
+        step = np.float32(self.graph.op(op.inputs[0]).qparams.scale) * scale.numpy()
+        bias = np.round(op.bias.double().numpy() / step.astype(np.float64)).astype(np.int32)
+        inputs = [self.real(op.inputs[0]), self.by_channel(f"{op.name}_weight", weight.numpy(), scale.numpy())]
+        inputs.append(self.by_channel(f"{op.name}_bias", bias, step))
+        self.land(op, self.node(kind, inputs, f"{op.name}_result", **attrs))
+
+    def by_channel(self, name: str, codes: np.ndarray, scale: np.ndarray) -> str:
+        """A constant's real values, from codes with one scale for each entry of their first axis."""
+        zeros = np.zeros(len(scale), codes.dtype)
+        inputs = [self.constant(name, codes), self.constant(f"{name}_scale", scale), self.constant(f"{name}_zero", zeros)]
+        return self.node("DequantizeLinear", inputs, f"{name}_real", axis=0)
+
+    def combine(self, op: Op, kind: str, **attrs) -> None:
+        self.land(op, self.node(kind, [self.real(name) for name in op.inputs], f"{op.name}_result", **attrs))
+
+    def land(self, op: Op, real: str) -> None:
+        """Put a real tensor on an operation's grid."""
+        grid, clipped = op.qparams, (op.qparams.qmin, op.qparams.qmax) != (0, 255)
+        name = f"{op.name}_wide" if clipped else op.name
+        self.tensors[op.name] = self.node("QuantizeLinear", [real, *self.grid(op)], name)
+        if clipped:
+            ends = [self.constant(f"{op.name}_{end}", np.uint8(getattr(grid, end))) for end in ("qmin", "qmax")]
+            self.tensors[op.name] = self.node("Clip", [name, *ends], op.name)
+
+    def real(self, name: str) -> str:
+        """The dequantized values of an operation's codes."""
+        if name not in self.real_of:
+            self.real_of[name] = self.node("DequantizeLinear", [self.tensor(name), *self.grid(self.graph.op(name))], f"{name}_dequantized")
+        return self.real_of[name]
+
+    def plain_real(self, name: str) -> str:
+        """A "dequantize" operation's values by float arithmetic: a runtime would quantize the weights of a float layer behind the other."""
+        codes = self.graph.op(self.graph.op(name).inputs[0])
+        scale, zero = codes.qparams.scale, codes.qparams.zero_point
+        wide = self.node("Cast", [self.tensor(codes.name)], f"{name}_wide", to=TensorProto.FLOAT)
+        moved = self.node("Sub", [wide, self.constant(f"{name}_zero_float", np.float32(zero))], f"{name}_centred")
+        return self.node("Mul", [moved, self.constant(f"{name}_scale_float", np.float32(scale))], f"{name}_plain")
+
+    def grid(self, op: Op) -> list[str]:
+        return [self.constant(f"{op.name}_scale", np.float32(op.qparams.scale)), self.constant(f"{op.name}_zero", _uint8(op))]
+
+    # plumbing
+
+    def tensor(self, name: str) -> str:
+        """The one tensor that an operation makes."""
+        found = self.tensors.get(name)
+        if not isinstance(found, str):
+            raise QuantError(f"{name}: does not make one tensor, but an operation that has an ONNX form reads it as one")
+        return found
+
+    def node(self, kind: str, inputs: list[str], output: str | list[str], **attrs) -> str | list[str]:
+        """Append a node, named as its (first) output; returns `output`."""
+        outputs = [output] if isinstance(output, str) else output
+        self.nodes.append(helper.make_node(kind, inputs, outputs, name=outputs[0], **attrs))
+        return output
+
+    def constant(self, name: str, value) -> str:
+        self.constants.setdefault(name, numpy_helper.from_array(np.asarray(value, order="C"), name))
+        return name
+
+    def output(self, number: int, ref: Ref) -> onnx.ValueInfoProto:
+        """An output of the model, under a name of its own."""
+        name = f"output_{number}" if number else "output"
+        self.node("Identity", [self.tensor(ref.name)], name)
+        return self.value(name, ref.name, self.graph.op(ref.name).qparams is not None)
+
+    def value(self, name: str, source: str, codes: bool) -> onnx.ValueInfoProto:
+        shape = ["N" if size is None else size for size in self.values.shape(source)]
+        return helper.make_tensor_value_info(name, TensorProto.UINT8 if codes else TensorProto.FLOAT, shape)
+
+
+def _shapes(graph: IntGraph, shapes: list[tuple[int, ...]]) -> dict[str, object]:
+    """Every result of the graph, without data."""
+    executor, rest, values = Reference(graph), list(shapes), {}
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        for op in graph.ops:
+            dtype = torch.uint8 if op.qparams else torch.float32
+            values[op.name] = torch.empty(rest.pop(0), dtype=dtype) if op.kind == "input" else executor.step(op, values)
+    return values
+
+
+def _merge(two: object, three: object) -> Shape | list[Shape] | None:
+    if isinstance(two, Tensor):
+        return tuple(a if a == b else None for a, b in zip(two.shape, three.shape))
+    if isinstance(two, (tuple, list)) and two and all(isinstance(v, Tensor) for v in two):
+        return [_merge(a, b) for a, b in zip(two, three)]
+    return None
+
+
+def _refs(output: object) -> list[Ref]:
+    found = []
+    fx.node.map_aggregate(output, lambda v: found.append(v) if isinstance(v, Ref) else None)
+    return found
+
+
+def _pair(value) -> list[int]:
+    return list(value) if isinstance(value, (tuple, list)) else [value, value]
+
+
+def _uint8(op: Op) -> np.uint8:
+    return np.uint8(op.qparams.zero_point)
