@@ -1,14 +1,16 @@
-"""Train an architecture from scratch and turn it into an INT8 network of known accuracy and latency.
+"""Train a network from scratch and turn it into an INT8 network of known accuracy and latency.
 
     python retrain.py --arch frostnet_a                              # from search.py; also a path, a shipped or a published name
     python retrain.py --arch frostnet_small --data imagefolder --data-root pictures --input-size 32
+    python retrain.py --arch mobilenet_v3_small_relu                 # a comparison network (python -m zoo list)
+    python retrain.py --arch frostnet_a --calibrate mse              # float training, then ranges from pictures: no quantized training
 
 Float phase, then quantized training with StatAssist and GradBoost (arXiv:2006.09679), then conversion. Writes to runs/NAME: the
-checkpoint, log.jsonl, metrics.json, int8.pt (the frozen network) and report.html. The same command goes on after a stop.
+checkpoint, log.jsonl, metrics.json, report.html, and what is shipped: int8.onnx and, for torch's engines, int8.pt (the frozen network).
+The same command goes on after a stop; python -m tasks export makes files for other engines later.
 """
 
 import dataclasses
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -17,15 +19,16 @@ from typing import Literal
 
 import pandas
 import torch
+from torch import nn
 
 import quant
-from frostnet import FrostNet, find
-from latency_lut import Timing, time_networks
-from nas import Architecture, Run, UserError, cost
-from nas.arch import find_file
+from latency_lut import Timing, time_networks, torch_threads
+from nas import Run, UserError
 from nas.cli import guard, option, parse
 from nas.report import write_report
 from nas.runs import CHECKPOINT
+from quant.calibrate import METHODS, calibrate
+from quant.executors import ONNX_ENGINES
 from quant.settings import load_settings
 from tasks import (
     DATA,
@@ -33,7 +36,6 @@ from tasks import (
     Classification,
     ClassificationData,
     Fitted,
-    Pictures,
     Recipe,
     Stream,
     classification,
@@ -42,9 +44,12 @@ from tasks import (
     num_classes,
     subset,
 )
+from tasks.ship import SHIPPED, compare, onnx_words, parity_words, ship, state_bytes
+from tasks.trained import CALIBRATED, NETWORK, Network, Trained, about, find_network, load_float, load_network, save_network
 
-PARITY_PIXELS = 64 * 32 * 32  # size of the batch that is compared layer by layer
-AGREEMENT_IMAGES = 1000  # pictures on which fake-quant and INT8 are compared end to end
+ENDINGS = {"qat": "int8", "ptq": "ptq", "float": "float"}  # of a run's name, by method
+CALIBRATION_IMAGES = 1024
+LOWEST = {"epochs": 1, "batch_size": 2, "threads": 1, "checkpoint_seconds": 0, "weight_decay": 0, "calibration_images": 1}
 FREE = ("command", "runs", "restart", "download", "checkpoint_seconds", "threads")  # settings that do not change what is trained
 
 
@@ -52,12 +57,12 @@ FREE = ("command", "runs", "restart", "download", "checkpoint_seconds", "threads
 class RetrainConfig:
     """One training run."""
 
-    arch: str = option(help="architecture: a name in --runs, a path, a shipped or a published name")
-    name: str | None = option(None, "name of the run's folder in --runs (default: the architecture's name and _int8 or _float)")
+    arch: str = option(help="network: a name in --runs, a path, a shipped or a published name, a name in python -m zoo list")
+    name: str | None = option(None, "name of the run's folder in --runs (default: the network's name and _int8, _ptq or _float)")
     data: Literal[DATA] = option("scenes", "pictures to train on")
     data_root: str | None = option(None, "folder of the pictures")
     download: bool = option(False, "fetch the data set into --data-root if it is not there")
-    input_size: int | None = option(None, "pixels (default: the architecture's; 32 for a published name on scenes or CIFAR)")
+    input_size: int | None = option(None, "pixels (default: an architecture file's own; for other names 32 on scenes and CIFAR, else 224)")
     train_images: int | None = option(None, "train on so many pictures, balanced over the classes (default: all)")
     engine: Literal[quant.ENGINES] = option("fbgemm", "engine that the INT8 network is for")
     settings: str | None = option(None, "JSON file of quantizers: methods, bits, exceptions (default: INT8 everywhere)")
@@ -75,6 +80,9 @@ class RetrainConfig:
     boost_mode: Literal["paper", "released"] = option("paper", "GradBoost as the paper means it or as its code was released")
     float_only: bool = option(False, "train in float to the end, convert nothing")
     from_float: str | None = option(None, "begin quantized from the weights of a float run: its name in --runs or its checkpoint.pt")
+    calibrate: Literal[METHODS] | None = option(None, "post-training quantization: train in float to the end (or not at all, with "
+                                                      "--from-float), then choose ranges by this method")  # fmt: skip
+    calibration_images: int | None = option(None, "training pictures that --calibrate looks at (default: 1024)")
     seed: int = option(0, "seed of everything random")
     runs: str = option("runs", "folder of all runs")
     threads: int = option(1, "threads while the latency is measured")
@@ -82,26 +90,44 @@ class RetrainConfig:
     restart: bool = option(False, "start over where the folder holds an earlier run")
 
     def __post_init__(self):
-        for field, low in (("epochs", 1), ("batch_size", 2), ("threads", 1), ("checkpoint_seconds", 0), ("weight_decay", 0)):
-            if getattr(self, field) < low:
+        for field, low in LOWEST.items():
+            if getattr(self, field) is not None and getattr(self, field) < low:
                 raise UserError(f"{field}: {getattr(self, field)}, must be at least {low}")
         for field in ("warmup", "label_smoothing"):
             if not 0 <= getattr(self, field) < 1:
                 raise UserError(f"{field}: {getattr(self, field)}, must be at least 0 and below 1")
         if self.lr is not None and self.lr <= 0:
             raise UserError(f"lr: {self.lr}, must be above 0")
-        if self.float_only and (self.from_float or not self.statassist):
-            raise UserError("float_only: excludes --from-float and --no-statassist, which are about quantized training")
-        if self.bits and self.float_only:
-            raise UserError("bits: are widths of quantized epochs, which --float-only has none of; leave one out")
-        if self.float_epochs is not None and (self.float_only or self.from_float or not self.statassist):
-            raise UserError("float_epochs: --float-only, --from-float and --no-statassist decide it; leave it out")
+        self._check_switches()
         if self.float_epochs is not None and not 1 <= self.float_epochs < self.epochs:
             raise UserError(f"float_epochs: {self.float_epochs}, must be at least 1 and below epochs ({self.epochs})")
 
+    def _check_switches(self) -> None:
+        """Raise UserError where one excludes another."""
+        if self.float_only and (self.from_float or self.calibrate):
+            raise UserError("float_only: excludes --from-float and --calibrate, which make an integer network")
+        if self.method != "qat" and (self.bits or not self.statassist):
+            switch = "float_only" if self.float_only else "calibrate"
+            raise UserError(f"{switch}: trains no quantized epochs, which --bits and --no-statassist are about; leave these out")
+        if self.float_epochs is not None and (self.method != "qat" or self.from_float or not self.statassist):
+            raise UserError("float_epochs: --float-only, --calibrate, --from-float and --no-statassist decide it; leave it out")
+        if self.trains_nothing and self.epochs != RetrainConfig.epochs:
+            raise UserError("epochs: --calibrate with --from-float trains none; leave it out, or leave out one of the two")
+        if self.calibration_images is not None and not self.calibrate:
+            raise UserError("calibration_images: are what --calibrate looks at; add it, or leave this out")
+
+    @property
+    def method(self) -> str:
+        """How the network becomes INT8: by quantized training, after training, or not at all."""
+        return "float" if self.float_only else "ptq" if self.calibrate else "qat"
+
+    @property
+    def trains_nothing(self) -> bool:
+        return bool(self.calibrate and self.from_float)
+
     def schedule(self) -> quant.Schedule:
         """The phases that the switches mean. A single epoch has no room for a float phase."""
-        if self.float_only:
+        if self.method != "qat":
             return quant.Schedule(self.epochs, self.epochs)
         if self.from_float or not self.statassist:
             return quant.Schedule(self.epochs, 0, bits=self.bits)
@@ -110,7 +136,7 @@ class RetrainConfig:
 
     def recipe(self) -> Recipe:
         lr = OPTIMIZERS[self.optimizer].lr if self.lr is None else self.lr
-        boost = self.boost_mode if self.gradboost and not self.float_only else "off"
+        boost = self.boost_mode if self.gradboost and self.method == "qat" else "off"
         return Recipe(self.schedule(), self.optimizer, lr, self.weight_decay, self.warmup, boost, self.quantizers(), self.seed,
                       self.checkpoint_seconds)  # fmt: skip
 
@@ -143,128 +169,119 @@ def main(argv=None) -> Path:
         raise UserError(str(error)) from error
 
 
+@dataclass(frozen=True)
+class Job:
+    """A run and what it works with."""
+
+    config: RetrainConfig
+    network: Network
+    run: Run
+    data: ClassificationData
+    task: Classification
+
+    def evaluate(self, model: nn.Module) -> dict[str, dict[str, float]]:
+        """The metrics of each held-out split."""
+        return {name: self.task.evaluate(model, part) for name, part in self.data.held_out.items()}
+
+
 def retrain(config: RetrainConfig, command: str) -> Path:
-    arch = architecture(config)
+    network = find_network(config.arch, num_classes(config.data, config.data_root), config.data, config.input_size, config.runs)
+    params, macs = network.cost()
     if config.engine not in ("reference", *quant.available()):
         raise UserError(f"engine: {config.engine!r} does not run on this machine; choose from reference, {', '.join(quant.available())}")
-    run = claim(config, arch, command)
-    data = classification(config.data, config.data_root, arch.input_size, config.seed, config.train_images, config.download)
-    task = Classification(len(data.classes), config.label_smoothing)
-    model, fitted = train(config, arch, data, task, run)
-    metrics = describe(config, arch, data, fitted) | measure(config, model, fitted, data, task, run)
+    run = claim(config, network, command)
+    data = classification(config.data, config.data_root, network.input_size, config.seed, config.train_images, config.download)
+    save_network(run, network, about(data, config.engine))
+    job = Job(config, network, run, data, Classification(len(data.classes), config.label_smoothing))
+    model, fitted = train(job)
+    metrics = {"arch": network.name, "params": params, "macs": macs} | describe(job, fitted) | measure(job, model, fitted)
     run.write_json("metrics.json", metrics)
     report = write_report(run.path)
     show(metrics)
     print(f"{run.path / 'metrics.json'}\n{report}")
-    if not config.float_only and metrics["parity"]["refused"]:
+    if config.method != "float" and metrics["parity"]["refused"]:
         raise UserError(metrics["parity"]["refused"])
     return run.path
 
 
-def architecture(config: RetrainConfig) -> Architecture:
-    """The architecture asked for, at the input size and with the classes of the data."""
-    arch = find(config.arch, config.runs)
-    published = find_file(config.arch, config.runs) is None  # a table for ImageNet; a file says what it was searched for
-    size = config.input_size or (32 if published and config.data != "imagefolder" else arch.input_size)
-    return arch.for_input(size).with_classes(num_classes(config.data, config.data_root))
-
-
-def claim(config: RetrainConfig, arch: Architecture, command: str) -> Run:
+def claim(config: RetrainConfig, network: Network, command: str) -> Run:
     """The run's folder, made or found again. Raises UserError where it holds anything else than this very run."""
-    run = Run(Path(config.runs) / (config.name or f"{arch.name}_{'float' if config.float_only else 'int8'}"))
+    run = Run(Path(config.runs) / (config.name or f"{network.name}_{ENDINGS[config.method]}"))
     quantizers = dataclasses.asdict(config.quantizers())
     run.claim({"program": "retrain", "command": command, **dataclasses.asdict(config), "quantizers": quantizers}, config.restart, FREE)
-    if run.has(CHECKPOINT) and run.has("arch.json") and Architecture.load(run.path / "arch.json") != arch:
-        raise UserError(f"arch: {config.arch} has changed since {run.path} was begun with it; choose another --name, or add --restart")
-    arch.save(run.path / "arch.json")
+    if run.has(CHECKPOINT) and run.has(NETWORK):
+        before, known = load_network(run)
+        if before != network:
+            raise UserError(f"arch: {config.arch} has changed since {run.path} was begun with it; choose another --name, or add --restart")
+        if known["weight_qmax"] != quant.weight_qmax(config.engine):
+            raise UserError(f"engine: {run.path} was begun on a CPU where {config.engine} takes weights of another range; "
+                            "go on there, or add --restart")  # fmt: skip
     return run
 
 
-def train(config: RetrainConfig, arch: Architecture, data: ClassificationData, task: Classification, run: Run) -> tuple[FrostNet, Fitted]:
-    """The float model and what training made of it (they share their weights), both back on the CPU."""
+def train(job: Job) -> tuple[nn.Module, Fitted]:
+    """The float model and what training made of it, both back on the CPU; after quantized training they share their weights."""
+    config, network = job.config, job.network
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
-    model, data = FrostNet(arch), data.to(device)
+    model, job = network.build(), dataclasses.replace(job, data=job.data.to(device))
     if config.from_float:
-        load_float(model, config)
+        load_float(model, config.from_float, config.runs)
     model.to(device, memory_format=torch.channels_last)
-    before = {name: task.evaluate(model, part) for name, part in data.held_out.items()} if config.from_float else None
-    example = torch.zeros(2, arch.stem.in_channels, arch.input_size, arch.input_size, device=device)
-    if not config.float_only:
-        quant.plan(model, example, config.quantizers())  # what is wrong with the settings shows now, not after the float phase
-    fitted = fit(model, task, Stream(data.train, config.batch_size, config.seed), data.held_out, config.recipe(), run, example)
+    before = job.evaluate(model) if config.from_float else None
+    check_settings(job, model)
+    if config.trains_nothing:
+        job.run.save_checkpoint({"attached": False, "model": model.state_dict()})
+        fitted = Fitted(model, before, before, 0.0)
+    else:
+        stream = Stream(job.data.train, config.batch_size, config.seed)
+        fitted = fit(model, job.task, stream, job.data.held_out, config.recipe(), job.run, network.example().to(device))
+    if config.method == "ptq":
+        fitted = calibrated(job, model, fitted)
     fitted.model.cpu()
     return model.cpu(), dataclasses.replace(fitted, float_metrics=before or fitted.float_metrics)
 
 
-def load_float(model: FrostNet, config: RetrainConfig) -> None:
-    """Give `model` the weights of a float run."""
-    path = Path(config.from_float)
-    path = path if path.is_file() else Path(config.runs) / config.from_float / CHECKPOINT
-    if not path.is_file():
-        raise UserError(f"from_float: {config.from_float!r} is neither a checkpoint nor a run with one in {config.runs}")
-    state = Run(path.parent).load_checkpoint(path.name)
-    if state.get("attached", True):
-        raise UserError(f"from_float: {path} does not hold a float model; make one with --float-only")
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()
-        raise UserError(f"from_float: {path} holds another architecture than {config.arch} ({first})") from error
+def check_settings(job: Job, model: nn.Module) -> None:
+    """Raise what is wrong with the quantizers' settings now, not after the float phase."""
+    images = next(in_order(job.data.train, 2))[0]
+    if job.config.method == "qat":
+        quant.plan(model, images, job.config.quantizers())
+    if job.config.method == "ptq":
+        calibrate(model, [images], job.config.quantizers(), job.config.calibrate)
 
 
-def measure(config: RetrainConfig, model: FrostNet, fitted: Fitted, data: ClassificationData, task: Classification, run: Run) -> dict:
-    """Convert, and compare the networks on the way: {"networks": rows, "parity": ..}, written as rows of accuracy and latency."""
-    image = next(in_order(data.val, 1))[0]
-    frozen = {"float": quant.freeze_float(model, image)}
-    accuracy = {"float": fitted.float_metrics}
-    results = {}
-    if not config.float_only:
+def calibrated(job: Job, model: nn.Module, fitted: Fitted) -> Fitted:
+    """The trained float model with ranges from training pictures, saved as calibrated.pt, and evaluated."""
+    config = job.config
+    some = subset(job.data.train, config.calibration_images or CALIBRATION_IMAGES, config.seed)
+    graph = calibrate(model, in_order(some, config.batch_size), config.quantizers(), config.calibrate)
+    job.run.save_checkpoint({"attached": True, "model": graph.state_dict()}, CALIBRATED)
+    return dataclasses.replace(fitted, model=graph, metrics=job.evaluate(graph))
+
+
+def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
+    """Convert, ship, and compare the networks on the way: {"networks": rows of accuracy and latency, "parity": .., ..}."""
+    config, run, val = job.config, job.run, job.data.val
+    image = next(in_order(val, 1))[0]
+    runtime = config.engine if config.engine in ONNX_ENGINES else "torch"
+    accuracy, found = {"float": fitted.float_metrics}, {}
+    with torch_threads(config.threads):  # a session keeps the number that it was made with
+        frozen = {"float": quant.freeze_float(model, image, engine=runtime)}
+    if config.method != "float":
         executor = quant.convert(fitted.model, config.engine)
-        results["parity"] = compare(fitted, executor, data)
-        accuracy["fake_quant"] = fitted.metrics
+        found = {"float_ops": executor.float_ops, "parity": compare(fitted.model, executor, val)}
         with quant.use_engine(config.engine):
-            accuracy["int8"] = {name: task.evaluate(executor, part) for name, part in data.held_out.items()}
+            accuracy |= {"fake_quant": fitted.metrics, "int8": job.evaluate(executor)}
         if config.engine != "reference":
-            frozen["int8"] = quant.freeze(executor, image)
-            if results["parity"]["refused"] is None:  # what does not compute what was trained is not shipped
-                save_frozen(frozen["int8"], run.path / "int8.pt")
+            with torch_threads(config.threads):
+                frozen["int8"] = quant.freeze(executor, image)
+        trained = Trained(fitted.model, config.quantizers(), job.network.name, job.network.input_size, **about(job.data, config.engine))
+        found |= ship(trained, frozen.get("int8"), run.path, val, found["parity"]["refused"])
     timings = time_networks(frozen, image, engine=config.engine, threads=config.threads)
-    return {"networks": [row(name, metrics, timings.get(name)) for name, metrics in accuracy.items()], **results}
-
-
-def compare(fitted: Fitted, executor: torch.nn.Module, data: ClassificationData) -> dict:
-    """Does INT8 compute what was trained? Layer by layer on a batch, end to end on more pictures of the validation part."""
-    batch = max(8, PARITY_PIXELS // data.val.input_size**2)
-    report = quant.parity(fitted.model, executor, next(in_order(data.val, batch))[0])
-    refused = None
-    try:
-        report.check()
-    except quant.QuantError as error:
-        refused = str(error)
-    some = subset(data.val, AGREEMENT_IMAGES, 0)
-    return {"layer_steps": report.layer_steps, "worst_layer": report.worst.name, "output_steps": round(report.output_steps, 3),
-            "agreement": agreement(fitted.model, executor, some), "pictures": len(some), "refused": refused}  # fmt: skip
-
-
-@torch.inference_mode()
-def agreement(graph: torch.nn.Module, executor: torch.nn.Module, pictures: Pictures) -> float:
-    """Share of pictures to which fake-quant and INT8 give the same class."""
-    graph.eval()
-    with quant.use_engine(executor.engine):
-        same = [graph(x).argmax(1) == executor(x).argmax(1) for x, _ in in_order(pictures, 250)]
-    return round(torch.cat(same).double().mean().item(), 6)
-
-
-def save_frozen(frozen: quant.Frozen, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        frozen.save(temporary)
-        os.replace(temporary, path)
-    except RuntimeError as error:
-        raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]}); is the disk full?") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    rows = [row(name, metrics, timings.get(name)) for name, metrics in accuracy.items()]
+    sizes = {"float state dict": state_bytes(model)} | {name: (run.path / name).stat().st_size for name in SHIPPED if run.has(name)}
+    return {"float_runtime": runtime, "networks": rows, "file_bytes": sizes, **found}
 
 
 def row(name: str, metrics: dict | None, timing: Timing | None) -> dict:
@@ -274,27 +291,28 @@ def row(name: str, metrics: dict | None, timing: Timing | None) -> dict:
     return {"network": name, **accuracy, "latency_ms": ms, "latency_spread": spread}
 
 
-def describe(config: RetrainConfig, arch: Architecture, data: ClassificationData, fitted: Fitted) -> dict:
-    """What was trained, on what, for how long."""
-    schedule, total = config.schedule(), cost(arch)
-    return {"arch": arch.name, "params": total.params, "macs": total.macs, "data": config.data, "input_size": arch.input_size,
-            "train_images": len(data.train), **{f"{name}_images": len(part) for name, part in data.held_out.items()},
-            "reported": list(data.held_out)[-1], "epochs": schedule.epochs, "float_epochs": schedule.float_epochs,
+def describe(job: Job, fitted: Fitted) -> dict:
+    """On what it was trained, how, and for how long."""
+    config, data, schedule = job.config, job.data, job.config.schedule()
+    epochs = {"epochs": schedule.epochs, "float_epochs": schedule.float_epochs}
+    images = {f"{name}_images": len(part) for name, part in ({"train": data.train} | data.held_out).items()}
+    return {"data": config.data, "input_size": job.network.input_size, **images, "reported": list(data.held_out)[-1],
+            "method": config.method, "calibrate": config.calibrate, **(dict.fromkeys(epochs, 0) if config.trains_nothing else epochs),
             "boost": config.recipe().boost, "seed": config.seed, "train_seconds": round(fitted.seconds, 1), "engine": config.engine,
-            "latency_threads": config.threads,
-            "latency_clock": "thread CPU time" if config.threads == 1 else "wall time"}  # fmt: skip
+            "latency_threads": config.threads, "latency_clock": "thread CPU time" if config.threads == 1 else "wall time"}  # fmt: skip
 
 
 def show(metrics: dict) -> None:
     """The table that ends a run."""
+    ranges = f", ranges by {metrics['calibrate']}" if metrics["calibrate"] else ""
     print(f"\n{metrics['arch']}, {metrics['input_size']} px: {metrics['params']:,} parameters, {metrics['macs']:,} MACs; trained "
           f"{metrics['epochs']} epochs ({metrics['float_epochs']} float) on {metrics['train_images']:,} pictures of {metrics['data']} "
-          f"in {metrics['train_seconds'] / 60:.1f} minutes")  # fmt: skip
+          f"in {metrics['train_seconds'] / 60:.1f} minutes{ranges}")  # fmt: skip
     print(pandas.DataFrame(metrics["networks"]).to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
     if "parity" in metrics:
-        p = metrics["parity"]
-        print(f"parity on {metrics['engine']}: layers within {p['layer_steps']:g} steps (worst {p['worst_layer']}), output within "
-              f"{p['output_steps']:.1f} steps, the same class for {p['agreement']:.2%} of {p['pictures']} pictures")  # fmt: skip
+        print(f"parity on {metrics['engine']}: {parity_words(metrics['parity'], metrics['float_ops'])}")
+    if "onnx" in metrics:
+        print(f"int8.onnx: {onnx_words(metrics['onnx'])}")
 
 
 def cli() -> None:

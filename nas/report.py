@@ -1,6 +1,6 @@
 """report.html of a run: one self-contained page from the files in its folder.
 
-It reads, where they exist: config.json ("command" is shown first), arch.json, latency.json ({"parts": {"stem": ms,
+It reads, where they exist: config.json ("command" is shown first), arch.json or network.json, latency.json ({"parts": {"stem": ms,
 "blocks.0": ms, .., "head": ms}, further numbers}), log.jsonl, front.json (see `nas.draw.front_figure`), metrics.json.
 """
 
@@ -19,7 +19,7 @@ from nas.errors import UserError
 from nas.files import read_bytes, write_bytes
 from nas.runs import LOG, Run
 
-FILES = ("config.json", "arch.json", "metrics.json", "front.json", LOG)
+FILES = ("config.json", "arch.json", "network.json", "metrics.json", "front.json", LOG)
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #22303c; max-width: 1080px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.6em; margin-bottom: .2em; }
@@ -59,7 +59,7 @@ def write_report(path: str | Path) -> Path:
 
 def _architecture(run: Run) -> list[str]:
     if not run.has("arch.json"):
-        return []
+        return _network(run)
     arch = Architecture.load(run.path / "arch.json")
     total, latency = cost(arch), _object(run, "latency.json")
     parts = latency.pop("parts", None)
@@ -68,9 +68,17 @@ def _architecture(run: Run) -> list[str]:
     facts = {"parameters": f"{total.params / 1e6:.2f} M", "multiply-accumulates": f"{total.macs / 1e6:.1f} M"}
     facts |= {"input": f"{arch.input_size} px", "blocks": len(arch.blocks)}
     facts |= {key.replace("_ms", " (ms)"): value for key, value in latency.items()}
-    tiles = "".join(f"<div>{escape(str(k))}<b>{_text(v)}</b></div>" for k, v in facts.items())
     picture = _picture(run, "architecture", architecture_figure(arch, parts))
-    return ["<h2>Architecture</h2>", f'<div class="facts">{tiles}</div>', picture]
+    return ["<h2>Architecture</h2>", _tiles(facts), picture]
+
+
+def _network(run: Run) -> list[str]:
+    """A network that is known by its name alone."""
+    if not run.has("network.json"):
+        return []
+    network, metrics = _object(run, "network.json"), _object(run, "metrics.json")
+    facts = {"network": network.get("name"), "parameters": metrics.get("params"), "multiply-accumulates": metrics.get("macs")}
+    return ["<h2>Network</h2>", _tiles(facts | {"input (px)": network.get("input_size")})]
 
 
 def _metrics(run: Run) -> list[str]:
@@ -105,6 +113,11 @@ def _object(run: Run, name: str) -> dict:
     if not isinstance(value, dict):
         raise UserError(f"{run.path / name}: a {type(value).__name__}, must be an object")
     return value
+
+
+def _tiles(facts: dict[str, Any]) -> str:
+    tiles = "".join(f"<div>{escape(str(k))}<b>{_text(v)}</b></div>" for k, v in facts.items())
+    return f'<div class="facts">{tiles}</div>'
 
 
 def _picture(run: Run, name: str, figure: Figure) -> str:
@@ -145,4 +158,6 @@ def _text(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return escape(", ".join(value)) or "none"
     return escape(value if isinstance(value, str) else json.dumps(value))

@@ -9,6 +9,7 @@ quant.export_onnx(graph, "int8.onnx")                                      # for
 """
 
 from quant.attach import attach, extra_loss, freeze_bn, plan, quantizer_parameters, quantizers_of, set_bits, set_mode
+from quant.calibrate import calibrate
 from quant.config import Override, QuantConfig
 from quant.convert import Frozen, code_inputs, convert, freeze, freeze_float, load_frozen
 from quant.errors import QuantError
@@ -48,6 +49,7 @@ __all__ = [
     "Schedule",
     "attach",
     "available",
+    "calibrate",
     "code_inputs",
     "convert",
     "export_onnx",

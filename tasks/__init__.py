@@ -1,4 +1,7 @@
-"""Tasks: their data, training steps and metrics, and the one training loop."""
+"""Tasks: their data, training steps and metrics, and the one training loop.
+
+tasks.trained builds a run's network again from its folder, tasks.ship turns it into files; `python -m tasks export` does both.
+"""
 
 from tasks.classification import Classification
 from tasks.data import DATA, ClassificationData, classification, num_classes, training_pictures

@@ -13,13 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
+import nas
 import quant
 import retrain
 import tasks.engine
+import zoo
 from latency_lut import Timing
 from nas import Architecture, BlockSpec, HeadSpec, Run, StemSpec, UserError
 from nas.cli import parse
 from retrain import RetrainConfig, main
+from tasks import classification, in_order
+from tasks.ship import SHIPPED
+from tasks.trained import find_network
 from tests.test_engine import same
 
 REPOSITORY = Path(retrain.__file__).parent
@@ -108,11 +113,15 @@ def test_a_network_is_trained_converted_and_measured(folder, tmp_path, capsys):
     assert rows["fake_quant"]["top1_test"] > 0.5 and abs(rows["fake_quant"]["top1_test"] - rows["int8"]["top1_test"]) < 0.1
     assert rows["float"]["latency_ms"] > 0 and rows["int8"]["latency_ms"] > 0 and rows["fake_quant"]["latency_ms"] is None
     assert found["parity"]["layer_steps"] <= 2 and found["parity"]["agreement"] > 0.9 and found["parity"]["refused"] is None
-    written = {"arch.json", "checkpoint.pt", "config.json", "int8.pt", "log.jsonl", "metrics.json", "report.html"}
+    written = {"arch.json", "checkpoint.pt", "config.json", "log.jsonl", "metrics.json", "network.json", "report.html", *SHIPPED}
     assert {p.name for p in path.iterdir()} >= written
+    assert found["method"] == "qat" and found["float_runtime"] == "torch" and found["float_ops"] == ["head_pool_quant"]
+    assert found["onnx"]["layer_steps"] <= 2 and found["onnx"]["integer_layers"] == 10
+    assert {name: found["file_bytes"][name] for name in SHIPPED} == {name: (path / name).stat().st_size for name in SHIPPED}
+    assert 4 * found["params"] < found["file_bytes"]["float state dict"] < 4 * found["params"] + 40_000
     out = capsys.readouterr().out
     assert "top1_test" in out and "parity on fbgemm" in out
-    shipped = quant.Frozen.load(path / "int8.pt")
+    shipped = quant.load_frozen(path / "int8.pt")
     assert shipped(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
 
 
@@ -158,6 +167,14 @@ def test_the_switches_of_the_ablation_mean_what_they_say():
     (["--label-smoothing", "1"], "label_smoothing: 1.0, must be at least 0 and below 1"),
     (["--float-only", "--from-float", "a"], "float_only: excludes"),
     (["--no-statassist", "--float-epochs", "2"], "float_epochs: .* leave it out"),
+    (["--float-only", "--calibrate", "mse"], "float_only: excludes --from-float and --calibrate"),
+    (["--float-only", "--bits", "4"], "float_only: trains no quantized epochs"),
+    (["--calibrate", "mse", "--bits", "4", "3"], "calibrate: trains no quantized epochs"),
+    (["--calibrate", "mse", "--no-statassist"], "calibrate: trains no quantized epochs"),
+    (["--calibrate", "mse", "--float-epochs", "2"], "float_epochs: .* leave it out"),
+    (["--calibrate", "mse", "--from-float", "a", "--epochs", "3"], "epochs: --calibrate with --from-float trains none"),
+    (["--calibration-images", "64"], "calibration_images: are what --calibrate looks at"),
+    (["--calibrate", "mse", "--calibration-images", "0"], "calibration_images: 0, must be at least 1"),
     (["--float-epochs", "12"], "float_epochs: 12, must be at least 1 and below epochs"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_named(flags, message):
@@ -231,17 +248,140 @@ def test_a_parity_that_fails_is_written_down_and_refused(folder, tmp_path, quick
     monkeypatch.setattr(quant.ParityReport, "check", fail)
     assert "conv stem is off by 9 steps" in refused(capsys, arguments(folder, tmp_path, epochs=1))
     assert "off by 9" in metrics(tmp_path / "tiny_int8")["parity"]["refused"]
+    assert not any((tmp_path / "tiny_int8" / name).exists() for name in SHIPPED)
+
+
+def test_what_an_earlier_sitting_shipped_goes_with_a_parity_that_fails(folder, tmp_path, quick, monkeypatch, capsys):
+    path = main(arguments(folder, tmp_path, epochs=1))
+    assert all((path / name).exists() for name in SHIPPED)
+    monkeypatch.setattr(quant.ParityReport, "check", lambda self: (_ for _ in ()).throw(quant.QuantError("off")))
+    refused(capsys, arguments(folder, tmp_path, epochs=1))
+    assert not any((path / name).exists() for name in SHIPPED) and list(metrics(path)["file_bytes"]) == ["float state dict"]
+
+
+def test_a_network_without_an_onnx_form_is_shipped_for_its_engine(folder, tmp_path, quick, monkeypatch, capsys):
+    monkeypatch.setattr(quant, "export_onnx", lambda *_: (_ for _ in ()).throw(quant.QuantError("swirl: has no ONNX form")))
+    path = main(arguments(folder, tmp_path, epochs=1))
+    assert metrics(path)["onnx"] == {"refused": "swirl: has no ONNX form"} and (path / "int8.pt").exists()
+    assert "int8.onnx: not written, swirl: has no ONNX form" in capsys.readouterr().out
+
+
+# ---- networks of the zoo, engines, post-training quantization ------------------------------------------------
+
+
+def zoo_arguments(folder, runs, *more, epochs=2) -> list[str]:
+    return [*arguments(folder, runs, *more, epochs=epochs), "--arch", "resnet20", "--input-size", "16"]
+
+
+def test_a_comparison_network_is_trained_like_a_frostnet(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(retrain, "time_networks", lambda networks, *_, **__: {})
+    path = main(zoo_arguments(folder, tmp_path))
+    found, network = metrics(path), json.loads((path / "network.json").read_text())
+    assert path.name == "resnet20_int8" and not (path / "arch.json").exists()
+    assert (network["name"], network["input_size"], network["classes"]) == ("resnet20", 16, ["dark", "grey", "light"])
+    model = zoo.build("resnet20", 3, 16)
+    assert (found["params"], found["macs"]) == nas.count(model, torch.zeros(1, 3, 16, 16))
+    assert found["parity"]["refused"] is None and found["onnx"]["integer_layers"] == 22
+    page = (path / "report.html").read_text()
+    assert "<h2>Network</h2>" in page and "resnet20" in page and f"{found['params']:,}" in page and "<h2>Architecture</h2>" not in page
+
+
+def test_a_stopped_comparison_network_goes_on_and_ends_alike(folder, tmp_path, quick, monkeypatch):
+    whole = metrics(main(zoo_arguments(folder, tmp_path / "a")))
+    step = tasks.engine._Training._train_step
+    stop = {9}
+
+    def interrupted(self, watch):
+        if self.step in stop:
+            stop.clear()
+            raise KeyboardInterrupt
+        return step(self, watch)
+
+    monkeypatch.setattr(tasks.engine._Training, "_train_step", interrupted)
+    with pytest.raises(SystemExit):
+        main(zoo_arguments(folder, tmp_path / "b"))
+    assert metrics(main(zoo_arguments(folder, tmp_path / "b"))) == whole
+
+
+def test_a_run_does_not_go_on_with_other_classes_or_another_kind_of_weights(folder, tmp_path, quick, monkeypatch, capsys):
+    path = main(zoo_arguments(folder, tmp_path, epochs=1))
+    network = json.loads((path / "network.json").read_text())
+    (path / "network.json").write_text(json.dumps(network | {"classes": ["a", "b"]}))
+    assert "arch: resnet20 has changed since" in refused(capsys, zoo_arguments(folder, tmp_path, epochs=1))
+    (path / "network.json").write_text(json.dumps(network | {"weight_qmax": 127}))
+    assert "takes weights of another range" in refused(capsys, zoo_arguments(folder, tmp_path, epochs=1))
+
+
+def test_an_unknown_name_and_a_size_too_small_are_refused(folder, tmp_path, capsys):
+    message = refused(capsys, [*arguments(folder, tmp_path), "--arch", "resnet19"])
+    assert "'resnet19'" in message and "frostnet_small_1_0" in message and "mobilenet_v2" in message
+    assert "vgg11 cannot run on 16 px" in refused(capsys, [*arguments(folder, tmp_path), "--arch", "vgg11", "--input-size", "16"])
+    (tmp_path / "resnet20").mkdir()
+    (tmp_path / "resnet20" / "arch.json").write_text("{}")
+    assert "arch.json: format" in refused(capsys, [*arguments(folder, tmp_path), "--arch", "resnet20"])  # not the zoo's silently
+
+
+@pytest.mark.skipif("onnxruntime" not in quant.available(), reason="onnxruntime is not installed")
+def test_for_onnxruntime_the_accuracy_is_its_sessions(folder, tmp_path, quick, monkeypatch):
+    threads = []
+    freeze = quant.freeze
+    monkeypatch.setattr(quant, "freeze", lambda *a: (threads.append(torch.get_num_threads()), freeze(*a))[1])
+    path = main(arguments(folder, tmp_path, "--engine", "onnxruntime", "--threads", "2"))
+    found = metrics(path)
+    assert found["float_runtime"] == "onnxruntime" and threads == [2] and not (path / "int8.pt").exists()
+    session = quant.load_frozen(path / "int8.onnx", "onnxruntime")
+    test = classification("imagefolder", folder, 16).test
+    right = [(session(x).argmax(1) == y).float() for x, y in in_order(test, 5)]
+    assert torch.cat(right).mean().item() == pytest.approx(found["networks"][2]["top1_test"], abs=1e-6)
+
+
+def test_the_reference_ships_onnx_alone_and_is_not_timed(folder, tmp_path, quick):
+    path = main(arguments(folder, tmp_path, "--engine", "reference", epochs=1))
+    assert (path / "int8.onnx").exists() and not (path / "int8.pt").exists() and metrics(path)["networks"][2]["latency_ms"] is None
+
+
+def test_calibrated_after_training_or_from_a_float_run_is_the_same(folder, tmp_path, quick):
+    path = main(arguments(folder, tmp_path, "--calibrate", "percentile", "--calibration-images", "30", epochs=6))
+    found = metrics(path)
+    rows = {row["network"]: row for row in found["networks"]}
+    assert path.name == "tiny_ptq" and (found["method"], found["calibrate"], found["boost"]) == ("ptq", "percentile", "off")
+    assert (found["epochs"], found["float_epochs"]) == (6, 6) and all((path / name).exists() for name in SHIPPED)
+    assert list(rows) == ["float", "fake_quant", "int8"] and rows["int8"]["top1_test"] > 0.5
+    again = metrics(main(arguments(folder, tmp_path, "--calibrate", "percentile", "--calibration-images", "30", epochs=6)))
+    assert again == found
+    main(arguments(folder, tmp_path, "--float-only", epochs=6))
+    argv = [*arguments(folder, tmp_path, "--calibrate", "percentile", "--calibration-images", "30"), "--from-float", "tiny_float"]
+    del argv[argv.index("--epochs") : argv.index("--epochs") + 2]
+    second = metrics(main([*argv, "--name", "later"]))
+    assert second["epochs"] == 0 and second["networks"] == found["networks"]
+    assert (tmp_path / "later" / "int8.onnx").read_bytes() == (path / "int8.onnx").read_bytes()
+
+
+def test_calibration_is_not_mixed_with_another(folder, tmp_path, quick, capsys):
+    main(arguments(folder, tmp_path, "--float-only", epochs=1))
+    argv = arguments(folder, tmp_path, "--from-float", "tiny_float")
+    del argv[argv.index("--epochs") : argv.index("--epochs") + 2]
+    main([*argv, "--calibrate", "minmax"])
+    assert "calibrate: 'minmax' then, 'mse' now" in refused(capsys, [*argv, "--calibrate", "mse"])
+
+
+def test_settings_that_cannot_be_calibrated_are_named_before_training(folder, tmp_path, quick, capsys):
+    (tmp_path / "settings.json").write_text('{"activation": "pact:4"}')
+    message = refused(capsys, arguments(folder, tmp_path, "--calibrate", "mse", "--settings", str(tmp_path / "settings.json")))
+    assert "only int8 activations can be calibrated" in message and not (tmp_path / "tiny_ptq" / "log.jsonl").exists()
 
 
 def test_names_paths_and_sizes_resolve(folder, tmp_path):
-    def size(*flags):
-        return retrain.architecture(parse(RetrainConfig, ["--runs", str(tmp_path), *flags], "retrain", "")).input_size
+    def size(name, data="scenes", input_size=None):
+        return find_network(name, 10, data, input_size, tmp_path).input_size
 
-    assert size("--arch", "frostnet_small") == 32 and size("--arch", "frostnet_small_0_5", "--input-size", "64") == 64
-    assert size("--arch", "frostnet_small", "--data", "imagefolder", "--data-root", str(folder)) == 224
-    assert size("--arch", str(folder / "tiny.json")) == 16
-    arch = retrain.architecture(parse(RetrainConfig, ["--arch", str(folder / "tiny.json")], "retrain", ""))
-    assert arch.head.num_classes == 10  # of scenes, whatever the file says
+    assert size("frostnet_small") == 32 and size("frostnet_small_0_5", input_size=64) == 64
+    assert size("frostnet_small", "imagefolder") == 224 and size("resnet20", "imagefolder") == 224 and size("resnet20", "cifar100") == 32
+    assert size(str(folder / "tiny.json")) == 16
+    network = find_network(str(folder / "tiny.json"), 10, "scenes")
+    assert network.arch.head.num_classes == network.num_classes == 10  # of the data, whatever the file says
+    tiny(16).with_name("other").save(tmp_path / "resnet20" / "arch.json")
+    assert size("resnet20") == 16  # a run comes before the zoo
 
 
 @pytest.mark.slow

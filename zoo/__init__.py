@@ -1,46 +1,56 @@
 """Networks by name: `zoo.build("mobilenet_v2", num_classes=10)`; the FrostNets too. All untrained plain float modules.
 
-torchvision's own definitions, whose first convolution keeps the resolution up to 64 px, as in the FrostNets; the ResNets for small
-pictures, which always do; and a pre-activation ResNet-18.
+The definitions are torchvision's and timm's where they have them. The first convolution keeps the resolution of pictures up to 64 px, as
+in the FrostNets. docs/zoo.md has each network's cost and how it differs from its namesakes elsewhere.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from torch import nn
-from torchvision import models
 
 import frostnet
 from nas import UserError
-from nas.arch import stem_stride
+from nas.arch import RULES, find_file
+from zoo import from_timm, from_torchvision
 from zoo.preact import PreActResNet18
 from zoo.resnet_cifar import CifarResNet
 
-TORCHVISION = ("resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0")
 CIFAR_RESNETS = {f"resnet{depth}": depth for depth in (20, 32, 44, 56)}
-NAMES = (*TORCHVISION, *CIFAR_RESNETS, "preact_resnet18")
+NAMES = (*from_torchvision.NAMES, *from_timm.NETWORKS, *CIFAR_RESNETS, "preact_resnet18")
 
 
 def build(name: str, num_classes: int = 1000, input_size: int = 224, runs: str | Path = "runs") -> nn.Module:
-    """The float network of a name: one of NAMES, else whatever frostnet.find knows. Raises UserError."""
+    """The float network of a name: one of NAMES, else whatever frostnet.find knows; (N, 3, H, W) -> logits (N, num_classes).
+
+    input_size  pixels; any picture of about that size will do, the choice is between the first layers for small and for large ones
+    Raises UserError.
+    """
+    for field, value in (("num_classes", num_classes), ("input_size", input_size)):
+        if not RULES[field][0](value):
+            raise UserError(f"{field}: {value!r}, must be {RULES[field][1]}")
     if name in CIFAR_RESNETS:
         return CifarResNet(CIFAR_RESNETS[name], num_classes)
     if name == "preact_resnet18":
         return PreActResNet18(num_classes, input_size)
-    if name in TORCHVISION:
-        return _torchvision(name, num_classes, input_size)
+    if name in from_torchvision.NAMES:
+        return from_torchvision.build(name, num_classes, input_size)
+    if name in from_timm.NETWORKS:
+        return from_timm.build(name, num_classes, input_size)
+    return frostnet.FrostNet(_architecture(name, runs).for_input(input_size).with_classes(num_classes))
+
+
+def _architecture(name: str, runs: str | Path) -> frostnet.Architecture:
     try:
-        arch = frostnet.find(name, runs)
+        return frostnet.find(name, runs)
     except UserError as error:
-        raise UserError(f"{error}; or a comparison network: {', '.join(NAMES)}") from error
-    return frostnet.FrostNet(arch.for_input(input_size).with_classes(num_classes))
+        if find_file(name, runs) is not None:
+            raise
+        known = (*NAMES, *frostnet.PUBLISHED)
+        near = get_close_matches(name, known, 5, 0.5) or known[:5]
+        raise UserError(
+            f"arch: {name!r} is neither a file, a run nor a known name; near it: {', '.join(near)}; all names: python -m zoo list"
+        ) from error
 
 
-def _torchvision(name: str, num_classes: int, input_size: int) -> nn.Module:
-    model = getattr(models, name)(num_classes=num_classes)
-    if stem_stride(input_size) == 1:
-        first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
-        first.stride = (1, 1)
-    return model
-
-
-__all__ = ["CIFAR_RESNETS", "NAMES", "TORCHVISION", "build"]
+__all__ = ["CIFAR_RESNETS", "NAMES", "build"]

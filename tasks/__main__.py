@@ -1,0 +1,81 @@
+"""python -m tasks export --run RUN --format onnx: the INT8 network of a finished run of retrain.py as a file to ship."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import quant
+from nas import UserError, read_json
+from nas.cli import guard
+from quant.executors import ONNX_ENGINES
+from tasks.data import training_pictures
+from tasks.pictures import Memory, Pictures, generator, stored_size
+from tasks.ship import compare, onnx_words, parity_words, save_frozen, save_onnx
+from tasks.trained import Trained, load
+
+FORMATS = ("onnx", *(engine for engine in quant.ENGINES if engine != "reference"))
+PICTURES = 256  # on which the network is checked
+
+
+@guard(errors=(quant.QuantError,))
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    trained = load(args.run)
+    pictures = find_pictures(args.run, trained, args.data_root)
+    export(trained, args.format, Path(args.output or default_output(args.run, args.format)), pictures)
+
+
+def default_output(run: str, format: str) -> Path:
+    return Path(run) / ("int8.onnx" if format == "onnx" else f"int8_{format}.{'onnx' if format in ONNX_ENGINES else 'pt'}")
+
+
+def find_pictures(run: str, trained: Trained, data_root: str | None) -> Pictures:
+    """Pictures of the training data to check the network on, or random ones where they are not to be had; says which."""
+    config = read_json(Path(run) / "config.json")
+    root = data_root or config.get("data_root")
+    normalised = {"mean": torch.tensor(trained.mean), "std": torch.tensor(trained.std)}
+    try:
+        pictures = training_pictures(config.get("data"), root if isinstance(root, str) else None, trained.input_size, 0, PICTURES)
+        print(f"checked on {len(pictures)} pictures of {config['data']}")
+        return replace(pictures, **normalised)
+    except UserError as error:
+        size = stored_size(trained.input_size)
+        images = torch.randint(256, (PICTURES, 3, size, size), generator=generator(0), dtype=torch.uint8)
+        print(f"checked on {PICTURES} random pictures, because: {error}")
+        return Memory(images, torch.zeros(PICTURES, dtype=torch.int64), trained.input_size, **normalised)
+
+
+def export(trained: Trained, format: str, output: Path, pictures: Pictures) -> None:
+    """Convert, check, write and say what came out. Raises UserError where the integer network does not compute what was trained."""
+    engine = "onnxruntime" if format == "onnx" else format
+    if quant.weight_qmax(engine) < trained.weight_qmax:
+        raise UserError(f"format: {engine} takes weights up to {quant.weight_qmax(engine)} on this CPU, {trained.name} was trained for "
+                        f"{trained.config.engine} with weights up to {trained.weight_qmax}; retrain with --engine {engine}")  # fmt: skip
+    executor = quant.convert(trained.graph, engine)
+    found = compare(trained.graph, executor, pictures)
+    if found["refused"]:
+        raise UserError(f"{found['refused']}; {output} is not written")
+    print(f"parity on {engine}: {parity_words(found, executor.float_ops)}")
+    if engine in ONNX_ENGINES:
+        print(onnx_words(save_onnx(trained, output, pictures)))
+    else:
+        save_frozen(quant.freeze(executor, torch.zeros(1, 3, trained.input_size, trained.input_size)), output)
+    print(f"{output}: {output.stat().st_size:,} bytes")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m tasks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    export = commands.add_parser("export", help="the INT8 network of a finished run as a file to ship")
+    export.add_argument("--run", required=True, help="the run's folder")
+    export.add_argument("--format", required=True, choices=FORMATS, help="onnx, or an engine: for torch's own a frozen module")
+    export.add_argument("--output", help="the file (default: in the run's folder)")
+    export.add_argument("--data-root", help="folder of the pictures to check it on (default: the one it was trained on)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
