@@ -8,6 +8,7 @@ weights), converted for each engine, and compared on held-out pictures. Writes d
 command goes on where it was stopped. The last line is one JSON object.
 """
 
+import functools
 import json
 import time
 from dataclasses import dataclass
@@ -21,15 +22,15 @@ from tqdm import tqdm
 import frostnet
 import quant
 import zoo
-from nas import UserError, read_json, write_json
+from nas import UserError, count, read_json, write_json
 from nas.cli import guard, option, parse
 from nas.files import write_bytes
 from tasks import Pictures, Stream, classification, in_order, lr_factor, subset
 
 CLASSES, SIZE, BATCH = 10, 32, 32
 TRAINED_FOR = "fbgemm"  # weights up to 63: no engine saturates on any CPU
-HEAVY = ("alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "resnet50", "resnext101_32x8d")
-HEAVY_STEPS = 4  # times fewer training steps for these
+USUAL_MACS = 40e6  # networks of more get so many times fewer training steps, but FEWEST_STEPS
+FEWEST_STEPS = 20
 LAYERWISE = 16  # pictures of the comparison layer by layer
 MOST_STEPS, LEAST_AGREEMENT, MOST_LOSS = 2, 0.995, 0.002  # the bars: steps in a layer, equal top-1, loss of accuracy
 
@@ -38,9 +39,9 @@ MOST_STEPS, LEAST_AGREEMENT, MOST_LOSS = 2, 0.995, 0.002  # the bars: steps in a
 class ParityConfig:
     models: tuple[str, ...] = option((), "networks (default: the whole zoo and the published FrostNets)")
     engines: tuple[str, ...] = option(quant.available(), "engines")
-    train_steps: int = option(200, f"training steps of {BATCH} pictures")
+    train_steps: int = option(160, f"training steps of {BATCH} pictures")
     lr: float = option(0.002, "peak learning rate")
-    pictures: int = option(1000, "held-out pictures that are compared end to end")
+    pictures: int = option(500, "held-out pictures that are compared end to end")
     seed: int = option(0, "seed")
     minutes: float = option(1e9, "begin no further network after so many minutes")
     output: str = option("docs/results/parity", "the results, without .json and .md")
@@ -57,8 +58,8 @@ def main(argv=None) -> dict:
     found = _begun(config)
     data = classification("scenes", None, SIZE, config.seed, 4000, False)
     end = time.monotonic() + 60 * config.minutes
-    light_first = sorted((*zoo.NAMES, *frostnet.PUBLISHED), key=lambda name: name in HEAVY)
-    for name in tqdm(config.models or light_first, desc="networks"):
+    names = config.models or (*frostnet.PUBLISHED, *zoo.NAMES)
+    for name in tqdm(sorted(names, key=_macs), desc="networks"):
         if time.monotonic() < end and set(config.engines) - found["networks"].get(name, {}).keys():
             found["networks"][name] = compare(name, config, data.train, subset(data.test, config.pictures, 0))
             write_json(f"{config.output}.json", found)
@@ -97,11 +98,17 @@ def _trained(name: str, config: ParityConfig, train: Pictures) -> nn.Module:
     torch.manual_seed(config.seed)
     model, stream = zoo.build(name, CLASSES, SIZE).train(), Stream(train, BATCH, config.seed)
     model = model.to(memory_format=torch.channels_last)
-    steps = config.train_steps // (HEAVY_STEPS if name in HEAVY else 1)
+    steps = max(FEWEST_STEPS, int(config.train_steps * min(1.0, USUAL_MACS / _macs(name))))
     _train(model, stream, 0, steps // 2, steps, config.lr)
     graph = quant.attach(model, torch.zeros(2, 3, SIZE, SIZE), quant.QuantConfig(engine=TRAINED_FOR)).train()
     _train(graph, stream, steps // 2, steps, steps, config.lr)
     return graph.eval().requires_grad_(False)
+
+
+@functools.cache
+def _macs(name: str) -> int:
+    with torch.device("meta"):
+        return count(zoo.build(name, CLASSES, SIZE), torch.empty(1, 3, SIZE, SIZE))[1]
 
 
 def _train(model: nn.Module, stream: Stream, start: int, end: int, steps: int, lr: float) -> None:
@@ -159,8 +166,9 @@ def page(found: dict) -> str:
 _PAGE = """# Parity: does INT8 compute what was trained?
 
 Written by `PYTHONPATH=. python benchmarks/parity.py`. {networks} networks at 32 px, each trained for {rounds} float and {rounds}
-fake-quant steps of 32 pictures drawn by `scenes` (a quarter of them for networks above 20 million parameters; weights up to 63, as fbgemm wants them, seed {seed}), converted for each engine and
-compared on {pictures} held-out pictures. Such brief training leaves small margins, so these are checks of arithmetic, not accuracies to
+fake-quant steps of 32 pictures drawn by `scenes` (fewer for networks above 40 million multiply-accumulates; weights up to 63, as fbgemm
+wants them, seed {seed}), converted for each engine and compared on {pictures} held-out pictures. Such brief training leaves small
+margins, so these are checks of arithmetic, not accuracies to
 quote: docs/results/ptq.md has trained networks. A *step* is one step of the tensor's own 8-bit grid. Layer by layer, every operation
 gets equal integer inputs; end to end, single steps add up on the way.
 

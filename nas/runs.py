@@ -1,4 +1,4 @@
-"""A run's folder: config.json, log.jsonl, checkpoint.pt, what describes the network, what is shipped, metrics.json, figures/, report.html."""
+"""A run's folder: config.json, log.jsonl, checkpoint.pt, the network, what is shipped of it, metrics.json, figures/, report.html."""
 
 import io
 import json
@@ -12,7 +12,8 @@ from nas.errors import UserError
 from nas.files import plain, read_bytes, read_json, reason, write_bytes, write_json
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
-RESULTS = ("arch.json", "network.json", "metrics.json", "front.json", "latency.json", "calibrated.pt", "int8.pt", "int8.onnx", "report.html")
+NETWORKS = ("arch.json", "network.json", "calibrated.pt", "int8.pt", "int8.onnx")
+RESULTS = (*NETWORKS, "metrics.json", "front.json", "latency.json", "report.html")
 _FORMAT = {"format": "checkpoint", "version": 1}
 
 
