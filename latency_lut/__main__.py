@@ -2,6 +2,7 @@
 
     python -m latency_lut --engine fbgemm --output fbgemm.json
     python -m latency_lut --engine fbgemm --output fbgemm.json --input-size 96      # adds a size to the same file
+    python -m latency_lut bench --arch frostnet_small_1_0 mobilenet_v2              # times whole networks; see bench --help
 
 Stop it at any time: the same command goes on where it was.
 """
@@ -51,9 +52,13 @@ class Config:
         return self.num_classes or (10 if size <= SMALL_INPUT else 1000,)
 
 
-def main(argv=None) -> LatencyTable:
-    """Measure what the file lacks, save it, print the result; returns the table."""
+def main(argv=None):
+    """Measure what the file lacks, save it, print the result; returns the table. After the word "bench": see latency_lut/bench.py."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["bench"]:
+        from latency_lut import bench  # the zoo and pandas take seconds to import
+
+        return bench.command(words)
     if "--restart" not in words:
         return _measure(words)
     table = guard(_started_over)(words)

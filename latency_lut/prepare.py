@@ -1,8 +1,9 @@
 """INT8 modules to time: blocks fed as inside a network, and whole networks.
 
-Latency does not depend on values, so weights are random and ranges come from one small random picture. It does depend
-on layout and on conversions: a block gets quantized channels_last tensors and gives such, without the
-quantize-dequantize pair around it that no network has (it would add 16 to 60 %).
+Latency hardly depends on values, so weights are random, and batch norms and ranges come from a few small random pictures: all tensors
+are of ordinary size, as in a trained network. (With untrained batch norms deep networks fade to 1e-8, from where it is not far to
+numbers that a CPU computes many times more slowly.) It does depend on layout and on conversions: a block gets quantized channels_last
+tensors and gives such, without the quantize-dequantize pair around it that no network has (it would add 16 to 60 %).
 """
 
 import functools
@@ -15,7 +16,8 @@ import quant
 from frostnet import FrostNet
 from nas import Architecture, BlockSpec, HeadSpec, StemSpec, build_block, build_head, build_stem
 
-OBSERVED_SIZE = 64  # pixels of the picture that sets a network's ranges; below 33 its last blocks would see one pixel
+PICTURES = 4  # that set the batch norms
+OBSERVED_SIZE = 64  # pixels of the pictures that set a network's ranges; below 33 its last blocks would see one pixel
 
 _BUILDERS = {StemSpec: build_stem, BlockSpec: build_block, HeadSpec: build_head}
 
@@ -37,8 +39,29 @@ def network(arch: Architecture, engine: str) -> Callable[[], object]:
 
 
 def to_int8(model: nn.Module, channels: int, size: int, engine: str, codes_io: bool = False) -> nn.Module:
-    """`model` converted for an engine, its ranges from one random picture of `size` pixels."""
-    image = torch.rand(1, channels, size, size).contiguous(memory_format=torch.channels_last)
+    """`model` converted for an engine, its batch norms and ranges from random pictures of `size` pixels."""
+    images = torch.rand(PICTURES, channels, size, size).contiguous(memory_format=torch.channels_last)
+    settle(model, images)
+    return observed(model, images[:1], engine, codes_io)
+
+
+def settle(model: nn.Module, images: torch.Tensor) -> None:
+    """Give every batch norm the statistics of `images` (N, C, H, W), at least two of them; the model is then in evaluation mode."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    with torch.no_grad():
+        model(images)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def observed(model: nn.Module, image: torch.Tensor, engine: str, codes_io: bool = False) -> nn.Module:
+    """A settled model converted for an engine, its ranges from `image` (1, C, H, W)."""
     graph = quant.attach(model, image, quant.QuantConfig(engine=engine)).train()
     quant.freeze_bn(graph)  # one picture is no batch to normalise by
     quant.set_mode(graph, observe=True, fake_quant=False)

@@ -133,7 +133,7 @@ def _set(name: str, quantizer: Int8Activation, seen: _Seen, method: str, percent
         lo, hi = _least_error(quantizer, _bins(seen, lo, hi))
     quantizer.lo.fill_(min(lo, 0.0))
     quantizer.hi.fill_(max(hi, 0.0))
-    quantizer.batches = 1
+    quantizer.batches = quantizer.delay + 1
 
 
 class _Bins(NamedTuple):

@@ -25,6 +25,9 @@ def build(name: str, num_classes: int, input_size: int) -> nn.Module:
     model = getattr(models, RELU_ONLY.get(name, name))(weights=None, num_classes=num_classes)
     if name in RELU_ONLY:
         _only_relu(model)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1  # torch's; V3's 0.01 needs a few hundred steps before evaluation means anything
     if stem_stride(input_size) == 1:
         keep_resolution(model)
     return model
