@@ -93,7 +93,8 @@ def _started_over(argv: list[str]) -> LatencyTable:
 
 
 def _parsed(argv: list[str]) -> Config:
-    return parse(Config, argv, "python -m latency_lut", __doc__.splitlines()[0])
+    about = f"{__doc__.splitlines()[0]} Whole networks are timed by `python -m latency_lut bench`."
+    return parse(Config, argv, "python -m latency_lut", about)
 
 
 def cli() -> None:

@@ -1,0 +1,213 @@
+"""Time whole networks on this CPU, side by side: INT8 on every engine, and float as a user would deploy it.
+
+    python -m latency_lut bench --arch frostnet_small_1_0 mobilenet_v2 --threads 1,2 --batch 1,8 --output bench
+
+Writes bench.json, bench.csv and bench.png after each network. The same command goes on where it was stopped.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+import quant
+import zoo
+from latency_lut import bench_report, prepare
+from latency_lut.bench_results import Results
+from latency_lut.contenders import FLOATS, Contender, contenders
+from latency_lut.machine import Watch
+from latency_lut.profile import profile_rows
+from latency_lut.timing import BEST, Timing, time_interleaved, torch_threads
+from nas import UserError, count
+from nas.cli import guard, option, parse
+
+REPEATS = 3  # timed calls per visit
+MAX_ROUNDS = 1.5  # times as many for what stays unstable
+SEED = 0  # of weights, pictures and the order of visits
+ALL = "all"
+_BOUNDS = {
+    "threads": (1, os.cpu_count() or 1),
+    "batch": (1, 1024),
+    "input_size": (16, 1024),
+    "classes": (1, 100_000),
+    "rounds": (BEST, 1000),
+}
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """One call of the command line."""
+
+    arch: tuple[str, ...] = option(help="networks: files, runs, published names, or names of the zoo (python -m zoo list)")
+    engine: tuple[str, ...] = option((ALL,), "INT8 engines; 'all' is what runs here, openvino apart, which has to be named")
+    threads: tuple[int, ...] = option((1,), "threads, one or several counts")
+    batch: tuple[int, ...] = option((1,), "pictures at a time, one or several counts")
+    input_size: int = option(224, "pixels, height and width")
+    classes: int = option(1000, "classes")
+    rounds: int = option(12, "rounds; the latency is the best of them")
+    output: str = option("bench", "beginning of the names of the files to write: .json, .csv and .png are added")
+    profile: bool = option(False, "time every operation too")
+    restart: bool = option(False, "start over where the output file exists")
+
+    def __post_init__(self):
+        for field, (low, high) in _BOUNDS.items():
+            values = getattr(self, field)
+            for value in values if isinstance(values, tuple) else (values,):
+                if not low <= value <= high:
+                    raise UserError(f"{field}: {value}, must be {low} to {high}" + " (the CPUs here)" * (field == "threads"))
+        for field in ("arch", "engine", "threads", "batch"):
+            if not getattr(self, field):
+                raise UserError(f"{field}: an empty list; give one or several, separated by commas or spaces")
+        for name in self.engine:
+            _check_engine(name)
+
+    def engines(self) -> tuple[str, ...]:
+        """The engines asked for, each once."""
+        usual = tuple(name for name in quant.available() if name != "openvino")
+        return tuple(dict.fromkeys(e for name in self.engine for e in (usual if name == ALL else (name,))))
+
+
+class Job(NamedTuple):
+    """One network under one condition; params and MACs of one picture, and a fingerprint of its layers."""
+
+    arch: str
+    input_size: int
+    classes: int
+    threads: int
+    batch: int
+    params: int
+    macs: int
+    fingerprint: str
+
+
+Choice = Callable[[list[dict]], Collection[str]]  # rows of a result -> the contenders whose operations are to be timed
+
+
+def command(words: Sequence[str]) -> Results | None:
+    """The command line, its own name first. With --restart the results are emptied first, so that resuming does not start over again."""
+    if "--restart" in words:
+        guard(_start_over, errors=(quant.QuantError,))(words)
+    return _bench([word for word in words if word != "--restart"])
+
+
+def _start_over(words: Sequence[str]) -> None:
+    config = _parsed(words)
+    jobs(config)  # a mistyped name must not cost the old results
+    Results.new(config.output).save()
+
+
+@guard(errors=(quant.QuantError,))
+def _bench(words: Sequence[str]) -> Results:
+    config = _parsed(words)
+    results = Results.open(config.output)
+    todo = jobs(config)
+    results.save()  # a folder that cannot be written to shows now, not after the first network
+    if max(config.threads) > 1:
+        print("note: on several threads it is wall time that counts; leave the machine alone meanwhile")
+    names = (*FLOATS, *config.engines())
+    for number, job in enumerate(todo, 1):
+        result = results.find(job, config.rounds, names, config.profile)
+        if result is None:
+            progress = f"{job.arch} ({number} of {len(todo)})"
+            result = measure(job, names, config.rounds, (lambda rows: names) if config.profile else _nothing, progress)
+            results.put(result)
+            bench_report.save(results)
+        print("\n" + bench_report.text(result), flush=True)
+    bench_report.save(results)
+    print(f"\nwritten: {results.prefix}.json, .csv, .png")
+    return results
+
+
+def jobs(config: BenchConfig) -> list[Job]:
+    """All networks under all conditions; raises UserError for one that does not exist or does not take such pictures."""
+    networks = [_described(name, config) for name in dict.fromkeys(config.arch)]
+    conditions = [(t, b) for t in dict.fromkeys(config.threads) for b in dict.fromkeys(config.batch)]
+    return [Job(*network[:3], threads, batch, *network[3:]) for threads, batch in conditions for network in networks]
+
+
+def measure(job: Job, names: Sequence[str], rounds: int, profiled: Choice, progress: str = "") -> dict:
+    """Time one network under one condition: the job's fields, "rows" (one a contender), "profile" and "seen" (load, steal)."""
+    watch = Watch()
+    with torch_threads(job.threads), quant.use_engine("reference"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = zoo.build(job.arch, job.classes, job.input_size)
+        images = torch.rand(max(job.batch, prepare.PICTURES), 3, job.input_size, job.input_size)
+        prepare.settle(model, images[: prepare.PICTURES])
+        ready, reasons = contenders(model, images[: job.batch], names)
+        timings = _timed(ready, rounds, progress or job.arch)
+        rows = [_row(name, ready.get(name), timings.get(name), reasons.get(name)) for name in names]
+        profile = _profiles(ready, profiled(rows))
+    seen = {"date": time.strftime("%Y-%m-%d %H:%M:%S"), **watch.seen()}
+    return {**job._asdict(), "rounds": rounds, "rows": rows, "profile": profile, "seen": seen}
+
+
+def _timed(ready: dict[str, Contender], rounds: int, progress: str) -> dict[str, Timing]:
+    with tqdm(total=rounds * len(ready), desc=progress, unit="visit", leave=False) as bar:
+
+        def on_visit(name: str, ms: float) -> None:
+            bar.total = max(bar.total, bar.n + 1)  # unstable ones are visited again
+            bar.update()
+
+        return time_interleaved(ready, rounds, REPEATS, SEED, max_rounds=int(MAX_ROUNDS * rounds), on_visit=on_visit)
+
+
+def _row(name: str, contender: Contender | None, timing: Timing | None, reason: str | None) -> dict:
+    """What is kept of a contender; of one that does not run, the reason."""
+    if timing is None:
+        return {"name": name, "reason": reason}
+    ops = None if contender.float_ops is None else list(contender.float_ops)
+    return {
+        "name": name,
+        "rounds_ms": list(timing.rounds),
+        "file_bytes": contender.file_bytes,
+        "float_ops": ops,
+        "float_convs": contender.float_convs,
+        "reason": None,
+    }
+
+
+def _profiles(ready: dict[str, Contender], names: Collection[str]) -> dict[str, list[dict]]:
+    """Operations of the contenders that can be profiled."""
+    found = {}
+    for name in (n for n in names if n in ready):
+        try:
+            found[name] = profile_rows(ready[name])
+        except UserError as error:
+            print(f"note: {error}")
+    return found
+
+
+def _nothing(rows: list[dict]) -> tuple[str, ...]:
+    return ()
+
+
+def _described(name: str, config: BenchConfig) -> tuple:
+    """(name, input size, classes, parameters, MACs, fingerprint) of a network, found without computing anything."""
+    with torch.device("meta"):
+        try:
+            model = zoo.build(name, config.classes, config.input_size)
+        except UserError as error:
+            raise UserError(f"arch: {str(error).removeprefix('model: ').removeprefix('arch: ')}") from error
+        try:
+            params, macs = count(model, torch.empty(1, 3, config.input_size, config.input_size))
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"input_size: {config.input_size} does not suit {name} ({str(error).splitlines()[0]}); try 224") from error
+    fingerprint = hashlib.sha256(str(model).encode()).hexdigest()[:16]
+    return name, config.input_size, config.classes, params, macs, fingerprint
+
+
+def _check_engine(name: str) -> None:
+    known = [engine for engine in quant.ENGINES if engine != "reference"]
+    if name not in (ALL, *known):
+        raise UserError(f"engine: {name!r} is not one of {', '.join((ALL, *known))}")
+    if name != ALL and name not in quant.available():
+        raise UserError(f"engine: {name!r} does not run here; choose from {', '.join((ALL, *quant.available()))}")
+
+
+def _parsed(words: Sequence[str]) -> BenchConfig:
+    return parse(BenchConfig, words[1:], "python -m latency_lut bench", __doc__.splitlines()[0])
