@@ -133,7 +133,7 @@ def _out_of_place(graph: fx.GraphModule) -> None:
             # traced with today's value of `training`; a module follows train() and eval()
             p = ops.argument(node, 1, "p", 0.5)
             with graph.graph.inserting_after(node):
-                graph.add_submodule(f"{node.name}_module", nn.Dropout(p))
+                graph.add_submodule(f"{node.name}_module", nn.Dropout(p).train(graph.training))
                 new = graph.graph.call_module(f"{node.name}_module", (node.args[0],))
             node.replace_all_uses_with(new)
             graph.graph.erase_node(node)

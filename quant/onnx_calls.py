@@ -54,7 +54,7 @@ class Site:
         raise self.unknown()
 
     def real_source(self) -> str:
-        """The first argument for a layer with float weights."""
+        """The first argument by float arithmetic, so that no runtime makes integers of what it is given to."""
         name = self.call.args[0].name
         return self.writer.plain_real(name) if self.writer.graph.op(name).kind == "dequantize" else self.writer.tensor(name)
 
@@ -188,7 +188,9 @@ def _average_pool(site: Site) -> str:
     ceil, include = int(site.setting(4, "ceil_mode", False)), int(site.setting(5, "count_include_pad", True))
     if site.setting(6, "divisor_override") is not None:
         raise site.unknown("divisor_override")
-    return site.node("AveragePool", [site.source()], **_window(site), ceil_mode=ceil, count_include_pad=include)
+    window = _window(site)
+    source = site.real_source() if ceil else site.source()  # onnxruntime's integer kernel is wrong at a last window cut short
+    return site.node("AveragePool", [source], **window, ceil_mode=ceil, count_include_pad=include)
 
 
 def _adaptive_average(site: Site) -> str:

@@ -103,6 +103,9 @@ def engine_steps(reference: Reference, executor: Executor, values: dict[str, obj
             value = values[op.name]
             if op.qparams is not None and isinstance(value, Tensor):
                 got = executor.codes(executor.step(op, own))
+                if got.shape != value.shape:
+                    shapes = f"{tuple(got.shape)} and not {tuple(value.shape)}"
+                    raise QuantError(f"{op.name}: {executor.engine} computes a tensor of {shapes}; take another engine")
                 steps[op.name] = (got.int() - value.int()).abs().max().item()
                 own[op.name] = executor.from_codes(value, op.qparams)
             else:
