@@ -2,6 +2,7 @@
 
 graph = quant.attach(model, images, quant.QuantConfig(engine="fbgemm"))    # a model that trains on integer grids
 ... train ...
+quant.snap_biases(graph)                                                   # biases as integers hold them
 int8 = quant.convert(graph, "fbgemm")                                      # the integer network
 quant.parity(graph, int8, images).check()                                  # computes what was trained
 quant.freeze(int8, images[:1]).save("int8.pt")                             # the form to ship
@@ -9,6 +10,7 @@ quant.export_onnx(graph, "int8.onnx")                                      # for
 """
 
 from quant.attach import attach, extra_loss, freeze_bn, plan, quantizer_parameters, quantizers_of, set_bits, set_mode
+from quant.biases import snap_biases
 from quant.calibrate import calibrate
 from quant.config import Override, QuantConfig
 from quant.convert import Frozen, code_inputs, convert, freeze, freeze_float, load_frozen
@@ -67,6 +69,7 @@ __all__ = [
     "quantizers_of",
     "set_bits",
     "set_mode",
+    "snap_biases",
     "train_8bit",
     "use_engine",
     "weight_qmax",

@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 from tqdm import tqdm
 
 from quant.attach import attach, quantizers_of, set_mode
+from quant.biases import snap_biases
 from quant.config import QuantConfig
 from quant.errors import QuantError
 from quant.fake_quant import widen
@@ -64,6 +65,7 @@ def calibrate(
     seen = _watch(graph, itertools.chain([first], batches), method != "minmax")
     for name in tqdm(seen, desc="setting ranges", unit="tensor", delay=3, leave=False):
         _set(name, graph.get_submodule(name), seen[name], method, percentile)
+    snap_biases(graph)
     return graph
 
 

