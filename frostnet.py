@@ -195,6 +195,9 @@ def load_released(path: str | Path, name: str | None = None) -> FrostNet:
         raise UserError(f"name: {name!r}, must be one of {', '.join(PUBLISHED)}")
     weights = _released_weights(path)
     model = FrostNet(_released_architecture(path, weights, PUBLISHED if name is None else (name,)))
+    broken = [key for key, value in weights.items() if not value.isfinite().all()]
+    if broken:
+        raise UserError(f"{path}: {broken[0]} holds values that are not finite; get the file again")
     model.load_state_dict({ours: weights[theirs] for ours, theirs in released_names(model).items()})
     return model.eval()
 
@@ -228,7 +231,7 @@ def _released_weights(path: str | Path) -> dict:
         raise UserError(f"{path}: not a checkpoint that can be read without running code ({type(error).__name__}); {mend}") from error
     if not isinstance(saved, dict):
         raise UserError(f"{path}: holds a {type(saved).__name__}, must be a checkpoint's dict of weights")
-    weights = next((saved[key] for key in ("state_dict_ema", "state_dict") if isinstance(saved.get(key), dict)), saved)
+    weights = next((saved[key] for key in ("state_dict_ema", "state_dict") if isinstance(saved.get(key), dict) and saved[key]), saved)
     prefix = "module." if all(str(key).startswith("module.") for key in weights) else ""
     return {str(key).removeprefix(prefix): value for key, value in weights.items()}
 

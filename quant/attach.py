@@ -60,6 +60,7 @@ def prepare(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor) -> fx
     if attached is not None:
         raise QuantError(f"{type(model).__name__} has quantizers already ({attached}); attach to the float model")
     graph = trace(model)
+    _normalise(graph)
     _out_of_place(graph)
     _record_values(graph, example_inputs if isinstance(example_inputs, tuple) else (example_inputs,))
     return graph
@@ -120,6 +121,15 @@ def freeze_bn(graph: nn.Module) -> None:
             module.eval()
 
 
+def _normalise(graph: fx.GraphModule) -> None:
+    """One spelling for calls that name their first arguments."""
+    for node in graph.graph.nodes:
+        first = "tensors" if node.op == "call_function" and node.target in ops.CATS else "input" if node.op == "call_module" else None
+        if first in node.kwargs:
+            node.args = (node.kwargs[first], *node.args)
+            node.kwargs = {name: value for name, value in node.kwargs.items() if name != first}
+
+
 def _out_of_place(graph: fx.GraphModule) -> None:
     """Replace in-place forms: what a quantizer saved for its backward must not change under it."""
     for node in graph.graph.nodes:
@@ -129,11 +139,10 @@ def _out_of_place(graph: fx.GraphModule) -> None:
             node.target = ops.OUT_OF_PLACE.get(node.target, node.target)
             if node.kwargs.get("inplace"):
                 node.update_kwarg("inplace", False)
-        if ops.kind(graph, node) == "dropout" and node.op == "call_function":
-            # traced with today's value of `training`; a module follows train() and eval()
-            p = ops.argument(node, 1, "p", 0.5)
+        if node.op == "call_function" and node.target in ops.DROPOUTS:
+            chosen = (ops.argument(node, 1, "p", 0.5), *([node.args[2]] if node.target is ops.stochastic_depth else []))
             with graph.graph.inserting_after(node):
-                graph.add_submodule(f"{node.name}_module", nn.Dropout(p).train(graph.training))
+                graph.add_submodule(f"{node.name}_module", ops.DROPOUTS[node.target](*chosen).train(graph.training))
                 new = graph.graph.call_module(f"{node.name}_module", (node.args[0],))
             node.replace_all_uses_with(new)
             graph.graph.erase_node(node)

@@ -58,7 +58,10 @@ def load_frozen(path: Path, engine: str | None = None) -> Frozen | OnnxNetwork:
     engine: "onnxruntime" (the default) or "openvino" for an ONNX model; a torch engine's module knows its own. Such a module is a
     program: load only files that you made.
     """
+    if not Path(path).is_file():
+        raise QuantError(f"{path}: there is no such file")
     if engine in executors.ONNX_ENGINES or not zipfile.is_zipfile(path):
+        _check_onnx_engine(engine or "onnxruntime")
         return OnnxNetwork.load(path, engine or "onnxruntime")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -92,6 +95,7 @@ def freeze_float(model: nn.Module, *example_inputs: Tensor, engine: str = "torch
     """The float baseline that a user would really deploy, batch norm folded: "torch" channels_last, traced and frozen, or "onnxruntime"."""
     model = copy.deepcopy(model).cpu().eval()
     if engine != "torch":
+        _check_onnx_engine(engine)
         return _onnx_network(lower(prepare(model, example_inputs)), engine, example_inputs)
     model = model.to(memory_format=torch.channels_last)
     frozen = Frozen(_trace(model, example_inputs), None)
@@ -99,6 +103,11 @@ def freeze_float(model: nn.Module, *example_inputs: Tensor, engine: str = "torch
         frozen(*example_inputs)
         frozen(*example_inputs)
     return frozen
+
+
+def _check_onnx_engine(engine: str) -> None:
+    if engine not in executors.ONNX_ENGINES or engine not in executors.available():
+        raise QuantError(f"engine: {engine!r} runs no ONNX models here; choose from {', '.join(executors.ONNX_ENGINES)}")
 
 
 def _onnx_network(graph: IntGraph, engine: str, example_inputs: tuple) -> OnnxNetwork:

@@ -1,5 +1,6 @@
 """ONNX files to deploy: written from the integer graph, checked, run, and compared with the reference before they are called done."""
 
+import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from quant.parity import MAX_LAYER_STEPS, engine_steps, output_step, run_values
 from quant.quantizers import Quantizer
 
 CHECK_IMAGES = 4
+FLOAT_TOLERANCE = 1e-3  # of the largest output
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,13 @@ def export_onnx(model: nn.Module, path: Path | str, images: Tensor | None = None
     if not quantized and images is None:
         raise QuantError("images: a float model needs some to be traced with")
     with torch.no_grad():
-        graph = lower(model if quantized else prepare(model.cpu().eval(), images))
+        model = model if quantized else copy.deepcopy(model).cpu().eval()
+        graph = lower(model if quantized else prepare(model, images))
         images = _noise(graph) if images is None else images
         proto = to_onnx(graph, [tuple(images.shape)])
-        onnx.checker.check_model(proto, full_check=True)
+        onnx.checker.check_model(proto)  # its inference of shapes does not know a last window cut short; onnxruntime's does
         got = OnnxNetwork(to_bytes(proto), "onnxruntime")(images)
-        found = _compare_codes(graph, proto, images, got) if quantized else _compare(model(images), got)
+        found = _compare_codes(graph, proto, images, got) if quantized else _compare_float(model(images), got)
     texts = {name: str(value) for name, value in found.items() if name != "float_ops"} | dict(metadata or {})
     onnx.helper.set_model_props(proto, dict(sorted(texts.items())))
     data = to_bytes(proto)
@@ -78,12 +81,20 @@ def _compare_codes(graph: IntGraph, proto: onnx.ModelProto, images: Tensor, got:
     steps = engine_steps(reference, executor, run_values(reference, images))
     worst = max(steps, key=steps.get)
     if steps[worst] > MAX_LAYER_STEPS:
-        raise QuantError(f"onnxruntime: {worst} is off by {steps[worst]} steps (at most {MAX_LAYER_STEPS}); train with engine onnxruntime")
+        mend = "train with engine onnxruntime if weights above 63 saturate on this CPU, else keep to a torch engine"
+        raise QuantError(f"onnxruntime: {worst} is off by {steps[worst]} steps (at most {MAX_LAYER_STEPS}); {mend}")
     fused = _integer_layers(graph, optimised(proto))
     found = _compare(reference(images), got)
     output_steps = round(found["max_difference"] / output_step(graph), 2)
     found |= {"layer_steps": steps[worst], "output_steps": output_steps, "integer_layers": fused}
     return found | {"float_ops": tuple(executor.float_ops)}
+
+
+def _compare_float(expected: Tensor, got: Tensor) -> dict:
+    found = _compare(expected, got)
+    if not found["max_difference"] <= FLOAT_TOLERANCE * max(1.0, expected.abs().max().item()):
+        raise QuantError(f"onnxruntime is off by {found['max_difference']:g} at the output; a call of the model has no ONNX form here")
+    return found
 
 
 def _compare(expected: Tensor, got: Tensor) -> dict:
@@ -104,5 +115,11 @@ def _integer_layers(graph: IntGraph, optimised: onnx.ModelProto) -> int:
 
 def _write(data: bytes, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # already renamed unless something failed

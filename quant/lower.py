@@ -10,6 +10,7 @@ import operator
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from quant import ops
@@ -113,7 +114,7 @@ class _Lowering:
         if kind in ops.LAYERS and hasattr(module, "weight_quant"):
             return self.layer(node, kind, module)
         source = self.values[node.args[0]] if node.args and isinstance(node.args[0], fx.Node) else ""
-        if kind == "batch_norm" and isinstance(source, _Pending) and source.bounds == UNBOUNDED and source.op.weight is not None:
+        if kind == "batch_norm" and isinstance(source, _Pending) and source.bounds == UNBOUNDED and ops.folds(self.graph, node.args[0]):
             folded = source.copy()
             folded.fold(module)
             return folded
@@ -136,6 +137,8 @@ class _Lowering:
             raise QuantError(f"{node.target}: its input ({node.args[0].name}) is on no grid; attach a quantizer there")
         weight, quantizer = module.weight.detach(), module.weight_quant
         attrs = _geometry(node, module) if kind != "linear" else {}
+        if kind != "deconv" and (len(node.args) > 1 or node.kwargs):
+            raise QuantError(f"{node.target}: is called with more than its input, which has no integer form")
         try:
             codes = quantizer.codes(weight).cpu()
         except QuantError as error:
@@ -261,7 +264,13 @@ def _geometry(node: fx.Node, module: nn.Module) -> dict:
         padding = f"{module.padding!r}, {module.padding_mode!r}"
         raise QuantError(f"{node.target}: padding {padding} has no integer form; pad with numbers and zeros")
     names = ("stride", "padding", "dilation", "groups") + (("output_padding",) if isinstance(module, nn.ConvTranspose2d) else ())
-    return {name: getattr(module, name) for name in names}
+    found = {name: getattr(module, name) for name in names}
+    if "output_padding" in found:  # a call may choose the output's size
+        (*_, height, width), (*_, h, w) = node.args[0].meta["shape"], node.meta["shape"]
+        least = F.conv_transpose2d(torch.empty(1, module.in_channels, height, width, device="meta"), module.weight.to("meta"), None,
+                                   *(found[name] for name in ("stride", "padding")), 0, module.groups, module.dilation).shape  # fmt: skip
+        found["output_padding"] = (h - least[2], w - least[3])
+    return found
 
 
 def _is_global_average(node: fx.Node) -> bool:
@@ -295,4 +304,5 @@ class _Method:
 def _function(graph: fx.GraphModule, node: fx.Node):
     if node.op == "get_attr":
         return _Attribute(operator.attrgetter(node.target)(graph).detach().cpu().clone())
-    return _Method(node.target) if node.op == "call_method" else node.target
+    name = "reshape" if node.target == "view" else node.target  # codes may lie in memory in another order than the values traced
+    return _Method(name) if node.op == "call_method" else node.target

@@ -40,9 +40,7 @@ class Site:
 
     def setting(self, position: int, name: str, default=None):
         """An argument: a module's attribute, else as it was passed."""
-        if isinstance(self.module, nn.Module):
-            return getattr(self.module, name, default)
-        return self.call.args[position] if len(self.call.args) > position else self.call.kwargs.get(name, default)
+        return ops.setting(self.call, position, name, default)
 
     def source(self, position: int = 0) -> str:
         """The tensor that an argument is; numbers become constants."""
@@ -82,7 +80,7 @@ def write_call(writer, op: Op, output: str) -> str | list[str]:
         write = _CALLS.get(name) or _KINDS.get(ops.KIND_OF.get(name))
         if write is not None:
             return write(site)
-    if hasattr(function, "value"):
+    if op.kind == "float" and not op.inputs and hasattr(function, "value"):
         return site.constant("value", function.value)
     raise site.unknown()
 
@@ -120,6 +118,21 @@ def _softmax(site: Site) -> str:
 
 
 # float layers
+
+
+def _pad(site: Site) -> str:
+    """Rows and columns around a picture: torch counts from the last dimension, ONNX from the first."""
+    pads, mode = site.setting(1, "padding" if isinstance(site.module, nn.Module) else "pad"), _PADS.get(type(site.module))
+    mode = mode or site.setting(2, "mode", "constant")
+    if len(pads) != 4 or len(site.shape) != 4 or mode not in ("constant", "reflect", "replicate"):
+        raise site.unknown(f"{mode}, {pads}")
+    left, right, top, bottom = pads
+    ends = site.constant("pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
+    value = [site.constant("filling", np.float32(site.setting(3, "value", 0.0) or 0.0))] if mode == "constant" else []
+    return site.node("Pad", [site.source(), ends, *value], mode="edge" if mode == "replicate" else mode)
+
+
+_PADS = {nn.ZeroPad2d: "constant", nn.ConstantPad2d: "constant", nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate"}
 
 
 def _conv(site: Site) -> str:
@@ -162,11 +175,17 @@ def _batch_norm(site: Site) -> str:
 
 
 def _binary(kind: str):
-    return lambda site: site.node(kind, [site.source(0), site.source(1)])
+    def write(site: Site) -> str:
+        if site.call.kwargs or len(site.call.args) > 2:
+            raise site.unknown("with further arguments")
+        return site.node(kind, [site.source(0), site.source(1)])
+
+    return write
 
 
 def _cat(site: Site) -> str:
-    tensors = [site.writer.tensor(ref.name) for ref in site.call.args[0]]
+    parts = site.call.args[0]
+    tensors = site.writer.tensors[parts.name] if isinstance(parts, Ref) else [site.writer.tensor(ref.name) for ref in parts]
     return site.node("Concat", tensors, axis=site.setting(1, "dim", 0) % len(site.shape))
 
 
@@ -217,6 +236,8 @@ def _windows(size: int, parts: int) -> np.ndarray:
 def _mean(site: Site) -> str:
     dims, keep = site.setting(1, "dim"), int(site.setting(2, "keepdim", False))
     rank = len(site.source_shape())
+    if dims is None:
+        raise site.unknown("over the batch too")
     dims = sorted(d % rank for d in (dims if isinstance(dims, (tuple, list)) else [dims]))
     if rank == 4 and dims == [2, 3]:  # the form that runtimes know as an integer operation
         pooled = site.node("GlobalAveragePool", [site.source()], "" if keep else "pooled")
@@ -228,10 +249,17 @@ def _resize(site: Site) -> str:
     mode, corners = site.setting(3, "mode", "nearest"), bool(site.setting(4, "align_corners", False))
     if mode not in ("nearest", "bilinear"):
         raise site.unknown(f"mode {mode!r}")
-    size = site.constant("size", np.array(site.shape[2:], np.int64))
+    if site.setting(6, "antialias", False) or len(site.shape) != 4:
+        raise site.unknown("antialias, or no picture")
+    factor, again = site.setting(2, "scale_factor"), site.setting(5, "recompute_scale_factor")
+    if factor is not None and not again:  # torch's grid then follows the factor, not the two sizes
+        factors = factor if isinstance(factor, (tuple, list)) else (factor, factor)
+        size = ["", site.constant("factors", np.array(factors, np.float32))]
+    else:
+        size = ["", "", site.constant("size", np.array(site.shape[2:], np.int64))]
     half = "align_corners" if corners else "pytorch_half_pixel"
     how = {"mode": "linear", "coordinate_transformation_mode": half} if mode == "bilinear" else _NEAREST
-    return site.node("Resize", [site.source(), "", "", size], axes=[2, 3], **how)
+    return site.node("Resize", [site.source(), *size], axes=[2, 3], **how)
 
 
 _NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
@@ -256,7 +284,8 @@ def _reshape_to(site: Site, tensor: str) -> str:
 
 
 def _permute(site: Site) -> str:
-    order = site.call.args[1:] if isinstance(site.call.args[1], int) else site.call.args[1]
+    order = site.setting(1, "dims")
+    order = site.call.args[1:] if isinstance(order, int) else order
     return site.node("Transpose", [site.source()], perm=[d % len(order) for d in order])
 
 
@@ -269,6 +298,8 @@ def _transpose(site: Site) -> str:
 
 def _split(site: Site) -> list[str]:
     axis = site.setting(2, "dim", 0)
+    if any(shape[axis] is None for shape in site.shape):
+        raise site.unknown("of the batch")
     parts = [f"{site.output}_{i}" for i in range(len(site.shape))]
     sizes = site.constant("sizes", np.array([shape[axis] for shape in site.shape], np.int64))
     return site.writer.node("Split", [site.source(), sizes], parts, axis=axis)
@@ -283,6 +314,8 @@ def _getitem(site: Site) -> str:
     rank, index = len(site.source_shape()), index if isinstance(index, tuple) else (index,)
     if not all(isinstance(i, (int, slice)) or i is Ellipsis for i in index):
         raise site.unknown("only slices and whole numbers")
+    if Ellipsis not in index and not any(isinstance(i, int) for i in index):  # a size worked out in the network: the result's
+        index = tuple(slice(i.start, (i.start or 0) + n) if isinstance(i.stop, Ref) and n else i for i, n in zip(index, site.shape))
     missing = rank - sum(i is not Ellipsis for i in index)
     at = index.index(Ellipsis) if Ellipsis in index else len(index)
     full = [*index[:at], *[slice(None)] * missing, *index[at + 1 :]]
@@ -357,6 +390,7 @@ _CALLS = {
         ((torch.chunk, torch.split, "chunk", "split"), _split),
         ((operator.getitem,), _getitem),
         ((interleave,), _interleave),
+        ((*_PADS, F.pad), _pad),
         ((nn.PixelShuffle, F.pixel_shuffle), _pixel_shuffle),
     )
     for function in functions

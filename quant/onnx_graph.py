@@ -6,6 +6,8 @@ Every number is the integer graph's own: int8 weights with one scale a channel, 
 What only moves codes (max-pool, reshape, slices) works on the uint8 tensors themselves. The batch is the one dynamic dimension.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import torch
@@ -37,6 +39,9 @@ class Values:
     def __init__(self, graph: IntGraph, shapes: list[tuple[int, ...]]):
         self._two, self._three = (_shapes(graph, [(n, *shape[1:]) for shape in shapes]) for n in (2, 3))
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._two
+
     def shape(self, name: str) -> Shape | list[Shape] | None:
         """Its shape (a list of such where there are several tensors), None for what is no tensor."""
         return _merge(self._two[name], self._three[name])
@@ -61,8 +66,10 @@ class _Writer:
         return helper.make_model(body, producer_name="frostnet-search", ir_version=IR_VERSION, opset_imports=opsets)
 
     def write(self, op: Op) -> None:
-        write = getattr(self, op.kind, None) or self.call
-        write(op)
+        try:
+            (getattr(self, op.kind, None) or self.call)(op)
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            raise QuantError(f"{op.name}: has no ONNX form here ({error}); keep to a torch engine") from error
 
     # operations
 
@@ -73,7 +80,12 @@ class _Writer:
         self.land(op, self.tensor(op.inputs[0]))
 
     def dequantize(self, op: Op) -> None:
-        self.tensors[op.name] = self.real(op.inputs[0])
+        parts = self.tensors.get(op.inputs[0])
+        if isinstance(parts, list):
+            grid = self.grid(self.graph.op(op.inputs[0]))
+            self.tensors[op.name] = [self.node("DequantizeLinear", [part, *grid], f"{part}_dequantized") for part in parts]
+        else:
+            self.tensors[op.name] = self.real(op.inputs[0])
 
     def conv(self, op: Op) -> None:
         a = op.attrs
@@ -84,8 +96,12 @@ class _Writer:
     def linear(self, op: Op) -> None:
         if len(self.values.shape(op.inputs[0])) == 2:
             self.weighted(op, "Gemm", op.weight, op.weight_scale, transB=1)
-        else:
-            raise QuantError(f"{op.name}: a linear layer on {len(self.values.shape(op.inputs[0]))}-dimensional input has no ONNX form here")
+        else:  # as vectors, because that has an integer kernel
+            source, flat = self.graph.op(op.inputs[0]), replace(op, name=f"{op.name}_vectors")
+            vectors = self.reshape(self.tensor(source.name), (None, op.weight.shape[1]), f"{op.name}_input")
+            self.real_of[flat.name] = self.node("DequantizeLinear", [vectors, *self.grid(source)], f"{op.name}_input_dequantized")
+            self.weighted(flat, "Gemm", op.weight, op.weight_scale, self.real_of[flat.name], transB=1)
+            self.tensors[op.name] = self.reshape(self.tensor(flat.name), self.values.shape(op.name), op.name)
 
     def batch_norm(self, op: Op) -> None:
         """A depthwise 1x1 convolution: the channel's factor is its weight's scale, the weight's code a constant."""
@@ -118,10 +134,10 @@ class _Writer:
 
     # their parts
 
-    def weighted(self, op: Op, kind: str, weight: Tensor, scale: Tensor, **attrs) -> None:
+    def weighted(self, op: Op, kind: str, weight: Tensor, scale: Tensor, source: str = "", **attrs) -> None:
         step = np.float32(self.graph.op(op.inputs[0]).qparams.scale) * scale.numpy()
         bias = np.round(op.bias.double().numpy() / step.astype(np.float64)).astype(np.int32)
-        inputs = [self.real(op.inputs[0]), self.by_channel(f"{op.name}_weight", weight.numpy(), scale.numpy())]
+        inputs = [source or self.real(op.inputs[0]), self.by_channel(f"{op.name}_weight", weight.numpy(), scale.numpy())]
         inputs.append(self.by_channel(f"{op.name}_bias", bias, step))
         self.land(op, self.node(kind, inputs, f"{op.name}_result", **attrs))
 
@@ -175,13 +191,21 @@ class _Writer:
         self.nodes.append(helper.make_node(kind, inputs, outputs, name=outputs[0], **attrs))
         return output
 
+    def reshape(self, tensor: str, shape: Shape, output: str) -> str:
+        sizes = np.array([-1 if size is None else size for size in shape], np.int64)
+        return self.node("Reshape", [tensor, self.constant(f"{output}_shape", sizes)], output)
+
     def constant(self, name: str, value) -> str:
-        self.constants.setdefault(name, numpy_helper.from_array(np.asarray(value, order="C"), name))
+        made = numpy_helper.from_array(np.asarray(value, order="C"), name)
+        if self.constants.setdefault(name, made) != made:
+            raise QuantError(f"{name}: two constants of the network would have this name; rename the layer")
         return name
 
     def output(self, number: int, ref: Ref) -> onnx.ValueInfoProto:
         """An output of the model, under a name of its own."""
         name = f"output_{number}" if number else "output"
+        while name in self.values:
+            name += "_"
         self.node("Identity", [self.tensor(ref.name)], name)
         return self.value(name, ref.name, self.graph.op(ref.name).qparams is not None)
 

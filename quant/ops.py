@@ -5,6 +5,12 @@ import operator
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torchvision.ops import StochasticDepth, stochastic_depth
+
+CATS = (torch.cat, torch.concat, torch.concatenate)
+# Functions that a trace freezes with that moment's value of `training`, and the modules that follow train() and eval()
+DROPOUTS = {F.dropout: nn.Dropout, F.dropout1d: nn.Dropout1d, F.dropout2d: nn.Dropout2d, F.dropout3d: nn.Dropout3d,
+            F.alpha_dropout: nn.AlphaDropout, stochastic_depth: StochasticDepth}  # fmt: skip
 
 _KINDS = {
     "conv": (nn.Conv2d,),
@@ -15,8 +21,8 @@ _KINDS = {
     "relu6": (nn.ReLU6, F.relu6),
     "add": (operator.add, torch.add, "add"),
     "mul": (operator.mul, torch.mul, "mul"),
-    "cat": (torch.cat,),
-    "dropout": (nn.Dropout, nn.Dropout2d, F.dropout),
+    "cat": CATS,
+    "dropout": (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, StochasticDepth, *DROPOUTS),
     "move": (nn.Identity, nn.Flatten, nn.MaxPool2d, F.max_pool2d, torch.flatten, torch.reshape, torch.transpose, torch.permute, torch.chunk,
              torch.split, torch.squeeze, torch.unsqueeze, operator.getitem, getattr, "flatten", "view", "reshape", "transpose", "permute",
              "contiguous", "chunk", "split", "squeeze", "unsqueeze", "size", "dim"),
@@ -44,8 +50,17 @@ def kind(graph: fx.GraphModule, node: fx.Node) -> str:
     name = KIND_OF.get(node.target, "function")
     if node.target is F.interpolate and argument(node, 3, "mode", "nearest") == "nearest":
         return "move"
+    if name == "cat" and not isinstance(node.args[0], (tuple, list)):
+        return "function"  # of the parts of something that makes several
     of_two_tensors = len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs
     return "function" if name in ("add", "mul") and not of_two_tensors else name
+
+
+def folds(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a batch norm behind a node scales its output channels: behind a convolution, and a linear layer on vectors."""
+    behind = node.args[0] if kind(graph, node) == "batch_norm" else node
+    name = kind(graph, behind)
+    return name in LAYERS and (name != "linear" or len(behind.meta["shape"]) == 2)
 
 
 def target(graph: fx.GraphModule, node: fx.Node):
@@ -79,6 +94,13 @@ def label(node: fx.Node) -> str:
 def argument(node: fx.Node, position: int, name: str, default):
     """An argument of a functional node, however it was passed."""
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def setting(call, position: int, name: str, default=None):
+    """An argument of a quant.graph.Call: a module's attribute, else as it was passed."""
+    if isinstance(call.function, nn.Module):
+        return getattr(call.function, name, default)
+    return call.args[position] if len(call.args) > position else call.kwargs.get(name, default)
 
 
 def out_of_place(module: nn.Module) -> nn.Module:

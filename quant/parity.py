@@ -52,7 +52,7 @@ class ParityReport:
 
     def check(self, max_layer_steps: float = MAX_LAYER_STEPS) -> "ParityReport":
         """Return the report; raise QuantError naming the layer where one is further off than `max_layer_steps`."""
-        if self.layer_steps > max_layer_steps:
+        if not self.layer_steps <= max_layer_steps:  # NaN is no small difference
             w = self.worst
             raise QuantError(
                 f"parity on {self.engine}: {w.kind} {w.name} is off by {max(w.fake_quant_steps, w.engine_steps):g} steps "
@@ -68,6 +68,8 @@ def parity(graph: fx.GraphModule, executor: Executor, images: Tensor) -> ParityR
     Layer by layer: each operation gets the reference's integer inputs, once in fake-quant arithmetic and once on the engine, and is
     compared with the reference's output codes. End to end: the graph against the engine.
     """
+    if not len(images) or not images.isfinite().all():
+        raise QuantError("images: none, or values that are not finite; parity needs real pictures")
     was_training = graph.training
     graph.eval()
     reference = Reference(executor.graph)
@@ -80,6 +82,8 @@ def parity(graph: fx.GraphModule, executor: Executor, images: Tensor) -> ParityR
         graph.train(was_training)
     with executors.use_engine(executor.engine):
         got = executor(images)
+    if got.shape != expected.shape:
+        raise QuantError(f"{executor.engine} gives {tuple(got.shape)} where fake-quant gives {tuple(expected.shape)}; take another engine")
     step = output_step(executor.graph)
     rows = tuple(LayerParity(n, executor.graph.op(n).kind, fake_steps.get(n, 0.0), s) for n, s in by_engine.items())
     output_steps = ((expected - got).abs().max() / step).item()

@@ -310,7 +310,7 @@ def _group_end(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
     if len(node.users) != 1:
         return node
     (user,) = node.users
-    folds = ops.kind(graph, node) in ops.LAYERS and ops.kind(graph, user) == "batch_norm"
+    folds = ops.kind(graph, user) == "batch_norm" and ops.kind(graph, node) in ops.LAYERS and ops.folds(graph, node)
     return _group_end(graph, user) if folds or _clamps_group(graph, user) else node
 
 

@@ -231,3 +231,17 @@ def test_the_command_line_shows_which_network_a_file_holds(tmp_path, capsys):
     torch.save(trained("frostnet_small_0_35").state_dict(), tmp_path / "a.pt")
     main(["--released", str(tmp_path / "a.pt")])
     assert capsys.readouterr().out.startswith("frostnet_small_0_35, 224 px, 7 classes")
+
+
+def test_an_empty_average_beside_good_weights_is_passed_over(tmp_path):
+    model = trained("frostnet_small_1_0")
+    torch.save({"state_dict": model.state_dict(), "state_dict_ema": {}}, tmp_path / "last.pth")
+    assert torch.equal(load_released(tmp_path / "last.pth").head.classifier.weight, model.state_dict()["classifier.2.weight"])
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    state = dict(trained("frostnet_small_1_0").state_dict())
+    state["conv1.conv.0.weight"] = torch.full_like(state["conv1.conv.0.weight"], float("nan"))
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(UserError, match="conv1.conv.0.weight holds values that are not finite"):
+        load_released(tmp_path / "broken.pth")

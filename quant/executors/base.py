@@ -41,7 +41,9 @@ class Executor(nn.Module, ABC):
         if op.kind == "quantize":
             return self.quantize(values[op.inputs[0]], op.qparams)
         if op.kind == "dequantize":
-            return self.dequantize(values[op.inputs[0]], self.graph.op(op.inputs[0]).qparams)
+            codes, grid = values[op.inputs[0]], self.graph.op(op.inputs[0]).qparams
+            several = isinstance(codes, (tuple, list))  # parts of a split
+            return tuple(self.dequantize(c, grid) for c in codes) if several else self.dequantize(codes, grid)
         if op.kind == "function":
             return self.function(op, values)
         if op.kind == "move":

@@ -39,14 +39,15 @@ class OnnxEngine(Executor):
         """A network ready to run, on as many threads as torch uses now."""
 
     def forward(self, *inputs: Tensor):
-        sizes = tuple(tuple(x.shape[1:]) for x in inputs)
-        run = self._sessions.get(("network", *sizes)) or self._open("network", self.graph, inputs)
-        outputs = iter(run(*(x.contiguous().numpy() for x in inputs)))
+        run = self._open("network", self.graph, inputs)
+        outputs = iter(run(*(x.detach().contiguous().numpy() for x in inputs)))
         return torch.fx.node.map_aggregate(self.graph.output, lambda v: torch.from_numpy(next(outputs)) if isinstance(v, Ref) else v)
 
     def _open(self, name: str, graph: IntGraph, inputs) -> Session:
-        session = self.session(to_bytes(to_onnx(graph, [tuple(x.shape) for x in inputs])))
-        return self._sessions.setdefault((name, *(tuple(x.shape[1:]) for x in inputs)), session)
+        key = (name, *(tuple(x.shape[1:]) for x in inputs))
+        if key not in self._sessions:
+            self._sessions[key] = self.session(to_bytes(to_onnx(graph, [tuple(x.shape) for x in inputs])))
+        return self._sessions[key]
 
     def quantize(self, x: Tensor, qparams) -> Tensor:
         return qparams.quantize(x)
@@ -143,7 +144,7 @@ class OnnxNetwork:
         self._run = {"onnxruntime": run_time_session, "openvino": openvino_session}[engine](model)
 
     def __call__(self, *inputs: Tensor):
-        outputs = tuple(map(torch.from_numpy, self._run(*(x.contiguous().numpy() for x in inputs))))
+        outputs = tuple(map(torch.from_numpy, self._run(*(x.detach().contiguous().numpy() for x in inputs))))
         return outputs[0] if len(outputs) == 1 else outputs
 
     def save(self, path: Path) -> None:

@@ -10,6 +10,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from quant import ops
 from quant.errors import QuantError
 from quant.executors.base import Executor
 from quant.graph import IntGraph, Op
@@ -28,7 +29,10 @@ def available() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def use_engine(engine: str):
-    """Make `engine` the one that torch's quantized operators run on, and keep torch's notice about their future out of the way."""
+    """Make `engine` the one that torch's quantized operators run on, and keep torch's notice about their future out of the way.
+
+    torch has one engine for the whole process: networks for two of them cannot run in two threads at a time.
+    """
     before = torch.backends.quantized.engine
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*quantiz.*", category=UserWarning)
@@ -52,6 +56,16 @@ class TorchEngine(Executor):
             for op in graph.ops:
                 if op.kind in ("conv", "linear"):
                     setattr(self, f"packed_{op.name}", _pack(op))
+
+    def forward(self, *inputs):
+        with use_engine(self.engine):  # its clamps would be another engine's otherwise, and wrong
+            return super().forward(*inputs)
+
+    def move(self, op: Op, values: dict):
+        if self.engine != "qnnpack" or not _is_dilated_pool(op):
+            return super().move(op, values)
+        codes = op.attrs["call"](lambda name: values[name].int_repr().float())  # qnnpack's own is wrong where padded and dilated
+        return self.from_codes(codes.to(torch.uint8), op.qparams)
 
     def quantize(self, x: Tensor, qparams: QParams) -> Tensor:
         if x.dim() == 4:
@@ -120,6 +134,12 @@ class TorchEngine(Executor):
         if self.engine == "qnnpack":
             x = x.contiguous()  # its clamp is wrong on channels_last tensors
         return torch.ops.quantized.clamp(x, qparams.lowest, qparams.highest)
+
+
+def _is_dilated_pool(op: Op) -> bool:
+    call = op.attrs["call"]
+    is_pool = isinstance(call.function, nn.MaxPool2d) or call.function is nn.functional.max_pool2d
+    return is_pool and ops.setting(call, 4, "dilation", 1) not in (1, (1, 1), [1, 1])
 
 
 def _pack(op: Op):
