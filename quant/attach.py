@@ -183,6 +183,10 @@ def _quantize_weights(graph: fx.GraphModule, config: QuantConfig, decided: Plan)
             graph.set_submodule(node.target, done[layer])
         elif isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)) and type(layer) not in QUANTIZED:
             warnings.warn(f"{node.target}: {type(layer).__name__} has no quantized form and stays float", stacklevel=3)
+        elif isinstance(layer, nn.modules.conv._ConvNd) and ops.zero_padding(layer) is None:
+            words = f"padding {layer.padding!r}, {layer.padding_mode!r}"
+            warnings.warn(f"{node.target}: {words} has no quantized form and the layer stays float; pad alike on both sides, with zeros",
+                          stacklevel=3)  # fmt: skip
 
 
 def _quantized_layer(node: fx.Node, layer: nn.Module, config: QuantConfig, decided: Plan, seed: int) -> nn.Module:

@@ -52,6 +52,9 @@ class QuantConfig:
     quantize_input  False where the input already lies on a grid (a block inside a quantized network)
     seed            of the noise in stochastic gradient quantizers
     Raises QuantError for a word that names nothing.
+
+    What op_types, quantize_input=False and an override of an output to "float" leave off every grid trains, but converts only where no
+    integer layer reads it.
     """
 
     engine: str = "fbgemm"

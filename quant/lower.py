@@ -259,12 +259,9 @@ class _Lowering:
 
 
 def _geometry(node: fx.Node, module: nn.Module) -> dict:
-    """Stride, padding and so on of a convolution; QuantError for paddings that no engine has."""
-    if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        padding = f"{module.padding!r}, {module.padding_mode!r}"
-        raise QuantError(f"{node.target}: padding {padding} has no integer form; pad with numbers and zeros")
+    """Stride, padding and so on of a convolution, as numbers."""
     names = ("stride", "padding", "dilation", "groups") + (("output_padding",) if isinstance(module, nn.ConvTranspose2d) else ())
-    found = {name: getattr(module, name) for name in names}
+    found = {name: getattr(module, name) for name in names} | {"padding": ops.zero_padding(module)}
     if "output_padding" in found:  # a call may choose the output's size
         (*_, height, width), (*_, h, w) = node.args[0].meta["shape"], node.meta["shape"]
         least = F.conv_transpose2d(torch.empty(1, module.in_channels, height, width, device="meta"), module.weight.to("meta"), None,

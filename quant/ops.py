@@ -86,6 +86,16 @@ def is_nonnegative(graph: fx.GraphModule, node: fx.Node) -> bool:
     return keeps_sign and bool(sources) and all(is_nonnegative(graph, n) for n in sources)
 
 
+def zero_padding(layer: nn.Module) -> tuple[int, int] | None:
+    """Rows and columns of zeros on either side of a convolution's input; None where it pads otherwise, which no engine does as integers."""
+    if layer.padding_mode != "zeros":
+        return None
+    if not isinstance(layer.padding, str):
+        return layer.padding
+    left, right, top, bottom = layer._reversed_padding_repeated_twice  # "same" and "valid" worked out
+    return (top, left) if (left, top) == (right, bottom) else None
+
+
 def label(node: fx.Node) -> str:
     """A short name for a functional node: "add", "cat", "mean"."""
     return node.target.strip("_") if isinstance(node.target, str) else node.target.__name__.strip("_")

@@ -147,6 +147,8 @@ class _Planner:
         chosen = kind in ops.LAYERS and (self.config.op_types is None or kind in self.config.op_types)
         if not chosen or node in self.exempt or node.op != "call_module" or ops.target(self.graph, node) not in QUANTIZED:
             return None
+        if kind != "linear" and ops.zero_padding(self.graph.get_submodule(node.target)) is None:
+            return None
         wanted = self._wanted(node, "weight")
         return None if wanted.spec == FLOAT else wanted
 

@@ -49,6 +49,8 @@ NETWORKS = {
     "permuted by keyword": (Net(lambda m, x: m.c(x).permute(dims=(0, 2, 3, 1)), c=conv()), PICTURE),
     "flattened whole": (Net(lambda m, x: m.c(x).view(x.shape[0], -1), c=conv()), PICTURE),
     "a layer called output": (Net(lambda m, x: m.output(m.c(x)), c=conv(), output=nn.Flatten()), PICTURE),
+    "padded to the same size": (Net(lambda m, x: m.c(x), c=nn.Conv2d(8, 8, 3, padding="same", dilation=2)), PICTURE),
+    "valid padding": (Net(lambda m, x: m.c(x), c=nn.Conv2d(8, 8, (2, 3), padding="valid")), PICTURE),
     "stochastic depth": (Net(lambda m, x: x + m.drop(m.c(x)), c=conv(), drop=StochasticDepth(0.5, "row")), PICTURE),
     "functional dropout": (Net(lambda m, x: F.dropout2d(m.c(x), 0.5, m.training), c=conv()), PICTURE),
 }  # fmt: skip
@@ -87,6 +89,18 @@ def test_what_drops_values_drops_them_in_training_alone(kept):
     graph = observed(model, x).train(not kept)
     torch.manual_seed(1)
     assert torch.equal(graph(x), graph(x)) == kept
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("options", [{"padding": "same", "kernel_size": 2}, {"padding": 1, "kernel_size": 3, "padding_mode": "reflect"}])
+def test_a_layer_whose_padding_has_no_integer_form_stays_float_and_converts(options):
+    torch.manual_seed(0)
+    x = torch.randn(PICTURE)
+    with pytest.warns(UserWarning, match="c: padding .* stays float"):
+        graph = observed(Net(lambda m, x: m.last(m.c(x)), c=nn.Conv2d(8, 8, **options), last=conv()), x)
+    with torch.no_grad():
+        expected = graph(x)
+        assert (quant.convert(graph, "fbgemm")(x) - expected).abs().max() <= 0.03 * expected.abs().max()
 
 
 WRONG = {
