@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pandas
@@ -29,6 +30,7 @@ import quant
 import zoo
 from latency_lut import prepare, torch_threads
 from latency_lut.bench_results import identity
+from latency_lut.checks import a_list, a_number, a_text, a_whole, an_object
 from latency_lut.contenders import EAGER, FLOATS, SESSION, contenders
 from nas import UserError, read_json, write_json
 from nas.cli import guard, option, parse
@@ -37,7 +39,6 @@ NETWORKS = ("mobilenet_v2", "resnet18", "frostnet_large_1_0")
 FORMS = (*FLOATS, "fbgemm", "qnnpack", "x86", "onednn", "onnxruntime")
 TINY = ("resnet20", 10, 32)  # name, classes, pixels of the network that runs before anything is counted
 COMPILING, RUNNING = 2, 5  # inferences
-_SAME = ("meta", "input_size", "repeats")  # settings under which rows are gone on with
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,35 @@ def main(argv=None) -> dict:
 
 
 def begun(config: MemoryConfig) -> dict:
-    """The file's content where it was measured under the same settings, else an empty one."""
+    """What the file holds, else nothing yet. Raises UserError for a broken file and for one that was measured under other settings."""
     fresh = {"meta": identity(), "input_size": config.input_size, "repeats": config.repeats, "rows": []}
     if not Path(config.output).exists():
         return fresh
     before = read_json(config.output)
-    same = isinstance(before, dict) and all(before.get(field) == fresh[field] for field in _SAME)
-    return before if same and isinstance(before.get("rows"), list) else fresh
+    try:
+        check(before, fresh)
+    except UserError as error:
+        raise UserError(f"{config.output}: {error}; choose another --output, or remove the file") from error
+    return before
+
+
+def check(before: Any, fresh: dict) -> None:
+    """Raises UserError naming the field where a file's content is broken or has other settings than `fresh`."""
+    an_object("the file", before)
+    an_object("", before, tuple(fresh))
+    there = before | an_object("meta", before["meta"], tuple(fresh["meta"]))
+    here = fresh | fresh["meta"]
+    for field in (*fresh["meta"], "input_size", "repeats"):
+        if there[field] != here[field]:
+            raise UserError(f"{field}: measured with {there[field]}, here is {here[field]}")
+    for number, row in enumerate(a_list("rows", before["rows"])):
+        path = f"rows[{number}]"
+        an_object(path, row, ("network", "batch", "form", "peak_mib", "running_mib"))
+        a_text(f"{path}.network", row["network"])
+        a_text(f"{path}.form", row["form"], FORMS)
+        a_whole(f"{path}.batch", row["batch"], 1, 2**20)
+        for field in ("peak_mib", "running_mib"):
+            a_number(f"{path}.{field}", row[field])
 
 
 def measured(config: MemoryConfig, network: str, batch: int, form: str) -> dict:

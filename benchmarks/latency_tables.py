@@ -2,6 +2,7 @@
 
     PYTHONPATH=. python benchmarks/latency_tables.py                    # about 15 minutes on a quiet machine
     PYTHONPATH=. python benchmarks/latency_tables.py --minutes 10       # as far as that goes; the same command goes on
+    PYTHONPATH=. python benchmarks/latency_tables.py --minutes 0        # measures nothing: the page anew from the JSON, of any machine
 
 Writes docs/results/latency.{json,md,png} after each network. What benchmarks/inference_memory.py found goes into the page too. The last
 line is JSON: the bars that are met, and where INT8 is slower than float.
@@ -12,7 +13,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +24,14 @@ import frostnet
 import quant
 from latency_lut.bench import BenchConfig, Job, jobs, measure
 from latency_lut.bench_report import GREYS
-from latency_lut.bench_results import Results, latency_ms
+from latency_lut.bench_results import Results, file_prefix, latency_ms, median_ms
 from latency_lut.contenders import EAGER, FLOATS, FROZEN, SESSION
+from latency_lut.timing import BEST
 from nas import UserError, read_json
 from nas.cli import guard, option, parse
 from nas.draw import INK, LINES
 from nas.draw import save as save_figure
-from nas.files import write_bytes
+from nas.files import plain, write_bytes
 
 TORCH_ENGINES = ("fbgemm", "qnnpack", "x86", "onednn")
 ORT = "onnxruntime"
@@ -82,9 +84,15 @@ class TablesConfig:
     rounds: int = option(12, "rounds; the latency is the best of them")
     large_rounds: int = option(4, f"rounds of {' and '.join(LARGE_NETWORKS)}")
     input_size: int = option(224, "pixels")
-    minutes: float = option(math.inf, "begin no further network after so many minutes")
+    minutes: float = option(math.inf, "begin no further network after so many minutes; 0: only write the page anew")
     output: str = option("docs/results/latency", "beginning of the names of the files to write: .json, .md and .png are added")
     restart: bool = option(False, "start over where the output file exists")
+
+    def __post_init__(self):
+        for field in ("rounds", "large_rounds"):
+            if not BEST <= getattr(self, field) <= 1000:
+                raise UserError(f"{field}: {getattr(self, field)}, must be {BEST} to 1000")
+        file_prefix(self.output)
 
     def rounds_of(self, network: str) -> int:
         return self.large_rounds if network in LARGE_NETWORKS else self.rounds
@@ -119,7 +127,7 @@ def _measure(words: list[str]) -> dict:
     for name in NAMES[len(FLOATS) :]:
         if name not in quant.available():
             print(f"note: the engine {name} does not run here; its columns stay empty")
-    results = Results.open(config.output)
+    results = Results.open(config.output, any_machine=config.minutes <= 0)
     todo = planned(config)
     for number, job in enumerate(todo, 1):
         rounds = config.rounds_of(job.arch)
@@ -128,17 +136,17 @@ def _measure(words: list[str]) -> dict:
             write(results, config, len(todo))
             print(f"{(time.monotonic() - started) / 60:5.1f} min  {one_line(results.results[-1])}", flush=True)
     write(results, config, len(todo))
-    summary = summarized(results.results, len(todo))
-    print(json.dumps(summary))
+    summary = summarized(shown_of(results, config), len(todo))
+    print(json.dumps(plain(summary)))
     return summary
 
 
 # ---- what the figures say ------------------------------------------------------------------------------------
 
 
-def times(result: dict) -> dict[str, float]:
-    """Milliseconds of the contenders that ran."""
-    return {row["name"]: ms for row in result["rows"] if (ms := latency_ms(row))}
+def times(result: dict, statistic: Callable[[dict], float | None] = latency_ms) -> dict[str, float]:
+    """Milliseconds of the contenders that ran: the minimum over the rounds, or another statistic of a row."""
+    return {row["name"]: ms for row in result["rows"] if (ms := statistic(row))}
 
 
 def best(ms: dict[str, float], names: Iterable[str]) -> float:
@@ -171,21 +179,30 @@ def worth_a_profile(rows: list[dict]) -> set[str]:
 
 
 def bars(results: list[dict]) -> list[dict]:
-    """What FrostNets of width 1 should reach: {"network", "bar", "value", "limit", "met"}."""
+    """What FrostNets of width 1 should reach: {"network", "bar", "value", "minimum", "limit", "met"}.
+
+    value: of latencies, from the medians of the rounds; it decides. minimum: the same from their minima; None for what has no rounds.
+    """
     found = []
     for result in (r for r in results if r["arch"] in JUDGED):
-        ms, rows = times(result), {row["name"]: row for row in result["rows"] if not row["reason"]}
+        rows = {row["name"]: row for row in result["rows"] if not row["reason"]}
+        medians, minima = times(result, median_ms), times(result)
         sizes = {name: row["file_bytes"] for name, row in rows.items()}
-        values = (
-            ("best torch engine / eager float", ratio(ms, TORCH_ENGINES, EAGER), 0.40),
-            ("best torch engine / frozen float", ratio(ms, TORCH_ENGINES, FROZEN), 0.75),
-            ("onnxruntime INT8 / float", ratio(ms, (ORT,), SESSION), 0.90),
-            ("convolutions left float", max((row["float_convs"] for row in rows.values()), default=math.nan), 0),
-            ("frozen INT8 file / float file", ratio(sizes, TORCH_ENGINES, EAGER), 0.28),
-            ("int8.onnx / float file", ratio(sizes, (ORT,), EAGER), 0.28),
-        )
-        for bar, value, limit in values:
-            found.append({"network": result["arch"], "bar": bar, "value": round(value, 3), "limit": limit, "met": value <= limit})
+        values = [
+            (bar, ratio(medians, names, own), round(ratio(minima, names, own), 3), limit)
+            for bar, names, own, limit in (
+                ("best torch engine / eager float", TORCH_ENGINES, EAGER, 0.40),
+                ("best torch engine / frozen float", TORCH_ENGINES, FROZEN, 0.75),
+                ("onnxruntime INT8 / float", (ORT,), SESSION, 0.90),
+            )
+        ] + [
+            ("convolutions left float", max((row["float_convs"] for row in rows.values()), default=math.nan), None, 0),
+            ("frozen INT8 file / float file", ratio(sizes, TORCH_ENGINES, EAGER), None, 0.28),
+            ("int8.onnx / float file", ratio(sizes, (ORT,), EAGER), None, 0.28),
+        ]
+        for bar, value, minimum, limit in values:
+            judged = {"value": round(value, 3), "minimum": minimum, "limit": limit, "met": value <= limit}
+            found.append({"network": result["arch"], "bar": bar, **judged})
     return found
 
 
@@ -210,11 +227,17 @@ def one_line(result: dict) -> str:
 def write(results: Results, config: TablesConfig, asked: int) -> None:
     """The JSON, and page and picture of the networks that are asked for, in their order."""
     results.results.sort(key=lambda r: config.networks.index(r["arch"]) if r["arch"] in config.networks else len(config.networks))
-    shown = [r for r in results.results if r["arch"] in config.networks]
+    shown = shown_of(results, config)
     if shown:
         save_figure(figure(shown), f"{results.prefix}.png")
         write_bytes(f"{results.prefix}.md", page(results, shown, config, asked).encode())
     results.save()
+
+
+def shown_of(results: Results, config: TablesConfig) -> list[dict]:
+    """The results of the networks that are asked for, one picture on one thread."""
+    condition = (config.input_size, 1, 1)
+    return [r for r in results.results if r["arch"] in config.networks and (r["input_size"], r["threads"], r["batch"]) == condition]
 
 
 def page(results: Results, shown: list[dict], config: TablesConfig, asked: int) -> str:
@@ -230,14 +253,15 @@ def head(results: Results, shown: list[dict], config: TablesConfig, asked: int) 
     unfinished = f"**{len(shown)} of {asked} networks so far.** " if len(shown) < asked else ""
     vnni = "with VNNI" if any("vnni" in flag for flag in meta["flags"]) else "without VNNI"
     machine = f"{meta['cpu']} ({vnni}), {meta['cores']} cores; torch {meta['torch']}, onnxruntime {meta['onnxruntime']}"
-    name, rounds = results.prefix.name, f"{config.rounds} interleaved rounds ({config.large_rounds} for the largest networks)"
+    name, least, most = results.prefix.name, min(r["rounds"] for r in shown), max(r["rounds"] for r in shown)
+    rounds = f"{most} interleaved rounds" + f" ({least} for the largest networks)" * (least < most)
     return "\n\n".join(
         (
             "# Latency and size of whole networks, float and INT8",
             f"{unfinished}Written by `PYTHONPATH=. python benchmarks/latency_tables.py`; the numbers are in [{name}.json]({name}.json).",
             f"Machine: {machine}. {config.input_size} px, batch 1, one thread, the thread's CPU time; the minimum over {rounds} of each "
-            f"round's median. Highest load seen {load:.1f}, highest steal {steal:.1%}. Weights are random: they change no latency. INT8 "
-            "networks are in the form that is shipped, pictures in and logits out as real numbers.",
+            f"round's median, and for the bars the median of the rounds. Highest load {load:.1f}, highest steal {steal:.1%}. Weights are "
+            "random: they change no latency. INT8 networks are in the form that is shipped, pictures in and logits out as real numbers.",
             "Three float baselines. *eager* is torch's modules as trained, channels_last, batch norm unfolded: what papers often divide "
             "by, and not what anyone should deploy. *frozen* is the same with batch norm folded, traced and frozen. *float ort* is an "
             "onnxruntime session. A cut against *eager* alone flatters INT8.",
@@ -347,8 +371,16 @@ def _beside_paper(result: dict, float_ms: float, int8_ms: float) -> list[str]:
 
 
 def bars_section(shown: list[dict]) -> str:
-    lines = [[b["network"], b["bar"], f"{b['value']:g}", f"{b['limit']:g}", "met" if b["met"] else "**missed**"] for b in bars(shown)]
-    return "\n\n".join(["## Bars", table(["network", "bar", "value", "limit", ""], lines)]) if lines else ""
+    lines = [
+        [b["network"], b["bar"], _figure(b["value"]), _figure(b["minimum"]), f"{b['limit']:g}", "met" if b["met"] else "**missed**"]
+        for b in bars(shown)
+    ]
+    note = "Latencies are judged by the median of the interleaved rounds: *value* decides. *minimum*: the same from their minima."
+    return "\n\n".join(["## Bars", table(["network", "bar", "value", "minimum", "limit", ""], lines), note]) if lines else ""
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:g}"
 
 
 def memory_section(path: Path) -> str:

@@ -17,7 +17,7 @@ import statistics
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -133,9 +133,9 @@ def main(argv=None) -> Path:
     return write(config)
 
 
-def claim(config: LowBitConfig) -> None:
-    """Make the folder of the runs; UserError where it holds cells made with other settings."""
-    settings = {name: value for name, value in asdict(config).items() if name not in FREE}
+def claim(config: Any, free: tuple[str, ...] = FREE) -> None:
+    """Make the folder of a study's runs; UserError where it holds cells made with other settings than `config`'s, those in `free` apart."""
+    settings = {name: value for name, value in asdict(config).items() if name not in free}
     run = Run(config.runs)
     if run.has("settings.json") and (before := run.read_json("settings.json")) != settings:
         words = ", ".join(f"{k}: {before.get(k)} then, {v} now" for k, v in settings.items() if before.get(k) != v)

@@ -10,8 +10,10 @@ Writes docs/results/parity.{json,md} after each network; the same command goes o
 import functools
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx
@@ -20,6 +22,8 @@ from tqdm import tqdm
 import frostnet
 import quant
 import zoo
+from latency_lut.bench_results import file_prefix
+from latency_lut.checks import a_number, a_text, an_object
 from nas import UserError, count, read_json, write_json
 from nas.cli import guard, option, parse
 from nas.files import write_bytes
@@ -27,6 +31,7 @@ from quant.parity import MAX_LAYER_STEPS
 from tasks import Pictures, Stream, classification, in_order
 
 CLASSES, SIZE, BATCH = 10, 32, 32
+FIGURES = ("layers", "layer_steps", "output_steps", "float_ops")  # of a row, beside "worst_layer"
 LIMITS = {63: "fbgemm", 127: "reference"}  # largest weight code -> an engine to attach for
 
 
@@ -44,6 +49,7 @@ class ParityConfig:
         for engine in self.engines:
             if engine not in quant.available():
                 raise UserError(f"engines: {engine!r} does not run here; choose from {', '.join(quant.available())}")
+        file_prefix(self.output)
 
 
 @guard(errors=(quant.QuantError,))
@@ -51,11 +57,14 @@ def main(argv=None) -> dict:
     config = parse(ParityConfig, argv, "parity.py", __doc__.splitlines()[0])
     found, end = _begun(config), time.monotonic() + 60 * config.minutes
     data = classification("scenes", None, SIZE, config.seed, 1000, False)
+    networks = found["networks"]
     for name in tqdm(sorted(config.models or (*frostnet.PUBLISHED, *zoo.NAMES), key=_macs), desc="networks"):
-        if time.monotonic() < end and set(config.engines) - found["networks"].get(name, {}).keys():
-            found["networks"][name] = compare(name, config, data.train, next(in_order(data.test, config.pictures))[0])
-            write_json(f"{config.output}.json", found)
-            write_bytes(f"{config.output}.md", page(found).encode())
+        missing = [engine for engine in config.engines if engine not in networks.get(name, {})]
+        if missing and time.monotonic() < end:
+            rows = compare(name, missing, config, data.train, next(in_order(data.test, config.pictures))[0])
+            networks[name] = networks.get(name, {}) | rows
+            write(found, config)
+    write(found, config)
     print(json.dumps(summary(found)))
     return found
 
@@ -63,11 +72,30 @@ def main(argv=None) -> dict:
 def _begun(config: ParityConfig) -> dict:
     """What an earlier call with the same settings found."""
     about = {name: getattr(config, name) for name in ("seed", "batches", "pictures")} | {"torch": torch.__version__}
-    path = Path(f"{config.output}.json")
-    before = read_json(path) if path.exists() else {"about": about, "networks": {}}
-    if before.get("about") != about:
-        raise UserError(f"{path}: was made with {before.get('about')}, this is {about}; choose another --output, or remove it")
+    path = Path(f"{file_prefix(config.output)}.json")
+    if not path.exists():
+        return {"about": about, "networks": {}}
+    try:
+        before = checked(read_json(path))
+    except UserError as error:
+        raise UserError(f"{error}" if str(path) in str(error) else f"{path}: {error}; choose another --output, or remove it") from error
+    if before["about"] != about:
+        raise UserError(f"{path}: was made with {before['about']}, this is {about}; choose another --output, or remove it")
     return before
+
+
+def checked(data: Any) -> dict:
+    """What the JSON holds. Raises UserError naming the field."""
+    an_object("the file", data)
+    an_object("", data, ("about", "networks"))
+    for name, rows in an_object("networks", data["networks"]).items():
+        for engine, row in an_object(f"networks.{name}", rows).items():
+            path = f"networks.{name}.{engine}"
+            an_object(path, row, (*FIGURES, "worst_layer"))
+            a_text(f"{path}.worst_layer", row["worst_layer"])
+            for field in FIGURES:
+                a_number(f"{path}.{field}", row[field], 0)
+    return data
 
 
 @functools.cache
@@ -76,11 +104,11 @@ def _macs(name: str) -> int:
         return count(zoo.build(name, CLASSES, SIZE), torch.empty(1, 3, SIZE, SIZE))[1]
 
 
-def compare(name: str, config: ParityConfig, train: Pictures, images: torch.Tensor) -> dict[str, dict]:
-    """By engine: parity of the network attached for its range of weights."""
+def compare(name: str, wanted: Sequence[str], config: ParityConfig, train: Pictures, images: torch.Tensor) -> dict[str, dict]:
+    """By engine, of those wanted: parity of the network attached for its range of weights."""
     rows = {}
     for limit, target in LIMITS.items():
-        engines = [engine for engine in config.engines if quant.weight_qmax(engine) == limit]
+        engines = [engine for engine in wanted if quant.weight_qmax(engine) == limit]
         graph = _attached(name, config, train, target) if engines else None
         rows |= {engine: _row(graph, engine, images) for engine in engines}
     return rows
@@ -110,11 +138,19 @@ def _row(graph: fx.GraphModule, engine: str, images: torch.Tensor) -> dict:
 
 
 def summary(found: dict) -> dict:
-    """The worst of all rows, against the bar."""
+    """The worst of all rows, against the bar, which nothing holds before anything was compared."""
     rows = [row for engines in found["networks"].values() for row in engines.values()]
-    steps = max(row["layer_steps"] for row in rows)
+    steps = max(row["layer_steps"] for row in rows) if rows else None
     return {"networks": len(found["networks"]), "rows": len(rows), "layers": sum(row["layers"] for row in rows), "layer_steps": steps,
-            "bar": MAX_LAYER_STEPS, "holds": steps <= MAX_LAYER_STEPS}  # fmt: skip
+            "bar": MAX_LAYER_STEPS, "holds": bool(rows) and steps <= MAX_LAYER_STEPS}  # fmt: skip
+
+
+def write(found: dict, config: ParityConfig) -> None:
+    """JSON and page; nothing where nothing was compared."""
+    if any(found["networks"].values()):
+        prefix = file_prefix(config.output)
+        write_json(f"{prefix}.json", found)
+        write_bytes(f"{prefix}.md", page(found).encode())
 
 
 def page(found: dict) -> str:
@@ -122,9 +158,13 @@ def page(found: dict) -> str:
     lines = [_PAGE.format(**found["about"], **summary(found)), f"| network | layers | {' | '.join(engines)} |"]
     lines.append("|---" * (2 + len(engines)) + "|")
     for name, rows in found["networks"].items():
-        cells = [f"{r['layer_steps']:g} / {r['output_steps']:.0f} / {r['float_ops']}" for r in (rows[e] for e in engines if e in rows)]
-        lines.append(f"| {name} | {max(r['layers'] for r in rows.values())} | {' | '.join(cells)} |")
+        layers = max((row["layers"] for row in rows.values()), default="-")
+        lines.append(f"| {name} | {layers} | {' | '.join(cell(rows.get(engine)) for engine in engines)} |")
     return "\n".join(lines) + "\n"
+
+
+def cell(row: dict | None) -> str:
+    return f"{row['layer_steps']:g} / {row['output_steps']:.0f} / {row['float_ops']}" if row else "-"
 
 
 _PAGE = """# Parity: does every engine compute what fake-quant does?

@@ -14,7 +14,7 @@ import math
 import platform
 import statistics
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import quant
 import zoo
-from benchmarks.low_bit import EIGHT, RESULT, ShortEpochs, held_out, in_parallel, percent, spread, workers
+from benchmarks.low_bit import EIGHT, RESULT, ShortEpochs, claim, held_out, in_parallel, percent, spread, workers
 from nas import Run, UserError, read_json, write_json
 from nas.cli import guard, option, parse
 from nas.files import write_bytes
@@ -39,6 +39,7 @@ SCRATCH_BITS = 8
 PARTS = 10  # that the last epochs are cut into
 BATCH = 64
 EVALUATION_BATCH = 250
+DIVERGED = "the last checkpoint is kept"  # what tasks.fit says of a training that diverged, and of no other mistake
 SMOKE = {"train_images": 256, "held_out_images": 100, "calibration_images": 64, "float_epochs": 1, "tune_epochs": 1, "seeds": (0,)}
 
 
@@ -95,7 +96,7 @@ def main(argv=None) -> Path:
     config = parse(PtqConfig, argv, "ptq_study.py", __doc__.splitlines()[0])
     if config.smoke:
         config = replace(config, **SMOKE, runs=f"{config.runs}_smoke", output=f"{config.runs}_smoke")
-    claim(config)
+    claim(config, FREE)
     started = time.monotonic()
     with workers(config) as pool:
         for stage in stages(config):
@@ -103,16 +104,6 @@ def main(argv=None) -> Path:
                 print(f"{(time.monotonic() - started) / 60:5.1f} min  {text}", flush=True)
                 write(config)
     return write(config)
-
-
-def claim(config: PtqConfig) -> None:
-    """Make the folder of the runs; UserError where it holds cells made with other settings."""
-    settings = {name: value for name, value in asdict(config).items() if name not in FREE}
-    run = Run(config.runs)
-    if run.has("settings.json") and (before := run.read_json("settings.json")) != settings:
-        words = ", ".join(f"{k}: {before.get(k)} then, {v} now" for k, v in settings.items() if before.get(k) != v)
-        raise UserError(f"runs: {config.runs} holds a study with other settings ({words}); repeat them or choose another --runs")
-    run.write_json("settings.json", settings)
 
 
 def planned(config: PtqConfig) -> list[Cell]:
@@ -171,7 +162,9 @@ def run_cell(config: PtqConfig, cell: Cell) -> str:
     if not run.has(RESULT):
         try:
             result = judge(config, cell, make(config, cell, run))
-        except (UserError, quant.QuantError) as error:  # a training that diverged is a result too
+        except UserError as error:
+            if DIVERGED not in str(error):
+                raise  # a full disk is no result: the next call tries again
             result = {"int8": None, "fake_quant": None, "refused": str(error)}
         run.write_json(RESULT, cell._asdict() | result)
     result = run.read_json(RESULT)
@@ -355,7 +348,8 @@ def by_engine(cells: list[dict]) -> list[str]:
     """How far every engine is from fake-quant, on the networks that trained with it."""
     lines = []
     for engine in dict.fromkeys(name for c in cells for name in c["engines"]):
-        found = [(c["engines"][engine]["agreement"], abs(c["engines"][engine]["int8"] - c["fake_quant"])) for c in cells]
+        found = [(c["engines"][engine]["agreement"], abs(c["engines"][engine]["int8"] - c["fake_quant"])) for c in cells
+                 if engine in c["engines"]]  # fmt: skip
         least, gap = min(same for same, _ in found), max(gap for _, gap in found)
         lines.append(f"- On {engine} the 8-bit networks trained with quantizers name fake-quant's class for {100 * least:.2f} % of the "
                      f"pictures or more (mean {100 * statistics.mean(same for same, _ in found):.2f} %, {len(found)} networks), and their "

@@ -45,6 +45,8 @@ class Config:
         for size in self.input_size:
             if not 16 <= size <= 1024:
                 raise UserError(f"input_size: {size}, must be 16 to 1024 pixels")
+        if not Path(self.output).name or self.output.endswith("/") or Path(self.output).is_dir():
+            raise UserError(f"output: {self.output!r} is a folder or no name; give the name of a file, such as {self.engine}.json")
         if self.engine not in quant.available():
             raise UserError(f"engine: {self.engine!r} does not run here; choose from {', '.join(quant.available())}")
 

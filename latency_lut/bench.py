@@ -10,20 +10,23 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
+import frostnet
 import quant
 import zoo
 from latency_lut import bench_report, prepare
-from latency_lut.bench_results import Results
+from latency_lut.bench_results import Results, file_prefix
 from latency_lut.contenders import FLOATS, Contender, contenders
 from latency_lut.machine import Watch
 from latency_lut.profile import profile_rows
 from latency_lut.timing import BEST, Timing, time_interleaved, torch_threads
-from nas import UserError, count
+from nas import UserError, count, read_json
+from nas.arch import find_file
 from nas.cli import guard, option, parse
 
 REPEATS = 3  # timed calls per visit
@@ -65,6 +68,7 @@ class BenchConfig:
                 raise UserError(f"{field}: an empty list; give one or several, separated by commas or spaces")
         for name in self.engine:
             _check_engine(name)
+        file_prefix(self.output)
 
     def engines(self) -> tuple[str, ...]:
         """The engines asked for, each once."""
@@ -125,7 +129,7 @@ def _bench(words: Sequence[str]) -> Results:
 
 def jobs(config: BenchConfig) -> list[Job]:
     """All networks under all conditions; raises UserError for one that does not exist or does not take such pictures."""
-    networks = [_described(name, config) for name in dict.fromkeys(config.arch)]
+    networks = [_described(name, config) for name in dict.fromkeys(map(_known_name, config.arch))]
     conditions = [(t, b) for t in dict.fromkeys(config.threads) for b in dict.fromkeys(config.batch)]
     return [Job(*network[:3], threads, batch, *network[3:]) for threads, batch in conditions for network in networks]
 
@@ -184,6 +188,19 @@ def _profiles(ready: dict[str, Contender], names: Collection[str]) -> dict[str, 
 
 def _nothing(rows: list[dict]) -> tuple[str, ...]:
     return ()
+
+
+def _known_name(name: str, runs: str | Path = "runs") -> str:
+    """The comparison network of a run that trained one, by the network.json in its folder; any other name as it is."""
+    files = (folder / "network.json" for folder in (Path(name), Path(runs) / name))
+    file = next((file for file in files if file.is_file()), None)
+    if file is None or name in (*zoo.NAMES, *frostnet.PUBLISHED) or find_file(name, runs) is not None:
+        return name
+    data = read_json(file)
+    known = data.get("name") if isinstance(data, dict) else None
+    if known not in zoo.NAMES:
+        raise UserError(f"arch: {name} is a run, but the name in its {file} ({known!r}) is no comparison network; restore that file")
+    return known
 
 
 def _described(name: str, config: BenchConfig) -> tuple:

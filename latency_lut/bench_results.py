@@ -3,13 +3,15 @@
 import dataclasses
 import importlib.metadata
 import os
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from latency_lut import machine
-from latency_lut.checks import a_list, a_number, a_text, a_whole, an_object
+from latency_lut.checks import a_list, a_number, a_text, a_whole, an_object, texts
+from latency_lut.contenders import FLOATS
 from latency_lut.timing import Timing
 from nas import UserError, read_json, write_json
 
@@ -29,16 +31,16 @@ class Results:
 
     @classmethod
     def new(cls, prefix: str | Path) -> "Results":
-        return cls(_prefix(prefix), identity())
+        return cls(file_prefix(prefix), identity())
 
     @classmethod
-    def open(cls, prefix: str | Path) -> "Results":
-        """What the file holds, else nothing yet. Raises UserError for a broken file or one of another machine."""
-        path = f"{_prefix(prefix)}.json"
+    def open(cls, prefix: str | Path, any_machine: bool = False) -> "Results":
+        """What the file holds, else nothing yet. Raises UserError for a broken file and, unless `any_machine`, one of another machine."""
+        path = f"{file_prefix(prefix)}.json"
         if not Path(path).exists():
             return cls.new(prefix)
         try:
-            return cls(_prefix(prefix), *_checked(read_json(path)))
+            return cls(file_prefix(prefix), *_checked(read_json(path), any_machine))
         except UserError as error:
             raise UserError(f"{error}" if path in str(error) else f"{path}: {error}") from error
 
@@ -71,6 +73,19 @@ def latency_ms(row: dict) -> float | None:
     return Timing(tuple(row["rounds_ms"])).ms if row.get("rounds_ms") else None
 
 
+def median_ms(row: dict) -> float | None:
+    """The median of a row's rounds in milliseconds; None where it did not run."""
+    return statistics.median(row["rounds_ms"]) if row.get("rounds_ms") else None
+
+
+def file_prefix(prefix: str | Path) -> Path:
+    """The beginning of the names of the files to write, without .json. Raises UserError for a folder and for no name at all."""
+    text = str(prefix).removesuffix(".json")
+    if not Path(text).name or text.endswith("/") or Path(text).is_dir():
+        raise UserError(f"output: {str(prefix)!r} is a folder or no name; give the beginning of the names of the files, such as here/bench")
+    return Path(text)
+
+
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -78,19 +93,15 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _prefix(prefix: str | Path) -> Path:
-    return Path(str(prefix).removesuffix(".json"))
-
-
-def _checked(data: Any) -> tuple[dict, list[dict]]:
+def _checked(data: Any, any_machine: bool) -> tuple[dict, list[dict]]:
     """(meta, results) of a file. Raises UserError naming the field."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UserError(f"format: must be {FORMAT!r}: this is no file of this benchmark; choose another --output")
     an_object("", data, ("format", "version", "meta", "results"))
     a_whole("version", data["version"], VERSION, VERSION)
     here = identity()
-    meta = an_object("meta", data["meta"], tuple(here))
-    for field in SAME:
+    meta = _checked_meta(data["meta"], tuple(here))
+    for field in () if any_machine else SAME:
         if meta[field] != here[field]:
             was, is_ = (_worded(m[field]) for m in (meta, here))
             raise UserError(f"meta.{field}: measured with {was}, here is {is_}; choose another --output, or add --restart")
@@ -99,29 +110,64 @@ def _checked(data: Any) -> tuple[dict, list[dict]]:
     return meta, data["results"]
 
 
+def _checked_meta(meta: Any, fields: tuple[str, ...]) -> dict:
+    an_object("meta", meta, fields)
+    texts("meta.flags", meta["flags"])
+    a_text("meta.cpu", meta["cpu"])
+    _unless_none(a_whole, "meta.cores", meta["cores"], 1, 2**20)
+    for field in ("torch", "onnxruntime", "openvino"):
+        _unless_none(a_text, f"meta.{field}", meta[field])
+    return meta
+
+
 def _check_result(path: str, result: Any) -> None:
     an_object(path, result, (*KEY, *_OTHER_FIELDS))
     for field in ("arch", "fingerprint"):
         a_text(f"{path}.{field}", result[field])
     for field in ("input_size", "classes", "threads", "batch", "params", "macs", "rounds"):
         a_whole(f"{path}.{field}", result[field], 1, 2**53)
-    an_object(f"{path}.profile", result["profile"])
-    an_object(f"{path}.seen", result["seen"], ("date", "seconds", "load", "steal"))
+    _check_seen(f"{path}.seen", result["seen"])
+    for name, rows in an_object(f"{path}.profile", result["profile"]).items():
+        for number, row in enumerate(a_list(f"{path}.profile.{name}", rows)):
+            _check_operation(f"{path}.profile.{name}[{number}]", row)
     for number, row in enumerate(a_list(f"{path}.rows", result["rows"])):
         _check_row(f"{path}.rows[{number}]", row)
+
+
+def _check_seen(path: str, seen: Any) -> None:
+    an_object(path, seen, ("date", "seconds", "load", "steal"))
+    a_text(f"{path}.date", seen["date"])
+    a_number(f"{path}.seconds", seen["seconds"])
+    for field in ("load", "steal"):
+        _unless_none(a_number, f"{path}.{field}", seen[field])
+
+
+def _check_operation(path: str, row: Any) -> None:
+    an_object(path, row, ("op", "kind", "calls", "ms", "share"))
+    a_text(f"{path}.op", row["op"])
+    a_text(f"{path}.kind", row["kind"], ("integer", "float", "convert", ""))
+    a_whole(f"{path}.calls", row["calls"], 0, 2**53)
+    a_number(f"{path}.ms", row["ms"])
+    a_number(f"{path}.share", row["share"])
 
 
 def _check_row(path: str, row: Any) -> None:
     a_text(f"{path}.name", an_object(path, row).get("name"))
     if row.get("reason") is not None:
+        a_text(f"{path}.reason", an_object(path, row, ("name", "reason"))["reason"])
         return
     an_object(path, row, ("name", "rounds_ms", "file_bytes", "float_ops", "float_convs", "reason"))
     for number, ms in enumerate(a_list(f"{path}.rounds_ms", row["rounds_ms"], 1)):
         a_number(f"{path}.rounds_ms[{number}]", ms, 1e-6, 1e9)
     a_whole(f"{path}.file_bytes", row["file_bytes"], 1, 2**53)
     a_whole(f"{path}.float_convs", row["float_convs"], 0, 2**53)
-    if row["float_ops"] is not None:
-        a_list(f"{path}.float_ops", row["float_ops"])
+    if row["name"] not in FLOATS or row["float_ops"] is not None:
+        texts(f"{path}.float_ops", row["float_ops"])
+
+
+def _unless_none(check: Callable, path: str, value: Any, *bounds: Any) -> None:
+    if value is not None:
+        check(path, value, *bounds)
 
 
 def _worded(value: Any) -> str:

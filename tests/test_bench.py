@@ -12,12 +12,13 @@ import quant
 from latency_lut import bench, bench_report, prepare
 from latency_lut import contenders as forms
 from latency_lut.__main__ import main
-from latency_lut.bench_results import Results, latency_ms
+from latency_lut.bench_results import Results, file_prefix, latency_ms, median_ms
 from latency_lut.contenders import EAGER, FLOATS, FROZEN, SESSION, Contender, contenders
 from latency_lut.profile import Event, onnx_kind, profile_rows, rows
 from nas import UserError, cost, read_json, write_json
 
 ENGINE = quant.available()[0]
+OPERATION = {"op": "conv", "kind": "integer", "calls": 1, "ms": 1.0, "share": 0.5}
 
 
 def row(name: str, *rounds_ms: float, float_ops=None, file_bytes=1_000_000) -> dict:
@@ -274,6 +275,15 @@ def test_a_result_is_found_again_under_equal_settings_only(tmp_path):
         (lambda d: d["results"][0]["rows"][0].update(rounds_ms=[-1.0]), r"rows\[0\].rounds_ms\[0\]: -1"),
         (lambda d: d["results"][0]["rows"][0].update(rounds_ms=[]), r"rounds_ms: \[\]"),
         (lambda d: d["results"][0]["rows"][0].update(file_bytes="x"), "file_bytes: 'x'"),
+        (lambda d: d["results"][0]["rows"][1].update(float_ops=None), r"rows\[1\].float_ops: None"),
+        (lambda d: d["results"][0]["rows"].append({"name": "x86", "reason": 5}), r"rows\[2\].reason: 5"),
+        (lambda d: d["results"][0]["rows"].append({"name": "x86", "reason": "no", "rounds_ms": 3}), r"rows\[2\].rounds_ms: unknown"),
+        (lambda d: d["results"][0]["seen"].update(load="busy"), r"seen.load: 'busy'"),
+        (lambda d: d["results"][0]["seen"].update(date=None), r"seen.date: None"),
+        (lambda d: d["results"][0]["profile"].update(x86={}), r"profile.x86: {}, must be a list"),
+        (lambda d: d["results"][0]["profile"].update(x86=[{"op": "conv"}]), r"profile.x86\[0\].kind: missing"),
+        (lambda d: d["results"][0]["profile"].update(x86=[{**OPERATION, "share": None}]), r"profile.x86\[0\].share: None"),
+        (lambda d: d["meta"].update(flags="avx2"), "meta.flags: 'avx2', must be a list"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_name_and_field(tmp_path, change, message):
@@ -285,6 +295,25 @@ def test_a_wrong_file_is_refused_with_its_name_and_field(tmp_path, change, messa
     write_json(tmp_path / "b.json", data)
     with pytest.raises(UserError, match=f"b.json: .*{message}"):
         Results.open(tmp_path / "b")
+
+
+def test_results_of_another_machine_can_be_read_where_nothing_is_measured(tmp_path):
+    results = Results.new(tmp_path / "b")
+    results.meta["cpu"] = "Other CPU"
+    results.put(result(profile={ENGINE: [OPERATION]}))
+    results.save()
+    assert Results.open(tmp_path / "b", any_machine=True).meta["cpu"] == "Other CPU"
+    with pytest.raises(UserError, match="meta.cpu: measured with Other CPU"):
+        Results.open(tmp_path / "b")
+
+
+@pytest.mark.parametrize("prefix", ["", ".", "..", "folder", "folder/", "folder/.json", "new/", ".json"])
+def test_an_output_without_a_file_name_is_refused(tmp_path, monkeypatch, prefix):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="output: .* is a folder or no name"):
+        file_prefix(prefix)
+    assert str(file_prefix("folder/b.json")) == "folder/b"
 
 
 def test_half_a_file_is_refused(tmp_path):
@@ -318,6 +347,7 @@ def test_the_picture_has_a_panel_for_each_condition_and_a_bar_for_each_contender
 
 
 def test_the_latency_is_the_best_round():
+    assert median_ms(row(FROZEN, 3.0, 2.0, 2.5)) == 2.5 and median_ms({"name": ENGINE, "reason": "no"}) is None
     assert latency_ms(row(FROZEN, 3.0, 2.0)) == 2.0 and latency_ms({"name": ENGINE, "reason": "no"}) is None
 
 
@@ -397,6 +427,19 @@ def test_what_was_finished_before_ctrl_c_is_kept(tmp_path, counted, monkeypatch,
     assert [r["batch"] for r in Results.open(tmp_path / "b").results] == [1]
 
 
+def test_a_run_of_a_comparison_network_is_measured_as_that_network(tmp_path, counted, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["bench", "--engine", ENGINE, "--input-size", "32", "--classes", "10", "--output", "b", "--arch"]
+    write_json(tmp_path / "runs" / "mine" / "network.json", {"name": "resnet20", "input_size": 32})
+    main([*words, "runs/mine", "mine", "resnet20"])
+    assert [job.arch for job in counted] == ["resnet20"]
+    for broken in ([], {"name": ["resnet20"]}, {"name": "nosuch"}):
+        write_json(tmp_path / "runs" / "mine" / "network.json", broken)
+        with pytest.raises(SystemExit):
+            main([*words, "mine"])
+        assert "arch: mine is a run, but the name in its runs/mine/network.json" in capsys.readouterr().err
+
+
 def test_openvino_has_to_be_named():
     assert "openvino" not in bench.BenchConfig(arch=("a",)).engines()
     if "openvino" in quant.available():
@@ -412,6 +455,7 @@ def test_openvino_has_to_be_named():
         (["--threads", "100000"], "(the CPUs here)"),
         (["--batch", ","], "batch: an empty list"),
         (["--batch", "1;2"], "invalid int value: '1;2'"),
+        (["--output", "."], "output: '.' is a folder or no name"),
         (["--rounds", "2"], "rounds: 2, must be 3 to 1000"),
         (["--input-size", "8"], "input_size: 8, must be 16"),
         (["--arch", "nosuch"], "arch: 'nosuch' is neither a file"),

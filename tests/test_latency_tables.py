@@ -1,4 +1,4 @@
-"""benchmarks/latency_tables.py and inference_memory.py: the bars, what is called slower, the page, going on; memory on known weights."""
+"""benchmarks/latency_tables.py, inference_memory.py and parity.py: the bars, the pages, going on; memory on known weights."""
 
 import json
 import math
@@ -6,12 +6,12 @@ import math
 import pytest
 
 import quant
-from benchmarks import inference_memory, latency_tables
+from benchmarks import inference_memory, latency_tables, parity
 from benchmarks.inference_memory import MemoryConfig
 from benchmarks.latency_tables import NAMES, ORT, TablesConfig, bars, cut, slower, where, worth_a_profile
 from latency_lut.bench_results import Results
 from latency_lut.contenders import EAGER, FLOATS, FROZEN, SESSION
-from nas import UserError, write_json
+from nas import UserError, read_json, write_json
 
 MS = dict(zip(NAMES, (10.0, 8.0, 5.0, 4.5, 20.0, 3.0, 4.0, 2.0)))  # eager, frozen, ort; fbgemm, qnnpack, x86, onednn; ort
 
@@ -76,6 +76,18 @@ def test_bars_that_are_missed():
     }
 
 
+def test_medians_decide_and_minima_stand_beside_them(tmp_path):
+    made = rows({**MS, "fbgemm": 9.0, "onednn": 9.0})
+    made[NAMES.index("x86")]["rounds_ms"] = [3.0, 7.0, 7.0]  # the quietest round alone would meet the bar
+    judged = {b["bar"]: b for b in bars([result(rows=made)])}
+    torch_bar = judged["best torch engine / eager float"]
+    assert (torch_bar["value"], torch_bar["minimum"], torch_bar["met"]) == (0.7, 0.3, False)
+    assert judged["convolutions left float"]["minimum"] is None
+    page = written(tmp_path, result(rows=made))
+    assert "| frostnet_small_1_0 | best torch engine / eager float | 0.7 | 0.3 | 0.4 | **missed** |" in page
+    assert "| frostnet_small_1_0 | convolutions left float | 0 | - | 0 | met |" in page and "median of the interleaved rounds" in page
+
+
 def test_what_could_not_be_measured_meets_no_bar():
     judged = {b["bar"]: b for b in bars([result(rows=rows(missing=(ORT,)))])}
     assert not judged["onnxruntime INT8 / float"]["met"] and math.isnan(judged["onnxruntime INT8 / float"]["value"])
@@ -116,7 +128,7 @@ def written(tmp_path, *results) -> str:
 
 def test_the_page_shows_each_network_beside_the_published_numbers(tmp_path):
     page = written(tmp_path, result(), result(arch="shufflenet_v2_x1_0"))
-    assert "**2 of 3 networks so far.**" in page and "Highest load seen 0.5, highest steal 1.0%" in page
+    assert "**2 of 3 networks so far.**" in page and "Highest load 0.5, highest steal 1.0%" in page
     line = "10.00 | 8.00 | 5.00 | 4.50 | 20.00 | 3.00 | 4.00 | **2.00** | 0 | -80 % | -75 % | -60 % |"
     assert f"| frostnet_small_1_0 | 5.00 | 1000 | {line}" in page
     assert "| frostnet_small_1_0 | 185 | 62 | -66 % | 10.0 | 3.0 | -70 % | -62 % | -60 % |" in page
@@ -174,6 +186,26 @@ def test_a_run_goes_on_where_it_was_and_ends_with_a_line_of_json(tmp_path, count
     assert len(counted) == 4
 
 
+def test_the_page_is_made_anew_from_another_machines_json_without_measuring(tmp_path, counted):
+    run(tmp_path)
+    data = read_json(tmp_path / "latency.json")
+    data["meta"]["cpu"] = "Other CPU"
+    write_json(tmp_path / "latency.json", data)
+    (tmp_path / "latency.md").unlink()
+    assert run(tmp_path, "--minutes", "0", "--rounds", "5")["networks"] == 2 and len(counted) == 2
+    page = (tmp_path / "latency.md").read_text()
+    assert "Machine: Other CPU" in page and "12 interleaved rounds" in page and read_json(tmp_path / "latency.json") == data
+    with pytest.raises(SystemExit):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("words, message", [(["--large-rounds", "0"], "large_rounds: 0, must be 3"), (["--output", "."], "output: '.'")])
+def test_settings_that_cannot_be_are_refused(words, message, counted, capsys):
+    with pytest.raises(SystemExit):
+        latency_tables.main(words)
+    assert message in capsys.readouterr().err and not counted
+
+
 def test_the_largest_networks_get_few_rounds(tmp_path, counted):
     latency_tables.main(["--networks", "vgg16_bn", "--output", str(tmp_path / "latency")])
     assert counted == [("vgg16_bn", 4)]
@@ -210,8 +242,34 @@ def test_memory_rows_are_kept_and_gone_on_with(tmp_path, monkeypatch, capsys):
     inference_memory.main([*words, "--batch", "1,8"])
     assert [kind[1:] for kind in measured] == [(1, EAGER), (1, "fbgemm"), (8, EAGER), (8, "fbgemm")]
     assert len(json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]) == 4
-    inference_memory.main([*words, "--batch", "1", "--repeats", "2"])  # other settings: nothing is gone on with
-    assert len(measured) == 6
+    with pytest.raises(SystemExit):
+        inference_memory.main([*words, "--batch", "1", "--repeats", "2"])
+    assert "m.json: repeats: measured with 3, here is 2; choose another --output" in capsys.readouterr().err and len(measured) == 4
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d["meta"].update(torch="1.0"), "torch: measured with 1.0"),
+        (lambda d: d.update(rows={}), "rows: {}, must be a list"),
+        (lambda d: d["rows"][0].update(form="nosuch"), r"rows\[0\].form: 'nosuch'"),
+        (lambda d: d["rows"][0].update(peak_mib=None), r"rows\[0\].peak_mib: None"),
+        (lambda d: d["rows"][0].pop("batch"), r"rows\[0\].batch: missing"),
+    ],
+)
+def test_a_wrong_file_of_memory_is_refused(tmp_path, change, message):
+    config = MemoryConfig(output=str(tmp_path / "m.json"))
+    row = {"network": "resnet18", "batch": 8, "form": "fbgemm", "peak_mib": 20.04, "running_mib": 17.5}
+    data = inference_memory.begun(config) | {"rows": [row]}
+    write_json(config.output, data)
+    assert inference_memory.begun(config) == data
+    change(data)
+    write_json(config.output, data)
+    with pytest.raises(UserError, match=f"m.json: {message}"):
+        inference_memory.begun(config)
+    write_json(config.output, [])
+    with pytest.raises(UserError, match=r"m.json: the file: \[\], must be an object"):
+        inference_memory.begun(config)
 
 
 def test_a_form_that_does_not_run_here_is_refused(monkeypatch, capsys):
@@ -221,3 +279,58 @@ def test_a_form_that_does_not_run_here_is_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         inference_memory.main(["--forms", "nosuch"])
     assert "forms: 'nosuch' is not one of" in capsys.readouterr().err
+
+
+# ---- parity --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compared(monkeypatch):
+    calls = []
+
+    def compare(name, wanted, config, train, images):
+        calls.append((name, tuple(wanted)))
+        figures = {"layers": 9, "layer_steps": 1.0, "worst_layer": "conv", "output_steps": 4.0, "float_ops": 2}
+        return {engine: figures for engine in wanted}
+
+    monkeypatch.setattr(parity, "compare", compare)
+    monkeypatch.setattr(quant, "available", lambda: ("fbgemm", "onnxruntime"))
+    return calls
+
+
+def compare_on(tmp_path, engines, *models, words=()):
+    return parity.main(["--models", *models, "--engines", *engines, "--output", str(tmp_path / "parity"), *words])
+
+
+def test_parity_compares_only_what_is_missing_and_keeps_the_rest(tmp_path, compared):
+    compare_on(tmp_path, ["fbgemm"], "resnet20")
+    compare_on(tmp_path, ["onnxruntime"], "resnet32")
+    found = compare_on(tmp_path, ["fbgemm", "onnxruntime"], "resnet20")
+    assert compared == [("resnet20", ("fbgemm",)), ("resnet32", ("onnxruntime",)), ("resnet20", ("onnxruntime",))]
+    assert set(found["networks"]["resnet20"]) == {"fbgemm", "onnxruntime"} and read_json(tmp_path / "parity.json") == found
+    page = (tmp_path / "parity.md").read_text()
+    assert "| network | layers | fbgemm | onnxruntime |" in page and "| resnet32 | 9 | - | 1 / 4 / 2 |" in page
+    assert "| resnet20 | 9 | 1 / 4 / 2 | 1 / 4 / 2 |" in page
+
+
+def test_parity_of_nothing_holds_nothing_and_writes_nothing(tmp_path, compared, capsys):
+    compare_on(tmp_path, ["fbgemm"], "resnet20", words=["--minutes", "0"])
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["rows"], last["layer_steps"], last["holds"]) == (0, None, False) and not list(tmp_path.iterdir()) and not compared
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ([], "the file: [], must be an object"),
+        ({"about": {}}, "networks: missing"),
+        ({"about": {}, "networks": {"a": {"x86": {}}}}, "networks.a.x86.layers: missing"),
+        ({"about": {}, "networks": {}}, "was made with {}"),
+    ],
+)
+def test_a_foreign_file_of_parity_is_refused(tmp_path, compared, capsys, data, message):
+    write_json(tmp_path / "parity.json", data)
+    with pytest.raises(SystemExit):
+        compare_on(tmp_path, ["fbgemm"], "resnet20")
+    said = capsys.readouterr().err
+    assert f"parity.json: {message}" in said and "choose another --output" in said and not compared

@@ -1,9 +1,13 @@
 """benchmarks/ptq_study.py: the order of its work and the numbers on its page, from cells of known results."""
 
+import functools
+
 import pytest
 
 from benchmarks import ptq_study
 from benchmarks.ptq_study import Cell, PtqConfig
+from nas import UserError, read_json
+from tasks.engine import _diverged
 
 
 def cell(network, column, int8, fake_quant=None, bits=8, seed=0, **rest):
@@ -46,6 +50,38 @@ def test_every_engine_is_judged_by_its_worst_network():
     cells = [cell("a", "qat", 0.8, 0.8, engines=engines[0]), cell("b", "qat", 0.7, 0.7, engines=engines[1])]
     (line,) = ptq_study.by_engine(cells)
     assert "99.00 %" in line and "mean 99.45 %" in line and "at most 1.00 points" in line
+
+
+def test_engines_that_only_some_networks_ran_on_are_judged_by_those():
+    cells = [cell("a", "qat", 0.8, engines={"fbgemm": {"int8": 0.8, "agreement": 0.99}}),
+             cell("b", "qat", 0.7, engines={"openvino": {"int8": 0.7, "agreement": 0.98}})]  # fmt: skip
+    first, second = ptq_study.by_engine(cells)
+    assert "On fbgemm" in first and "99.00 %" in first and "1 networks" in first
+    assert "On openvino" in second and "98.00 %" in second
+
+
+def test_only_a_training_that_diverged_is_a_result(tmp_path, monkeypatch):
+    def failing(error, *_):
+        raise error
+
+    config, wanted = PtqConfig("data", runs=str(tmp_path)), Cell(0, "resnet20", 8, "qat")
+    file = tmp_path / wanted.name / ptq_study.RESULT
+    for error in (UserError("checkpoint.pt: cannot be written (the disk is full)"), ptq_study.quant.QuantError("conv: no place")):
+        monkeypatch.setattr(ptq_study, "make", functools.partial(failing, error))
+        with pytest.raises(type(error), match=str(error)[:9]):
+            ptq_study.run_cell(config, wanted)
+        assert not file.exists()
+    monkeypatch.setattr(ptq_study, "make", functools.partial(failing, _diverged("the loss became nan", 3, "float")))
+    assert "the loss became nan" in ptq_study.run_cell(config, wanted) and read_json(file)["int8"] is None
+    monkeypatch.setattr(ptq_study, "make", lambda *_: pytest.fail("trained again"))
+    assert "the loss became nan" in ptq_study.run_cell(config, wanted)
+
+
+def test_a_folder_with_other_settings_is_refused_and_free_ones_may_differ(tmp_path):
+    ptq_study.claim(PtqConfig("data", runs=str(tmp_path)), ptq_study.FREE)
+    ptq_study.claim(PtqConfig("elsewhere", runs=str(tmp_path), bits=(8,), smoke=True), ptq_study.FREE)
+    with pytest.raises(UserError, match="tune_lr: 0.01 then, 0.1 now"):
+        ptq_study.claim(PtqConfig("data", runs=str(tmp_path), tune_lr=0.1), ptq_study.FREE)
 
 
 @pytest.mark.parametrize("wrong", [{"columns": ("kl",)}, {"bits": (9,)}])
