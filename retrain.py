@@ -11,6 +11,7 @@ The same command goes on after a stop; python -m tasks export makes files for ot
 """
 
 import dataclasses
+import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from torch import nn
 
 import quant
 from latency_lut import Timing, time_networks, torch_threads
+from latency_lut.timing import TOLERANCE
 from nas import Run, UserError
-from nas.cli import guard, option, parse
+from nas.cli import check_folder_name, guard, option, parse
 from nas.report import write_report
 from nas.runs import CHECKPOINT
 from quant.calibrate import METHODS, calibrate
@@ -44,12 +46,13 @@ from tasks import (
     num_classes,
     subset,
 )
-from tasks.ship import SHIPPED, compare, onnx_words, parity_words, ship, state_bytes
+from tasks.ship import SHIPPED, compare, doubts, onnx_words, parity_words, ship, state_bytes
 from tasks.trained import CALIBRATED, NETWORK, Network, Trained, about, find_network, load_float, load_network, save_network
 
 ENDINGS = {"qat": "int8", "ptq": "ptq", "float": "float"}  # of a run's name, by method
 CALIBRATION_IMAGES = 1024
-LOWEST = {"epochs": 1, "batch_size": 2, "threads": 1, "checkpoint_seconds": 0, "weight_decay": 0, "calibration_images": 1}
+LOWEST = {"epochs": 1, "batch_size": 2, "checkpoint_seconds": 0, "weight_decay": 0, "calibration_images": 1}
+TRAINING = ("epochs", "lr", "optimizer", "weight_decay", "warmup", "label_smoothing")  # settings that only training takes notice of
 FREE = ("command", "runs", "restart", "download", "checkpoint_seconds", "threads")  # settings that do not change what is trained
 
 
@@ -93,6 +96,11 @@ class RetrainConfig:
         for field, low in LOWEST.items():
             if getattr(self, field) is not None and getattr(self, field) < low:
                 raise UserError(f"{field}: {getattr(self, field)}, must be at least {low}")
+        cpus = os.cpu_count() or 1
+        if not 1 <= self.threads <= cpus:
+            raise UserError(f"threads: {self.threads}, must be 1 to {cpus} (the CPUs here)")
+        if self.name is not None:
+            check_folder_name("name", self.name)
         for field in ("warmup", "label_smoothing"):
             if not 0 <= getattr(self, field) < 1:
                 raise UserError(f"{field}: {getattr(self, field)}, must be at least 0 and below 1")
@@ -106,13 +114,15 @@ class RetrainConfig:
         """Raise UserError where one excludes another."""
         if self.float_only and (self.from_float or self.calibrate):
             raise UserError("float_only: excludes --from-float and --calibrate, which make an integer network")
-        if self.method != "qat" and (self.bits or not self.statassist):
+        if self.method != "qat" and (self.bits or not self.statassist or self.boost_mode != RetrainConfig.boost_mode):
             switch = "float_only" if self.float_only else "calibrate"
-            raise UserError(f"{switch}: trains no quantized epochs, which --bits and --no-statassist are about; leave these out")
+            raise UserError(f"{switch}: trains no quantized epochs, which --bits, --no-statassist and --boost-mode are about; "
+                            "leave these out")  # fmt: skip
         if self.float_epochs is not None and (self.method != "qat" or self.from_float or not self.statassist):
             raise UserError("float_epochs: --float-only, --calibrate, --from-float and --no-statassist decide it; leave it out")
-        if self.trains_nothing and self.epochs != RetrainConfig.epochs:
-            raise UserError("epochs: --calibrate with --from-float trains none; leave it out, or leave out one of the two")
+        ignored = [name for name in TRAINING if getattr(self, name) != getattr(RetrainConfig, name)]
+        if self.trains_nothing and ignored:
+            raise UserError(f"{', '.join(ignored)}: --calibrate with --from-float trains nothing; leave this out, or one of the two")
         if self.calibration_images is not None and not self.calibrate:
             raise UserError("calibration_images: are what --calibrate looks at; add it, or leave this out")
 
@@ -189,6 +199,8 @@ def retrain(config: RetrainConfig, command: str) -> Path:
     params, macs = network.cost()
     if config.engine not in ("reference", *quant.available()):
         raise UserError(f"engine: {config.engine!r} does not run on this machine; choose from reference, {', '.join(quant.available())}")
+    if config.from_float:
+        load_float(network.build(), config.from_float, config.runs)  # what is wrong with it is said before anything is made
     run = claim(config, network, command)
     data = classification(config.data, config.data_root, network.input_size, config.seed, config.train_images, config.download)
     save_network(run, network, about(data, config.engine))
@@ -278,6 +290,7 @@ def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
                 frozen["int8"] = quant.freeze(executor, image)
         trained = Trained(fitted.model, config.quantizers(), job.network.name, job.network.input_size, **about(job.data, config.engine))
         found |= ship(trained, frozen.get("int8"), run.path, val, found["parity"]["refused"])
+        found["warnings"] = doubts(found, accuracy)
     timings = time_networks(frozen, image, engine=config.engine, threads=config.threads)
     rows = [row(name, metrics, timings.get(name)) for name, metrics in accuracy.items()]
     sizes = {"float state dict": state_bytes(model)} | {name: (run.path / name).stat().st_size for name in SHIPPED if run.has(name)}
@@ -287,8 +300,8 @@ def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
 def row(name: str, metrics: dict | None, timing: Timing | None) -> dict:
     """One network in numbers; None where there is none (accuracy of a float phase that did not take place)."""
     accuracy = {f"top1_{split}": values["top1"] for split, values in (metrics or {}).items()}
-    ms, spread = (timing.ms, round(timing.rel_spread, 4)) if timing else (None, None)
-    return {"network": name, **accuracy, "latency_ms": ms, "latency_spread": spread}
+    ms, spread, stable = (timing.ms, round(timing.rel_spread, 4), timing.stable) if timing else (None, None, None)
+    return {"network": name, **accuracy, "latency_ms": ms, "latency_spread": spread, "latency_stable": stable}
 
 
 def describe(job: Job, fitted: Fitted) -> dict:
@@ -308,11 +321,19 @@ def show(metrics: dict) -> None:
     print(f"\n{metrics['arch']}, {metrics['input_size']} px: {metrics['params']:,} parameters, {metrics['macs']:,} MACs; trained "
           f"{metrics['epochs']} epochs ({metrics['float_epochs']} float) on {metrics['train_images']:,} pictures of {metrics['data']} "
           f"in {metrics['train_seconds'] / 60:.1f} minutes{ranges}")  # fmt: skip
-    print(pandas.DataFrame(metrics["networks"]).to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
+    rows = pandas.DataFrame(metrics["networks"])
+    rows["latency_stable"] = rows["latency_stable"].map({True: "yes", False: "no"})
+    print(rows.to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
     if "parity" in metrics:
         print(f"parity on {metrics['engine']}: {parity_words(metrics['parity'], metrics['float_ops'])}")
     if "onnx" in metrics:
         print(f"int8.onnx: {onnx_words(metrics['onnx'])}")
+    unstable = [row["network"] for row in metrics["networks"] if row["latency_stable"] is False]
+    if unstable:
+        print(f"warning: the latency of {', '.join(unstable)} is unstable: its best rounds lie further apart than {TOLERANCE:.0%}; "
+              "give the same command again while the machine is idle")  # fmt: skip
+    for words in metrics.get("warnings", []):
+        print(f"warning: {words}")
 
 
 def cli() -> None:

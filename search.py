@@ -27,7 +27,7 @@ import quant
 import supernet
 from latency_lut import LatencyTable, time_networks
 from nas import SPACES, Run, SearchSpace, UserError
-from nas.cli import guard, option, parse
+from nas.cli import check_folder_name, guard, option, parse
 from nas.derive import Point, check_target, front, latency_range
 from nas.report import write_report
 from supernet.finalists import Finalist, finalists
@@ -86,6 +86,7 @@ class SearchConfig:
     allow_other_cpu: bool = option(False, "use a table that was measured on another CPU")
 
     def __post_init__(self):
+        check_folder_name("name", self.name)
         for field, low in LOWEST.items():
             value = getattr(self, field)
             if value is not None and value < low:

@@ -53,11 +53,10 @@ class Run:
                 (self.path / name).unlink(missing_ok=True)
         elif self.has(CHECKPOINT) and self.has("config.json"):
             before = self.read_json("config.json")
-            unlike = [k for k, v in plain(config).items() if k not in free and before.get(k) != v]
+            unlike = [words for k, v in plain(config).items() if k not in free for words in _differences(k, before.get(k), v)]
             if unlike:
-                words = ", ".join(f"{k}: {before.get(k)!r} then, {plain(config)[k]!r} now" for k in unlike)
                 mend = "repeat them, choose another --name, or add --restart"
-                raise UserError(f"{self.path}: holds a run with other settings ({words}); {mend}")
+                raise UserError(f"{self.path}: holds a run with other settings ({', '.join(unlike)}); {mend}")
         self.write_json("config.json", config)
         return self.has(CHECKPOINT)
 
@@ -113,6 +112,13 @@ class Run:
         if not isinstance(saved, dict) or any(saved.get(k) != v for k, v in _FORMAT.items()):
             raise UserError(f"{path}: a checkpoint of another program or version; delete it to start again")
         return saved["state"]
+
+
+def _differences(name: str, then: Any, now: Any) -> list[str]:
+    """In words, where two settings differ: of nested ones only the innermost, with dots in their names."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        return [words for k in {**then, **now} for words in _differences(f"{name}.{k}", then.get(k), now.get(k))]
+    return [f"{name}: {then!r} then, {now!r} now"] if then != now else []
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -13,7 +13,7 @@ from nas.cli import guard
 from quant.executors import ONNX_ENGINES
 from tasks.data import training_pictures
 from tasks.pictures import Memory, Pictures, generator, stored_size
-from tasks.ship import compare, onnx_words, parity_words, save_frozen, save_onnx
+from tasks.ship import check_writable, compare, doubts, onnx_words, parity_words, save_frozen, save_onnx
 from tasks.trained import Trained, load
 
 FORMATS = ("onnx", *(engine for engine in quant.ENGINES if engine != "reference"))
@@ -23,9 +23,9 @@ PICTURES = 256  # on which the network is checked
 @guard(errors=(quant.QuantError,))
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-    trained = load(args.run)
-    pictures = find_pictures(args.run, trained, args.data_root)
-    export(trained, args.format, Path(args.output or default_output(args.run, args.format)), pictures)
+    trained, output = load(args.run), Path(args.output or default_output(args.run, args.format))
+    check_writable(output)  # before the minutes that decoding and converting may take
+    export(trained, args.format, output, find_pictures(args.run, trained, args.data_root))
 
 
 def default_output(run: str, format: str) -> Path:
@@ -59,10 +59,14 @@ def export(trained: Trained, format: str, output: Path, pictures: Pictures) -> N
     if found["refused"]:
         raise UserError(f"{found['refused']}; {output} is not written")
     print(f"parity on {engine}: {parity_words(found, executor.float_ops)}")
+    file = {}
     if engine in ONNX_ENGINES:
-        print(onnx_words(save_onnx(trained, output, pictures)))
+        file = save_onnx(trained, output, pictures)
+        print(onnx_words(file))
     else:
         save_frozen(quant.freeze(executor, torch.zeros(1, 3, trained.input_size, trained.input_size)), output)
+    for words in doubts({"parity": found, "onnx": file}):
+        print(f"warning: {words}")
     print(f"{output}: {output.stat().st_size:,} bytes")
 
 

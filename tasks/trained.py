@@ -10,6 +10,7 @@ import math
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import frostnet
 import quant
 import zoo
 from nas import Architecture, Run, UserError, count
-from nas.arch import RULES, find_file
+from nas.arch import RULES, SHIPPED, find_file
 from nas.runs import CHECKPOINT
 from quant.settings import config_from
 from tasks.data import ClassificationData
@@ -78,10 +79,18 @@ def find_network(name: str, num_classes: int, data: str, input_size: int | None 
         if file is not None:
             raise
         if name not in zoo.NAMES:
-            raise UserError(f"{error}; or a comparison network: {', '.join(zoo.NAMES)}") from error
+            raise UserError(f"arch: {name!r} is neither a file, a run nor a known name; {near_names(name, runs)}") from error
         return Network(name, input_size or usual, num_classes)
     arch = arch.for_input(input_size or (usual if file is None else arch.input_size)).with_classes(num_classes)
     return Network(arch.name, arch.input_size, num_classes, arch)
+
+
+def near_names(name: str, runs: str | Path) -> str:
+    """In words: known names that look like `name`, and where all of them stand."""
+    made = [path.parent.name for path in sorted(Path(runs).glob("*/arch.json"))]
+    known = (*made, *(path.stem for path in sorted(SHIPPED.glob("*.json"))), *frostnet.PUBLISHED, *zoo.NAMES)
+    near = ", ".join(get_close_matches(name, dict.fromkeys(known), 5, 0.5))
+    return (f"near it: {near}; " if near else "") + f"all names: python -m zoo list, and the folders in {runs}"
 
 
 @dataclass(frozen=True)

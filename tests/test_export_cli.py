@@ -14,6 +14,7 @@ from nas import Architecture, BlockSpec, HeadSpec, Run, StemSpec, UserError, wri
 from quant.calibrate import calibrate
 from tasks.__main__ import FORMATS, main
 from tasks.pictures import generator
+from tasks.ship import check_writable
 from tasks.trained import Network, load
 
 SIZE, CLASSES = 16, ("dark", "grey", "light")
@@ -104,7 +105,7 @@ def test_onnx_carries_what_its_user_has_to_know(made, tmp_path, capsys):
     out = capsys.readouterr().out
     file = tmp_path / "new" / "x.onnx"
     assert "checked on 256 pictures of scenes" in out and f"{file}: {file.stat().st_size:,} bytes" in out
-    assert "layers within" in out and "in float: " in out
+    assert "layers within" in out and "in float: " in out and "fake-quant's class for " in out
     about = {p.key: p.value for p in onnx.load(file).metadata_props}
     assert about["network"] == "tiny" and json.loads(about["classes"]) == list(CLASSES)
     assert json.loads(about["mean"]) == [0.4, 0.5, 0.6] and json.loads(about["std"]) == [0.2, 0.2, 0.3]
@@ -161,6 +162,17 @@ def test_a_place_that_cannot_be_written_is_named(run, capsys):
     for name in ("onnx", "fbgemm"):
         message = refused(capsys, "--run", run, "--format", name, "--output", run / "file" / "x")
         assert f"{run / 'file' / 'x'}: cannot be written (a part of the path is a file" in message
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(run, monkeypatch, capsys):
+    monkeypatch.setattr("tasks.__main__.find_pictures", None)  # nothing is decoded, nothing converted
+    (run / "file").write_text("")
+    (run / "folder").mkdir()
+    before = sorted(run.rglob("*"))
+    for place, words in ((run / "file" / "x", "a part of the path is a file"), (run / "folder", "that is a folder: give a file name")):
+        assert f"{place}: cannot be written ({words}" in refused(capsys, "--run", run, "--format", "fbgemm", "--output", place)
+    check_writable(run / "new" / "deep" / "x.onnx")
+    assert sorted(run.rglob("*")) == before
 
 
 def test_what_is_no_finished_quantized_run_is_refused(run, tmp_path, capsys):

@@ -22,9 +22,10 @@ from latency_lut import Timing
 from nas import Architecture, BlockSpec, HeadSpec, Run, StemSpec, UserError
 from nas.cli import parse
 from retrain import RetrainConfig, main
-from tasks import classification, in_order
-from tasks.ship import SHIPPED
-from tasks.trained import find_network
+from tasks import Classification, classification, in_order
+from tasks.pictures import Memory, generator
+from tasks.ship import SHIPPED, agreement, doubts
+from tasks.trained import find_network, load
 from tests.test_engine import same
 
 REPOSITORY = Path(retrain.__file__).parent
@@ -77,8 +78,8 @@ def test_a_settings_file_chooses_methods_and_bits_may_fall(folder, tmp_path, qui
     widths = {value["bits"] for name, value in model.items() if "_extra_state" in name and value}
     assert widths == {3, 8}
     (tmp_path / "settings.json").write_text(json.dumps(settings | {"weight": "lsq:4"}))
-    with pytest.raises(SystemExit):  # the same file name, other contents
-        main(arguments(folder, tmp_path, *given, epochs=4))
+    message = refused(capsys, arguments(folder, tmp_path, *given, epochs=4))  # the same file name, other contents
+    assert "(quantizers.weight: 'qil:4' then, 'lsq:4' now)" in message
     (tmp_path / "settings.json").write_text(json.dumps(settings | {"engine": "qnnpack"}))
     with pytest.raises(SystemExit):
         main(arguments(folder, tmp_path, *given, epochs=4))
@@ -172,7 +173,15 @@ def test_the_switches_of_the_ablation_mean_what_they_say():
     (["--calibrate", "mse", "--bits", "4", "3"], "calibrate: trains no quantized epochs"),
     (["--calibrate", "mse", "--no-statassist"], "calibrate: trains no quantized epochs"),
     (["--calibrate", "mse", "--float-epochs", "2"], "float_epochs: .* leave it out"),
-    (["--calibrate", "mse", "--from-float", "a", "--epochs", "3"], "epochs: --calibrate with --from-float trains none"),
+    (["--calibrate", "mse", "--boost-mode", "released"], "calibrate: trains no quantized epochs, .*--boost-mode"),
+    (["--calibrate", "mse", "--from-float", "a", "--epochs", "3"], "^epochs: --calibrate with --from-float trains nothing"),
+    (["--calibrate", "mse", "--from-float", "a", "--lr", "1", "--optimizer", "adam"], "^lr, optimizer: --calibrate with --from-float"),
+    (["--threads", "500000"], r"threads: 500000, must be 1 to \d+ \(the CPUs here\)"),
+    (["--threads", "0"], "threads: 0, must be 1 to"),
+    (["--name", "../../zz"], "name: '../../zz', must be the plain name of a folder"),
+    (["--name", ".."], r"name: '\.\.', must be"),
+    (["--name", ""], "name: '', must be"),
+    (["--name", "/tmp/zz"], "name: '/tmp/zz', must be"),
     (["--calibration-images", "64"], "calibration_images: are what --calibrate looks at"),
     (["--calibrate", "mse", "--calibration-images", "0"], "calibration_images: 0, must be at least 1"),
     (["--float-epochs", "12"], "float_epochs: 12, must be at least 1 and below epochs"),
@@ -182,7 +191,7 @@ def test_settings_that_make_no_sense_are_named(flags, message):
         parse(RetrainConfig, ["--arch", "x", *flags], "retrain", "")
 
 
-def test_float_only_then_quantized_from_its_checkpoint(folder, tmp_path, quick, capsys):
+def test_float_only_then_quantized_from_its_checkpoint(folder, tmp_path, quick, monkeypatch, capsys):
     path = main(arguments(folder, tmp_path, "--float-only"))
     (row,) = metrics(path)["networks"]
     assert path.name == "tiny_float" and row["network"] == "float" and "parity" not in metrics(path) and not (path / "int8.pt").exists()
@@ -192,7 +201,10 @@ def test_float_only_then_quantized_from_its_checkpoint(folder, tmp_path, quick, 
     by_path = main(arguments(folder, tmp_path, "--from-float", str(path / "checkpoint.pt"), "--name", "again", epochs=1))
     assert metrics(by_path) == second
     assert "does not hold a float model" in refused(capsys, arguments(folder, tmp_path, "--from-float", "tiny_int8", "--name", "c"))
-    assert "neither a checkpoint nor a run" in refused(capsys, arguments(folder, tmp_path, "--from-float", "nothing", "--name", "c"))
+    with monkeypatch.context() as patch:
+        patch.setattr(retrain, "classification", None)  # no picture is decoded
+        argv = arguments(folder, tmp_path, "--from-float", "nothing", "--name", "d")
+        assert "neither a checkpoint nor a run" in refused(capsys, argv) and not (tmp_path / "d").exists()
     tiny(24).save(tmp_path / "wider.json")
     argv = [*arguments(folder, tmp_path, "--from-float", "tiny_float", "--name", "c"), "--arch", str(tmp_path / "wider.json")]
     assert "holds another architecture" in refused(capsys, argv)
@@ -201,6 +213,67 @@ def test_float_only_then_quantized_from_its_checkpoint(folder, tmp_path, quick, 
 def test_quantized_from_the_first_step_has_no_float_accuracy(folder, tmp_path, quick):
     found = metrics(main(arguments(folder, tmp_path, "--no-statassist", "--no-gradboost", epochs=1)))
     assert found["boost"] == "off" and "top1_test" not in found["networks"][0] and "top1_test" in found["networks"][2]
+
+
+def test_a_network_that_has_learned_is_shipped_as_it_was_trained(folder, tmp_path, quick):
+    """On pictures that nothing was trained or judged with; the folder's own parts are too few to count single ones."""
+    path = main(arguments(folder, tmp_path, epochs=16))
+    trained = load(path)
+    labels = torch.arange(600) % 3
+    noise = torch.randint(120, (600, 3, 16, 16), generator=generator(5))
+    images = (noise + 60 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
+    fresh = Memory(images, labels, 16, torch.tensor(trained.mean), torch.tensor(trained.std))
+    assert Classification(3).evaluate(trained.graph, fresh)["top1"] > 0.9
+    for network in (quant.convert(trained.graph, "fbgemm"), *(quant.load_frozen(path / name) for name in SHIPPED)):
+        assert agreement(trained.graph, network, fresh) >= 0.99
+    found = metrics(path)
+    assert found["onnx"]["agreement_with_fake_quant"] == found["parity"]["agreement"] == 1.0 and found["warnings"] == []
+
+
+def test_the_shipped_file_is_compared_with_what_was_trained_whatever_the_engine(folder, tmp_path, quick, monkeypatch, capsys):
+    """A file that always names one class agrees with the reference, as far as its own check saw, and not with fake-quant."""
+    monkeypatch.setattr(quant, "load_frozen", lambda *_: OneClass())
+    found = metrics(main(arguments(folder, tmp_path, epochs=6)))
+    onnx = found["onnx"]
+    assert "agreement" not in onnx and onnx["agreement_with_reference"] > 0.9 and onnx["pictures"] == 24
+    assert onnx["agreement_with_fake_quant"] < 0.9
+    (words,) = [words for words in found["warnings"] if words.startswith("int8.onnx gives the same class as fake-quant for only")]
+    assert f"warning: {words}" in capsys.readouterr().out
+
+
+class OneClass:
+    """A network that finds everything dark."""
+
+    engine = "onnxruntime"
+
+    def __call__(self, x):
+        return torch.tensor([1.0, 0.0, 0.0]).repeat(len(x), 1)
+
+
+def test_doubts_name_what_is_off_and_by_how_much():
+    def found(parity, onnx):
+        return {"parity": {"agreement": parity, "pictures": 1000}, "onnx": {"agreement_with_fake_quant": onnx, "pictures": 500}}
+
+    def accuracy(fake_quant, int8):
+        return {name: {"val": {"top1": 0.5}, "test": {"top1": top1}} for name, top1 in (("fake_quant", fake_quant), ("int8", int8))}
+
+    assert doubts(found(0.995, 1.0), accuracy(0.9, 0.902)) == doubts({}) == doubts({"onnx": {"refused": "no form"}}) == []
+    (first, second) = doubts(found(0.994, 0.9))
+    assert first.startswith("INT8 gives the same class as fake-quant for only 99.40% of 1000 pictures, at least 99.5%")
+    assert second.startswith("int8.onnx gives") and "90.00% of 500 pictures" in second
+    (below,), (above,) = (doubts(found(1.0, 1.0), accuracy(0.9, int8)) for int8 in (0.897, 0.9021))
+    assert "INT8 on test is 0.30 points below fake-quant's, at most 0.2" in below and "0.21 points above" in above
+
+
+def test_latencies_that_cannot_be_repeated_are_marked(folder, tmp_path, quick, monkeypatch, capsys):
+    timings = {"float": Timing((1.0, 1.01, 1.02)), "int8": Timing((1.0, 1.5, 2.0))}
+    monkeypatch.setattr(retrain, "time_networks", lambda *_, **__: timings)
+    found = metrics(main(arguments(folder, tmp_path, epochs=2)))
+    assert [row["latency_stable"] for row in found["networks"]] == [True, None, False]
+    out = capsys.readouterr().out
+    table = out[out.index("latency_stable") :].splitlines()
+    assert [line.split()[-1] for line in table[:4]] == ["latency_stable", "yes", "-", "no"]
+    assert "warning: the latency of int8 is unstable: its best rounds lie further apart than 3%" in out
 
 
 def test_a_run_is_not_mixed_with_another(folder, tmp_path, quick, capsys):
@@ -314,7 +387,7 @@ def test_a_run_does_not_go_on_with_other_classes_or_another_kind_of_weights(fold
 
 def test_an_unknown_name_and_a_size_too_small_are_refused(folder, tmp_path, capsys):
     message = refused(capsys, [*arguments(folder, tmp_path), "--arch", "resnet19"])
-    assert "'resnet19'" in message and "frostnet_small_1_0" in message and "mobilenet_v2" in message
+    assert "'resnet19'" in message and "near it: resnet18, " in message and "mobilenet_v2" not in message
     assert "vgg11 cannot run on 16 px" in refused(capsys, [*arguments(folder, tmp_path), "--arch", "vgg11", "--input-size", "16"])
     (tmp_path / "resnet20").mkdir()
     (tmp_path / "resnet20" / "arch.json").write_text("{}")
@@ -340,6 +413,14 @@ def test_the_reference_ships_onnx_alone_and_is_not_timed(folder, tmp_path, quick
     assert (path / "int8.onnx").exists() and not (path / "int8.pt").exists() and metrics(path)["networks"][2]["latency_ms"] is None
 
 
+def untrained(folder, runs, *more) -> list[str]:
+    """From the weights of tiny_float, without the settings that only training takes notice of."""
+    argv = [*arguments(folder, runs, *more), "--from-float", "tiny_float"]
+    for flag in ("--epochs", "--lr"):
+        del argv[argv.index(flag) : argv.index(flag) + 2]
+    return argv
+
+
 def test_calibrated_after_training_or_from_a_float_run_is_the_same(folder, tmp_path, quick):
     path = main(arguments(folder, tmp_path, "--calibrate", "percentile", "--calibration-images", "30", epochs=6))
     found = metrics(path)
@@ -350,8 +431,7 @@ def test_calibrated_after_training_or_from_a_float_run_is_the_same(folder, tmp_p
     again = metrics(main(arguments(folder, tmp_path, "--calibrate", "percentile", "--calibration-images", "30", epochs=6)))
     assert again == found
     main(arguments(folder, tmp_path, "--float-only", epochs=6))
-    argv = [*arguments(folder, tmp_path, "--calibrate", "percentile", "--calibration-images", "30"), "--from-float", "tiny_float"]
-    del argv[argv.index("--epochs") : argv.index("--epochs") + 2]
+    argv = untrained(folder, tmp_path, "--calibrate", "percentile", "--calibration-images", "30")
     second = metrics(main([*argv, "--name", "later"]))
     assert second["epochs"] == 0 and second["networks"] == found["networks"]
     assert (tmp_path / "later" / "int8.onnx").read_bytes() == (path / "int8.onnx").read_bytes()
@@ -359,8 +439,7 @@ def test_calibrated_after_training_or_from_a_float_run_is_the_same(folder, tmp_p
 
 def test_calibration_is_not_mixed_with_another(folder, tmp_path, quick, capsys):
     main(arguments(folder, tmp_path, "--float-only", epochs=1))
-    argv = arguments(folder, tmp_path, "--from-float", "tiny_float")
-    del argv[argv.index("--epochs") : argv.index("--epochs") + 2]
+    argv = untrained(folder, tmp_path)
     main([*argv, "--calibrate", "minmax"])
     assert "calibrate: 'minmax' then, 'mse' now" in refused(capsys, [*argv, "--calibrate", "mse"])
 
@@ -382,6 +461,12 @@ def test_names_paths_and_sizes_resolve(folder, tmp_path):
     assert network.arch.head.num_classes == network.num_classes == 10  # of the data, whatever the file says
     tiny(16).with_name("other").save(tmp_path / "resnet20" / "arch.json")
     assert size("resnet20") == 16  # a run comes before the zoo
+    tiny(16).save(tmp_path / "frostnet_mine" / "arch.json")
+    with pytest.raises(UserError, match="'frostnet_mime' is neither a file, a run nor a known name; near it: frostnet_mine, ") as refusal:
+        size("frostnet_mime")
+    assert "resnet20" not in str(refusal.value)  # those alone that are near
+    with pytest.raises(UserError, match="near it: mobilenet_v2"):
+        size("mobilnet_v2")
 
 
 @pytest.mark.slow
