@@ -1,7 +1,6 @@
 """ONNX files to deploy: written from the integer graph, checked, run, and compared with the reference before they are called done."""
 
 import copy
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,13 +60,14 @@ def export_onnx(model: nn.Module, path: Path | str, images: Tensor | None = None
         images = _noise(graph) if images is None else images
         proto = to_onnx(graph, [tuple(images.shape)])
         onnx.checker.check_model(proto)  # its inference of shapes does not know a last window cut short; onnxruntime's does
-        got = OnnxNetwork(to_bytes(proto), "onnxruntime")(images)
+        network = OnnxNetwork(to_bytes(proto), "onnxruntime")
+        got = network(images)
         found = _compare_codes(graph, proto, images, got) if quantized else _compare_float(model(images), got)
     texts = {name: str(value) for name, value in found.items() if name != "float_ops"} | dict(metadata or {})
     onnx.helper.set_model_props(proto, dict(sorted(texts.items())))
-    data = to_bytes(proto)
-    _write(data, Path(path))
-    return OnnxReport(str(path), len(data), len(images), **found)
+    network.model = to_bytes(proto)  # now with what was found
+    network.save(path)
+    return OnnxReport(str(path), len(network.model), len(images), **found)
 
 
 def _noise(graph: IntGraph) -> Tensor:
@@ -111,15 +111,3 @@ def _integer_layers(graph: IntGraph, optimised: onnx.ModelProto) -> int:
         left = [n.name for n in optimised.graph.node if n.op_type in ("Conv", "FusedConv", "Gemm", "MatMul")]
         raise QuantError(f"onnxruntime left {wanted - fused} of {wanted} integer layers in float: {', '.join(left[:3])} ..")
     return fused
-
-
-def _write(data: bytes, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)  # already renamed unless something failed

@@ -195,11 +195,11 @@ def _cat(site: Site) -> str:
 def _window(site: Site) -> dict:
     kernel, padding = site.setting(1, "kernel_size"), site.setting(3, "padding", 0)
     stride = site.setting(2, "stride") or kernel
-    return {"kernel_shape": _pair(kernel), "strides": _pair(stride), "pads": 2 * _pair(padding)}
+    return {"kernel_shape": ops.pair(kernel), "strides": ops.pair(stride), "pads": 2 * ops.pair(padding)}
 
 
 def _max_pool(site: Site) -> str:
-    dilations, ceil = _pair(site.setting(4, "dilation", 1)), int(site.setting(5, "ceil_mode", False))
+    dilations, ceil = ops.pair(site.setting(4, "dilation", 1)), int(site.setting(5, "ceil_mode", False))
     return site.node("MaxPool", [site.source()], **_window(site), dilations=dilations, ceil_mode=ceil)
 
 
@@ -352,10 +352,6 @@ def _interleaved(site: Site, sh: int, sw: int, kept: dict[int, slice]) -> str:
     ordered = site.node("Transpose", [site.node("Reshape", [site.source(), apart], "apart")], "ordered", perm=[0, 1, 4, 2, 5, 3])
     together = site.constant("together_shape", np.array([-1, channels // (sh * sw), height * sh, width * sw], np.int64))
     return _slice(site, site.node("Reshape", [ordered, together], "together" if kept else ""), kept)
-
-
-def _pair(value) -> list[int]:
-    return list(value) if isinstance(value, (tuple, list)) else [value, value]
 
 
 _KINDS = {

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from quant import ops
 from quant.errors import QuantError
 from quant.executors.reference import Reference
 from quant.graph import IntGraph, Op, Ref
@@ -88,10 +89,9 @@ class _Writer:
             self.tensors[op.name] = self.real(op.inputs[0])
 
     def conv(self, op: Op) -> None:
-        a = op.attrs
-        attrs = {"strides": _pair(a["stride"]), "pads": 2 * _pair(a["padding"]), "dilations": _pair(a["dilation"]), "group": a["groups"],
-                 "kernel_shape": list(op.weight.shape[2:])}  # fmt: skip
-        self.weighted(op, "Conv", op.weight, op.weight_scale, **attrs)
+        stride, padding, dilation = (ops.pair(op.attrs[name]) for name in ("stride", "padding", "dilation"))
+        attrs = {"strides": stride, "pads": 2 * padding, "dilations": dilation, "kernel_shape": list(op.weight.shape[2:])}
+        self.weighted(op, "Conv", op.weight, op.weight_scale, **attrs, group=op.attrs["groups"])
 
     def linear(self, op: Op) -> None:
         if len(self.values.shape(op.inputs[0])) == 2:
@@ -220,7 +220,10 @@ def _shapes(graph: IntGraph, shapes: list[tuple[int, ...]]) -> dict[str, object]
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         for op in graph.ops:
             dtype = torch.uint8 if op.qparams else torch.float32
-            values[op.name] = torch.empty(rest.pop(0), dtype=dtype) if op.kind == "input" else executor.step(op, values)
+            try:
+                values[op.name] = torch.empty(rest.pop(0), dtype=dtype) if op.kind == "input" else executor.step(op, values)
+            except RuntimeError as error:  # a method whose values are more than rounded reads its own parameters
+                raise QuantError(f"{op.name}: has no ONNX form here ({str(error).splitlines()[0]}); keep to a torch engine") from error
     return values
 
 
@@ -236,10 +239,6 @@ def _refs(output: object) -> list[Ref]:
     found = []
     fx.node.map_aggregate(output, lambda v: found.append(v) if isinstance(v, Ref) else None)
     return found
-
-
-def _pair(value) -> list[int]:
-    return list(value) if isinstance(value, (tuple, list)) else [value, value]
 
 
 def _uint8(op: Op) -> np.uint8:

@@ -113,6 +113,11 @@ def setting(call, position: int, name: str, default=None):
     return call.args[position] if len(call.args) > position else call.kwargs.get(name, default)
 
 
+def pair(value) -> list[int]:
+    """A size by rows and columns, where one number stands for both."""
+    return list(value) if isinstance(value, (tuple, list)) else [value, value]
+
+
 def out_of_place(module: nn.Module) -> nn.Module:
     """A parameterless module (ReLU, Hardswish, Dropout ..) that leaves its input alone."""
     new = type(module).__new__(type(module))

@@ -184,16 +184,24 @@ def test_an_operation_without_onnx_form_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_method_whose_values_are_a_function_of_the_input_is_refused_in_words(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 16, 16)
+    with pytest.raises(quant.QuantError, match="no ONNX form"):
+        quant.export_onnx(observed(Net(), x, activation="qil:4"), tmp_path / "net.onnx", x)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_float_model_needs_pictures_to_be_traced_with(tmp_path):
     with pytest.raises(quant.QuantError, match="images"):
         quant.export_onnx(Net(), tmp_path / "net.onnx")
 
 
 def test_a_layer_left_in_float_by_the_runtime_is_an_error(graph, tmp_path, monkeypatch):
-    """The count of fused layers is compared with the integer graph's."""
+    """What is counted is what the runtime made of the file: here it has fused nothing."""
     from quant import export
 
-    monkeypatch.setattr(export, "_integer_layers", lambda g, m, real=export._integer_layers: real(g, onnx.ModelProto()))
+    monkeypatch.setattr(export, "optimised", lambda model: model)
     with pytest.raises(quant.QuantError, match="6 of 6 integer layers in float"):
         quant.export_onnx(graph, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir()), "nothing is left of a refused file"

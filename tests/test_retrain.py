@@ -181,7 +181,7 @@ def test_the_switches_of_the_ablation_mean_what_they_say():
     (["--name", "../../zz"], "name: '../../zz', must be the plain name of a folder"),
     (["--name", ".."], r"name: '\.\.', must be"),
     (["--name", ""], "name: '', must be"),
-    (["--name", "/tmp/zz"], "name: '/tmp/zz', must be"),
+    (["--name", "/elsewhere/zz"], "name: '/elsewhere/zz', must be"),
     (["--calibration-images", "64"], "calibration_images: are what --calibrate looks at"),
     (["--calibrate", "mse", "--calibration-images", "0"], "calibration_images: 0, must be at least 1"),
     (["--float-epochs", "12"], "float_epochs: 12, must be at least 1 and below epochs"),

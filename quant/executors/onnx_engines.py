@@ -17,7 +17,6 @@ from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from quant.errors import QuantError
-from quant.executors.base import Executor
 from quant.executors.reference import Reference
 from quant.graph import IntGraph, Op, Ref
 from quant.onnx_graph import to_onnx
@@ -26,12 +25,14 @@ QUANTIZED = ("QLinearConv", "QGemm", "QLinearAdd", "QLinearMul", "QLinearConcat"
 Session = Callable[..., tuple[np.ndarray, ...]]  # arrays in, arrays out
 
 
-class OnnxEngine(Executor):
-    """Runs the graph in sessions, made for the shapes that come and torch's number of threads at that moment."""
+class OnnxEngine(Reference):
+    """Runs the graph in sessions, made for the shapes that come and torch's number of threads at that moment.
+
+    What no session is made for (its inputs' codes, splits, sizes) is the reference's: both know codes as uint8 tensors.
+    """
 
     def __init__(self, graph: IntGraph):
         super().__init__(graph)
-        self._codes = Reference(graph)
         self._sessions: dict[tuple, Session] = {}
 
     @abstractmethod
@@ -49,32 +50,18 @@ class OnnxEngine(Executor):
             self._sessions[key] = self.session(to_bytes(to_onnx(graph, [tuple(x.shape) for x in inputs])))
         return self._sessions[key]
 
-    def quantize(self, x: Tensor, qparams) -> Tensor:
-        return qparams.quantize(x)
-
-    def dequantize(self, value: Tensor, qparams) -> Tensor:
-        return qparams.dequantize(value)
-
-    def codes(self, value: Tensor) -> Tensor:
-        return value
-
-    def from_codes(self, codes: Tensor, qparams) -> Tensor:
-        return codes
-
     def step(self, op: Op, values: dict) -> object:
         """One operation in a session of its own where it makes codes of codes, else as the reference does."""
         sources = [self.graph.op(name) for name in op.inputs]
         grids = [self.graph.op(s.inputs[0]) if s.kind == "dequantize" else s for s in sources]
         on_codes = all(s.qparams and isinstance(values[s.name], Tensor) for s in grids)
         if op.kind in ("quantize", "dequantize", "float") or op.qparams is None or not on_codes or op.attrs.get("several"):
-            return self._codes.step(op, values)
+            return super().step(op, values)
         inputs = [Op(s.name, "input", qparams=s.qparams) for s in dict.fromkeys(grids)]
         alone = IntGraph([*inputs, *(s for s in dict.fromkeys(sources) if s.kind == "dequantize"), op], Ref(op.name))
         tensors = [values[i.name] for i in inputs]
         run = self._open(op.name, alone, tensors)
         return torch.from_numpy(run(*(t.contiguous().numpy() for t in tensors))[0])
-
-    conv = linear = batch_norm = add = mul = cat = relu = None  # `step` does it
 
 
 class OnnxRuntime(OnnxEngine):
@@ -147,8 +134,18 @@ class OnnxNetwork:
         outputs = tuple(map(torch.from_numpy, self._run(*(x.detach().contiguous().numpy() for x in inputs))))
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def save(self, path: Path) -> None:
-        Path(path).write_bytes(self.model)
+    def save(self, path: Path | str) -> None:
+        """Write the model file, whole or not at all."""
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(self.model)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)  # already renamed unless something failed
 
     @classmethod
     def load(cls, path: Path, engine: str = "onnxruntime") -> "OnnxNetwork":

@@ -148,9 +148,5 @@ def _pack(op: Op):
     weight = torch._make_per_channel_quantized_tensor(op.weight, scale, torch.zeros(len(scale), dtype=torch.long), 0)
     if op.kind == "linear":
         return torch.ops.quantized.linear_prepack(weight, op.bias)
-    pairs = [_pair(op.attrs[name]) for name in ("stride", "padding", "dilation")]
+    pairs = [ops.pair(op.attrs[name]) for name in ("stride", "padding", "dilation")]
     return torch.ops.quantized.conv2d_prepack(weight.contiguous(memory_format=torch.channels_last), op.bias, *pairs, op.attrs["groups"])
-
-
-def _pair(value) -> list[int]:
-    return list(value) if isinstance(value, (tuple, list)) else [value, value]
