@@ -32,7 +32,7 @@ from nas.draw import save as save_figure
 from nas.files import write_bytes
 from quant import Override, QuantConfig, Schedule
 from quant.quantizers import FLOAT
-from tasks import Classification, ClassificationData, Pictures, Recipe, Stream, classification, fit, subset
+from tasks import Classification, ClassificationData, Diverged, Pictures, Recipe, Stream, classification, fit, subset
 
 ROWS = {"2": (2, 2), "4": (4, 4), "3": (3, 3), "w3a4": (3, 4)}  # bits of weights and activations, the most telling first
 SHOWN = ("4", "w3a4", "3", "2")
@@ -207,7 +207,7 @@ def fine_tune(config: LowBitConfig, cell: Cell) -> str:
     if not run.has(RESULT):
         try:
             result = tuned(config, cell, run)
-        except UserError as error:  # the loss is no number any more: that is a result too
+        except Diverged as error:  # a result too, as a full disk is not
             result = {"fake_quant": None, "int8": None, "float_layers": None, "refused": str(error), "seconds": None}
         run.write_json(RESULT, cell._asdict() | result)
     result = run.read_json(RESULT)

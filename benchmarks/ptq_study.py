@@ -30,7 +30,7 @@ from nas.files import write_bytes
 from quant import Override, QuantConfig, Schedule
 from quant.calibrate import METHODS as PTQ
 from quant.calibrate import calibrate
-from tasks import Classification, ClassificationData, Pictures, Recipe, Stream, classification, fit, in_order, subset
+from tasks import Classification, ClassificationData, Diverged, Pictures, Recipe, Stream, classification, fit, in_order, subset
 
 NETWORKS = ("resnet20", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_small_relu", "frostnet_small_0_5")
 COLUMNS = (*PTQ, "qat", "scratch")
@@ -39,7 +39,6 @@ SCRATCH_BITS = 8
 PARTS = 10  # that the last epochs are cut into
 BATCH = 64
 EVALUATION_BATCH = 250
-DIVERGED = "the last checkpoint is kept"  # what tasks.fit says of a training that diverged, and of no other mistake
 SMOKE = {"train_images": 256, "held_out_images": 100, "calibration_images": 64, "float_epochs": 1, "tune_epochs": 1, "seeds": (0,)}
 
 
@@ -162,9 +161,7 @@ def run_cell(config: PtqConfig, cell: Cell) -> str:
     if not run.has(RESULT):
         try:
             result = judge(config, cell, make(config, cell, run))
-        except UserError as error:
-            if DIVERGED not in str(error):
-                raise  # a full disk is no result: the next call tries again
+        except Diverged as error:  # a result too, as a full disk is not
             result = {"int8": None, "fake_quant": None, "refused": str(error)}
         run.write_json(RESULT, cell._asdict() | result)
     result = run.read_json(RESULT)

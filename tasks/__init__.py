@@ -5,10 +5,10 @@ tasks.trained builds a run's network again from its folder, tasks.ship turns it 
 
 from tasks.classification import Classification
 from tasks.data import DATA, ClassificationData, classification, num_classes, training_pictures
-from tasks.engine import OPTIMIZERS, Fitted, Recipe, fit, lr_factor
+from tasks.engine import OPTIMIZERS, Diverged, Fitted, Recipe, fit, lr_factor
 from tasks.pictures import Pictures, Stream, balanced, in_order, subset
 
 __all__ = [
-    "DATA", "OPTIMIZERS", "Classification", "ClassificationData", "Fitted", "Pictures", "Recipe", "Stream", "balanced", "classification",
-    "fit", "in_order", "lr_factor", "num_classes", "subset", "training_pictures",
+    "DATA", "OPTIMIZERS", "Classification", "ClassificationData", "Diverged", "Fitted", "Pictures", "Recipe", "Stream", "balanced",
+    "classification", "fit", "in_order", "lr_factor", "num_classes", "subset", "training_pictures",
 ]  # fmt: skip

@@ -81,7 +81,7 @@ def fit(model: nn.Module, task: Task, stream: Stream, held_out: Mapping[str, Any
     held_out  data by split; the first, the validation part, is evaluated after each epoch, all of them at the end of the float phase and
               of training. Nothing is chosen by any of them.
     example   (N, C, H, W), a batch of the kind that will come, to trace the model with
-    Raises UserError where the loss stops being finite; the last checkpoint stays as it is.
+    Raises Diverged, a UserError, where the loss stops being finite; the last checkpoint stays as it is.
     """
     total = recipe.schedule.epochs * stream.steps_per_epoch
     training = _Training(model, task, stream, held_out, recipe, run, example)
@@ -248,9 +248,13 @@ class _LossWatch:
         self._steps, self._losses = [], []
 
 
-def _diverged(what: str, step: int, phase: str) -> UserError:
+class Diverged(UserError):
+    """A training whose loss or weights stopped being finite."""
+
+
+def _diverged(what: str, step: int, phase: str) -> Diverged:
     mend = "lower --lr, lengthen --warmup, or look for bad pictures; then start over with --restart or under another --name"
-    return UserError(f"{what} at step {step} of phase {phase}; the last checkpoint is kept. Mend: {mend}")
+    return Diverged(f"{what} at step {step} of phase {phase}; the last checkpoint is kept. Mend: {mend}")
 
 
 def lr_factor(progress: float, warmup: float) -> float:
