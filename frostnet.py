@@ -23,7 +23,7 @@ from nas.cli import guard
 from nas.cost import cost, table
 from nas.errors import UserError
 from nas.files import read_bytes
-from nas.space import frostnet_head, frostnet_stem, scaled
+from nas.spaces import frostnet_head, frostnet_stem, scaled
 
 # One row a block: kernel_size, out_channels at width 1, expand_ratio, squeeze_factor, stride.
 TABLES = {

@@ -6,24 +6,30 @@ from nas.cost import Cost, cost, count
 from nas.errors import UserError
 from nas.files import read_json, write_json
 from nas.runs import Run
-from nas.space import SPACES, Choice, SearchSpace, frostnet_space
+from nas.space import Choice, SearchSpace, Slot, Stage
+from nas.spaces import SPACES, Bottleneck, bottleneck_space, find_space, frostnet_space
 
 __all__ = [
     "SPACES",
     "Architecture",
     "BlockSpec",
+    "Bottleneck",
     "Choice",
     "Cost",
     "HeadSpec",
     "Run",
     "SearchSpace",
+    "Slot",
+    "Stage",
     "StemSpec",
     "UserError",
+    "bottleneck_space",
     "build_block",
     "build_head",
     "build_stem",
     "cost",
     "count",
+    "find_space",
     "frostnet_space",
     "init_weights",
     "read_json",

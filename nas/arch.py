@@ -13,7 +13,8 @@ from nas.errors import UserError
 from nas.files import read_json, write_json
 
 FORMAT, VERSION = "architecture", 1
-ACTIVATIONS = ("relu",)
+OPS = ("mb", "frost", "se", "add")
+ACTIVATIONS = ("relu", "hard_swish")
 MAX_BLOCKS = 512
 SHIPPED = Path(__file__).parent / "archs"  # architectures that come with the program
 _NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
@@ -53,7 +54,7 @@ def _is_name(value: Any) -> bool:
 RULES = {
     "name": (_is_name, "1 to 100 letters, digits, '_', '.' or '-', not starting with '.' or '-'"),
     "input_size": _whole(8, 4096),
-    "op": _one_of("mb", "frost"),
+    "op": _one_of(*OPS),
     "kernel_size": _one_of(1, 3, 5, 7),
     "stride": _one_of(1, 2),
     "activation": _one_of(*ACTIVATIONS),
@@ -94,7 +95,13 @@ class StemSpec:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """One bottleneck: "frost" (squeeze and concat, expand, depthwise, project) or "mb" (the same without squeeze)."""
+    """One bottleneck: expand, depthwise, project, and what `op` puts inside.
+
+    mb     nothing
+    frost  squeeze and concat: before the expansion, the input joined with 1/squeeze_factor as many channels computed from it
+    add    squeeze and add: before the expansion, the input plus what a 1x1 bottleneck of 1/squeeze_factor of its channels makes of it
+    se     squeeze and excite after the depthwise convolution (arXiv:1709.01507), through 1/squeeze_factor of the hidden channels
+    """
 
     op: str
     kernel_size: int
@@ -109,18 +116,20 @@ class BlockSpec:
         _check_fields(self)
         if self.op == "mb" and self.squeeze_factor != 0:
             raise UserError(f"squeeze_factor: {self.squeeze_factor}, must be 0 in an 'mb' block, which has no squeeze")
-        if self.op == "frost" and self.squeeze_factor < 2:
-            raise UserError(f"squeeze_factor: {self.squeeze_factor}, must be 2 or more in a 'frost' block")
+        if self.op != "mb" and self.squeeze_factor < 2:
+            raise UserError(f"squeeze_factor: {self.squeeze_factor}, must be 2 or more in a {self.op!r} block")
 
     @property
     def squeeze_channels(self) -> int:
-        """Channels that the squeeze convolution adds by concatenation; 0 in an mb block."""
-        return round8(self.in_channels // self.squeeze_factor) if self.op == "frost" else 0
+        """Channels of the squeeze; 0 in an mb block."""
+        if self.op == "mb":
+            return 0
+        return round8((self.expand_ratio if self.op == "se" else 1) * self.in_channels // self.squeeze_factor)
 
     @property
     def hidden_channels(self) -> int:
         """Channels of the depthwise convolution."""
-        return self.expand_ratio * (self.in_channels + self.squeeze_channels)
+        return self.expand_ratio * (self.in_channels + (self.squeeze_channels if self.op == "frost" else 0))
 
     @property
     def residual(self) -> bool:
@@ -129,11 +138,11 @@ class BlockSpec:
 
 
 def resolve(spec: BlockSpec) -> BlockSpec:
-    """The block that is really built: a frost block without room for a squeeze is a plain inverted residual.
+    """The block that is really built: a block without room for a squeeze of its input is a plain inverted residual.
 
     That is so where `in_channels // squeeze_factor < 8`, or where there is no expansion for the squeeze to feed.
     """
-    if spec.op == "frost" and (spec.in_channels // spec.squeeze_factor < 8 or spec.expand_ratio == 1):
+    if spec.op in ("frost", "add") and (spec.in_channels // spec.squeeze_factor < 8 or spec.expand_ratio == 1):
         return replace(spec, op="mb", squeeze_factor=0)
     return spec
 
@@ -273,7 +282,7 @@ def _check_chain(path: str, in_channels: int, source: str, channels: int) -> Non
 def _check_resolved(path: str, block: BlockSpec) -> None:
     if resolve(block) != block:
         raise UserError(
-            f"{path}.op: 'frost', but squeeze_factor {block.squeeze_factor} with in_channels {block.in_channels} and "
+            f"{path}.op: {block.op!r}, but squeeze_factor {block.squeeze_factor} with in_channels {block.in_channels} and "
             f"expand_ratio {block.expand_ratio} leaves no squeeze; write op 'mb' with squeeze_factor 0"
         )
 

@@ -2,11 +2,12 @@
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
 
 from nas.arch import BlockSpec, HeadSpec, StemSpec
 
 # Not in place: graph passes may read a convolution's output after its activation has run.
-ACTIVATIONS = {"relu": nn.ReLU}
+ACTIVATIONS = {"relu": nn.ReLU, "hard_swish": nn.Hardswish}
 
 
 class ConvBNAct(nn.Module):
@@ -34,29 +35,37 @@ class ConvBNAct(nn.Module):
 
 
 class Block(nn.Module):
-    """Frost bottleneck (arXiv:2006.09679): [squeeze, concat,] [expand,] depthwise, project, [+ input].
+    """A bottleneck: [squeeze, join,] [expand,] depthwise, [excite,] project, [+ input]; see `nas.arch.BlockSpec`.
 
-    An mb block has no squeeze, a block with expand_ratio 1 no expansion. With `strided=False` the depthwise
+    The frost one is that of arXiv:2006.09679. A block with expand_ratio 1 has no expansion. With `strided=False` the depthwise
     convolution runs at stride 1 whatever the spec says, which is how a network is dilated; the residual stays as
     the spec has it.
     """
 
     def __init__(self, spec: BlockSpec, dilation: int = 1, strided: bool = True):
         super().__init__()
-        act, hidden, squeezed = spec.activation, spec.hidden_channels, spec.squeeze_channels
+        act, hidden, squeezed, channels = spec.activation, spec.hidden_channels, spec.squeeze_channels, spec.in_channels
         stride = spec.stride if strided else 1
-        self.squeeze = ConvBNAct(spec.in_channels, squeezed, activation=act) if squeezed else None
-        wide = spec.in_channels + squeezed
+        self.squeeze = ConvBNAct(channels, squeezed, activation=act) if spec.op in ("frost", "add") else None
+        self.restore = ConvBNAct(squeezed, channels, activation=None) if spec.op == "add" else None
+        wide = channels + squeezed if spec.op == "frost" else channels
         self.expand = ConvBNAct(wide, hidden, activation=act) if spec.expand_ratio != 1 else None
         self.depthwise = ConvBNAct(hidden, hidden, spec.kernel_size, stride, hidden, dilation, act)
+        self.excite = SqueezeExcitation(hidden, squeezed, scale_activation=nn.Hardsigmoid) if spec.op == "se" else None
         self.project = ConvBNAct(hidden, spec.out_channels, activation=None)
         self.residual = spec.residual
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.squeeze is None else torch.cat([self.squeeze(x), x], 1)
+        y = x if self.squeeze is None else self.join(x)
         y = y if self.expand is None else self.expand(y)
-        y = self.project(self.depthwise(y))
+        y = self.depthwise(y)
+        y = self.project(y if self.excite is None else self.excite(y))
         return x + y if self.residual else y
+
+    def join(self, x: Tensor) -> Tensor:
+        """The input with what the squeeze makes of it: beside it (frost) or added to it (add)."""
+        y = self.squeeze(x)
+        return torch.cat([y, x], 1) if self.restore is None else x + self.restore(y)
 
 
 class Head(nn.Module):
@@ -89,15 +98,19 @@ def build_head(spec: HeadSpec) -> Head:
 def init_weights(model: nn.Module) -> None:
     """The published initialisation, in place: convolutions Kaiming normal by fan-out, biases 0, batch norm 1 and 0.
 
-    NOTE: the classifier, the one convolution with a bias, starts at a deviation of 0.01 instead: by its fan-out, ten
-    classes would begin at a loss of 12.
+    NOTE: the classifier starts at a deviation of 0.01 instead: by its fan-out, ten classes would begin at a loss of 12. What squeeze and
+    add puts beside the input begins at 0, as residual branches do.
     """
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and module.bias is None:
+        if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        elif isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=0.01)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, Head):
+            nn.init.normal_(module.classifier.weight, std=0.01)
+        elif isinstance(module, Block) and module.restore is not None:
+            nn.init.zeros_(module.restore.bn.weight)

@@ -69,15 +69,20 @@ def _stem_row(spec: StemSpec, size: int) -> Row:
 
 
 def _block_row(name: str, spec: BlockSpec, size: int) -> Row:
-    squeezed, hidden = spec.squeeze_channels, spec.hidden_channels
-    before = spec.in_channels * squeezed  # weights that run at the input's size
-    bn = squeezed + hidden + spec.out_channels
+    squeezed, hidden, channels = spec.squeeze_channels, spec.hidden_channels, spec.in_channels
+    before = bn = excite = 0  # `before`: weights that run at the input's size
+    if spec.op in ("frost", "add"):
+        before, bn = channels * squeezed, squeezed
+    if spec.op == "add":
+        before, bn = before + squeezed * channels, bn + channels
     if spec.expand_ratio != 1:
-        before += (spec.in_channels + squeezed) * hidden
-        bn += hidden
+        before, bn = before + hidden * hidden // spec.expand_ratio, bn + hidden
+    if spec.op == "se":
+        excite = 2 * hidden * squeezed  # weights that run on one pixel
     after = hidden * spec.kernel_size**2 + hidden * spec.out_channels
-    macs = before * _pixels(size, 1) + after * _pixels(size, spec.stride)
-    return Row(name, spec, size, before + after + 2 * bn, macs)
+    biases = hidden + squeezed if excite else 0
+    params = before + after + excite + biases + 2 * (bn + hidden + spec.out_channels)
+    return Row(name, spec, size, params, before * _pixels(size, 1) + after * _pixels(size, spec.stride) + excite)
 
 
 def _head_row(spec: HeadSpec, size: int) -> Row:

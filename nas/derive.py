@@ -5,6 +5,7 @@ multiple-choice knapsack. It is solved for all targets at once by dynamic progra
 choices of which no other is both faster and better (Nemhauser and Ullmann, 1969).
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -21,6 +22,14 @@ class Latencies(Protocol):
     stem_ms: float
     head_ms: float
     blocks: Sequence[Sequence[Sequence[float]]]  # [stage][slot][candidate]
+
+
+class Alone(NamedTuple):
+    """The latencies of one candidate of a tied space."""
+
+    stem_ms: float
+    head_ms: float
+    blocks: list[list[list[float]]]
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,8 @@ def front(
     not a number.
     """
     _check_scores(op_scores, depth_scores)
+    if space.tied:
+        return _best_of(tied_fronts(space, op_scores, depth_scores, latencies, resolution))
     bin_ms = latency_range(space, latencies)[1] / resolution
     current = _first(latencies.stem_ms + latencies.head_ms)
     history = []
@@ -76,8 +87,38 @@ def front(
     ]
 
 
+def tied_fronts(space: SearchSpace, op_scores, depth_scores, latencies: Latencies, resolution: int = 20_000) -> list[list[Point]]:
+    """The front of each candidate of a tied space by itself; see `front`."""
+    fronts = []
+    for i in range(space.tied_count):
+        points = front(space.restricted(i), _only(op_scores, i), depth_scores, _alone(latencies, i), resolution)
+        fronts.append([Point(p.latency_ms, p.score, space.with_candidate(p.choice, i)) for p in points])
+    return fronts
+
+
+def _only(rows, candidate: int) -> list[list[list[float]]]:
+    """Of figures [stage][slot][candidate] those of one candidate of a tied space."""
+    return [[list(row) if len(row) == 1 else [row[candidate]] for row in stage] for stage in rows]
+
+
+def _alone(latencies: Latencies, candidate: int) -> Alone:
+    return Alone(latencies.stem_ms, latencies.head_ms, _only(latencies.blocks, candidate))
+
+
+def _best_of(fronts: list[list[Point]]) -> list[Point]:
+    """The front of several fronts together."""
+    kept: list[Point] = []
+    for point in sorted(itertools.chain(*fronts), key=lambda p: (p.latency_ms, -p.score)):
+        if not kept or point.score > kept[-1].score:
+            kept.append(point)
+    return kept
+
+
 def latency_range(space: SearchSpace, latencies: Latencies) -> tuple[float, float]:
     """Milliseconds of the fastest and of the slowest network of the space."""
+    if space.tied:
+        ranges = [latency_range(space.restricted(i), _alone(latencies, i)) for i in range(space.tied_count)]
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
     low = high = float(latencies.stem_ms + latencies.head_ms)
     for stage, ms in zip(space.stages, latencies.blocks, strict=True):
         low += min(sum(min(slot) for slot in ms[:d]) for d in range(stage.min_depth, len(stage.slots) + 1))

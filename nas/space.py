@@ -1,28 +1,27 @@
 """Search spaces: stages of slots, each slot a tuple of candidate blocks, each stage of variable depth.
 
 A stage of depth d runs its first d slots. A `Choice` picks the depths and one candidate per slot; it stands for
-exactly one `Architecture`.
+exactly one `Architecture`. The shipped spaces are in nas.spaces.
 """
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 
-from nas.arch import Architecture, BlockSpec, HeadSpec, StemSpec, resolve, round8, signature, stem_stride
+from nas.arch import Architecture, BlockSpec, HeadSpec, StemSpec, signature
 from nas.errors import UserError
 
-KERNEL_SIZES, EXPAND_RATIOS, SQUEEZE_FACTORS = (3, 5), (3, 6), (2, 4)
-FIXED_CHANNELS = 16
-STAGES = ((24, 2, 4), (40, 2, 4), (80, 2, 4), (96, 1, 5), (192, 2, 5), (320, 1, 1))  # out_channels, stride, slots
-HEAD_CHANNELS = 1280  # not scaled by the width
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Slot:
-    candidates: tuple[BlockSpec, ...]  # no two of them build the same block
+    candidates: tuple[BlockSpec, ...]  # in a space that is not tied, no two of them build the same block
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,43 @@ class Choice:
 
 @dataclass(frozen=True)
 class SearchSpace:
+    """`tied`: every slot with a choice takes the same one, so that the space searches one block for the whole network."""
+
     name: str
     width: float
     input_size: int
     stem: StemSpec
     stages: tuple[Stage, ...]
     head: HeadSpec
+    tied: bool = False
+
+    def __post_init__(self):
+        counts = {len(slot.candidates) for stage in self.stages for slot in stage.slots} - {1}
+        if self.tied and len(counts) != 1:
+            raise UserError(f"space {self.name!r}: tied, but its slots have {sorted(counts)} candidates; give all the same number, above 1")
+
+    @property
+    def tied_count(self) -> int:
+        """How many candidates a tied space chooses from."""
+        return max(len(slot.candidates) for stage in self.stages for slot in stage.slots)
+
+    def restricted(self, candidate: int) -> "SearchSpace":
+        """The networks of a tied space with one of its candidates everywhere; only depths are left to choose."""
+        one = lambda slot: slot if len(slot.candidates) == 1 else Slot((slot.candidates[candidate],))  # noqa: E731
+        return replace(self, tied=False, stages=tuple(replace(s, slots=tuple(map(one, s.slots))) for s in self.stages))
+
+    def each_slot(self, draw: Callable[[int, int], T]) -> list[list[T]]:
+        """draw(stage, slot) for every slot, [stage][slot]; in a tied space once for all slots that have a choice."""
+        shared: list[T] = []
+
+        def value(stage: int, slot: int) -> T:
+            if not self.tied or len(self.stages[stage].slots[slot].candidates) == 1:
+                return draw(stage, slot)
+            if not shared:
+                shared.append(draw(stage, slot))
+            return shared[0]
+
+        return [[value(i, j) for j in range(len(stage.slots))] for i, stage in enumerate(self.stages)]
 
     @cached_property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
@@ -81,19 +111,28 @@ class SearchSpace:
             return int(torch.randint(low, high, (), generator=generator))
 
         depths = tuple(draw(stage.min_depth, len(stage.slots) + 1) for stage in self.stages)
-        ops = tuple(
-            tuple(draw(0, len(slot.candidates)) if i < depth else 0 for i, slot in enumerate(stage.slots))
-            for stage, depth in zip(self.stages, depths)
-        )
-        return Choice(depths, ops)
+        return self.choice(depths, self.each_slot(lambda i, j: draw(0, len(self.stages[i].slots[j].candidates))))
+
+    def choice(self, depths: tuple[int, ...], ops: list[list[int]]) -> Choice:
+        """A choice from candidates of every slot, running or not."""
+        running = [[op if i < depth else 0 for i, op in enumerate(row)] for depth, row in zip(depths, ops, strict=True)]
+        return Choice(tuple(depths), tuple(map(tuple, running)))
 
     def choice_of(self, arch: Architecture) -> Choice:
         """A choice whose architecture has `arch`'s blocks. Raises UserError where the space does not hold it."""
-        rows = _fit(self.stages, arch.blocks)
-        if rows is None:
-            raise UserError(f"{arch.name}: its blocks are not in the space {self.name!r} at width {self.width}")
-        padded = tuple(row + (0,) * (len(stage.slots) - len(row)) for row, stage in zip(rows, self.stages))
-        return Choice(tuple(map(len, rows)), padded)
+        spaces = [self.restricted(i) for i in range(self.tied_count)] if self.tied else [self]
+        for i, space in enumerate(spaces):
+            rows = _fit(space.stages, arch.blocks)
+            if rows is not None:
+                ops = [list(row) + [0] * (len(stage.slots) - len(row)) for row, stage in zip(rows, space.stages)]
+                return self.with_candidate(space.choice(tuple(map(len, rows)), ops), i)
+        raise UserError(f"{arch.name}: its blocks are not in the space {self.name!r} at width {self.width}")
+
+    def with_candidate(self, choice: Choice, candidate: int) -> Choice:
+        """A choice of `restricted(candidate)` as one of this space; in a space that is not tied, the choice itself."""
+        if not self.tied:
+            return choice
+        return self.choice(choice.depths, [[candidate * (len(slot.candidates) > 1) for slot in stage.slots] for stage in self.stages])
 
     def specs(self) -> dict[str, tuple[StemSpec | BlockSpec | HeadSpec, int]]:
         """Every distinct part that the space can build: signature -> (spec, spatial input size in pixels)."""
@@ -125,54 +164,3 @@ def _fit(stages: tuple[Stage, ...], blocks: tuple[BlockSpec, ...]) -> list[tuple
             return None
         ops.append(first.slots[depth].candidates.index(blocks[depth]))
     return None
-
-
-# ---- the FrostNet space --------------------------------------------------------------------------------------
-
-
-def scaled(channels: int, width: float) -> int:
-    """Channels at a width multiplier, a multiple of 8."""
-    return round8(int(channels * width))
-
-
-def frostnet_stem(width: float, input_size: int, in_channels: int = 3) -> StemSpec:
-    return StemSpec(in_channels, scaled(32, min(1.0, width)), 3, stem_stride(input_size), "relu")
-
-
-def frostnet_head(in_channels: int, num_classes: int, dropout: float = 0.2) -> HeadSpec:
-    return HeadSpec(in_channels, HEAD_CHANNELS, num_classes, dropout, "relu")
-
-
-def candidates(in_channels: int, out_channels: int, stride: int) -> tuple[BlockSpec, ...]:
-    """k{3,5} x e{3,6} x r{2,4}, resolved, each distinct block once."""
-    distinct = {}
-    for kernel in KERNEL_SIZES:
-        for expand in EXPAND_RATIOS:
-            for squeeze in SQUEEZE_FACTORS:
-                raw = BlockSpec("frost", kernel, in_channels, out_channels, stride, expand, squeeze, "relu")
-                spec = resolve(raw)
-                distinct.setdefault((kernel, expand, spec.squeeze_channels), spec)
-    return tuple(distinct.values())
-
-
-def frostnet_space(width: float = 1.0, input_size: int = 224, num_classes: int = 1000, in_channels: int = 3) -> SearchSpace:
-    """The space whose members include every published FrostNet (arXiv:2006.09679, appendix tables).
-
-    Stage 0 is the fixed block without expansion; the other stages hold 23 slots of up to 8 candidates.
-    """
-    if not 0 < width <= 4:
-        raise UserError(f"width: {width}, must be above 0 and at most 4")
-    stem = frostnet_stem(width, input_size, in_channels)
-    before = scaled(FIXED_CHANNELS, width)
-    fixed = BlockSpec("mb", 3, stem.out_channels, before, 1, 1, 0, "relu")
-    stages = [Stage((Slot((fixed,)),), 1)]
-    for base, stride, count in STAGES:
-        out = scaled(base, width)
-        first = Slot(candidates(before, out, stride))
-        stages.append(Stage((first,) + (Slot(candidates(out, out, 1)),) * (count - 1), 1))
-        before = out
-    head = frostnet_head(before, num_classes)
-    return SearchSpace("frostnet", width, input_size, stem, tuple(stages), head)
-
-
-SPACES = {"frostnet": frostnet_space}

@@ -11,14 +11,16 @@ from nas.space import SearchSpace
 
 
 class Alphas(nn.Module):
-    """ops[stage][slot] over candidates, depths[stage] over min_depth .. number of slots; all start at 0, the uniform distribution."""
+    """ops[stage][slot] over candidates, depths[stage] over min_depth .. number of slots; all start at 0, the uniform distribution.
+
+    In a tied space all slots with a choice hold the very same vector.
+    """
 
     def __init__(self, space: SearchSpace):
         super().__init__()
         self.space = space
-        self.ops = nn.ModuleList(
-            nn.ParameterList(nn.Parameter(torch.zeros(len(slot.candidates))) for slot in stage.slots) for stage in space.stages
-        )
+        rows = space.each_slot(lambda i, j: nn.Parameter(torch.zeros(len(space.stages[i].slots[j].candidates))))
+        self.ops = nn.ModuleList(map(nn.ParameterList, rows))
         self.depths = nn.ParameterList(nn.Parameter(torch.zeros(len(stage.slots) - stage.min_depth + 1)) for stage in space.stages)
 
     def probabilities(self, temperature: float = 1.0) -> tuple[list[list[Tensor]], list[Tensor]]:
@@ -45,6 +47,13 @@ class Alphas(nn.Module):
         ops, depths = self.probabilities(temperature)
         rows = [p for p in [*(p for stage in ops for p in stage), *depths] if len(p) > 1]
         return torch.stack([-(p * p.clamp(min=1e-12).log()).sum() / torch.tensor(float(len(p))).log() for p in rows]).mean()
+
+    @torch.no_grad()
+    def cheapest_share(self, latency, temperature: float = 1.0) -> float:
+        """Mean over all slots with a choice of the probability of their fastest candidate; 1 is a search that only saves time."""
+        ops, _ = self.probabilities(temperature)
+        rows = [(p, ms) for ps, mss in zip(ops, latency.blocks, strict=True) for p, ms in zip(ps, mss, strict=True) if len(p) > 1]
+        return sum(p[min(range(len(ms)), key=ms.__getitem__)].item() for p, ms in rows) / len(rows) if rows else 0.0
 
     @torch.no_grad()
     def log_scores(self) -> tuple[list[list[list[float]]], list[list[float]]]:

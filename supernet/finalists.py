@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nas.derive import Point, best_under
+from nas.derive import Point, best_under, tied_fronts
 from nas.space import Choice, SearchSpace
 from supernet.samplers import generator_for
 from supernet.score import Scores
@@ -30,8 +30,15 @@ class Finalist:
 
 def finalists(space: SearchSpace, points: list[Point], scores: Scores, latency, target_ms: float, derived: int, controls: int,
               seed: int) -> list[Finalist]:  # fmt: skip
-    """The best-scoring unlike networks of the front at or under the target, and random ones as close under it as chance allows."""
-    best = unlike(best_under(points, target_ms, len(points)), derived)
+    """The best-scoring unlike networks of the front at or under the target, and random ones as close under it as chance allows.
+
+    In a tied space the derived ones are the best network of every candidate that can meet the target.
+    """
+    if space.tied:
+        fronts = tied_fronts(space, *scores, latency)
+        best = [best_under(front, target_ms)[0] for front in fronts if front[0].latency_ms <= target_ms]
+    else:
+        best = unlike(best_under(points, target_ms, len(points)), derived)
     drawn = random_feasible(space, latency, target_ms, controls, seed)
     return [
         *(Finalist(f"derived_{i}", "derived", p.choice, p.latency_ms, p.score) for i, p in enumerate(best, 1)),

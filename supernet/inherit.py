@@ -7,6 +7,7 @@ weights behind them (arXiv:1908.09791, section 3.3), and the centre of its kerne
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
 
 from nas.blocks import Block, ConvBNAct
 from supernet.model import Supernet
@@ -26,19 +27,40 @@ def hand_down(supernet: Supernet) -> None:
 
 @torch.no_grad()
 def inherit(giver: Block, taker: Block) -> None:
-    """Fill `taker` from `giver`, a block with the same input and output channels and at least as many in between."""
+    """Fill `taker` from `giver`, a block with the same input and output channels and at least as many in between.
+
+    What the giver does not have, such as a gate, stays as it is.
+    """
     hidden = _important(giver.project.conv.weight, taker.project.conv.in_channels)
-    into_expand = None
-    if giver.expand is not None:
-        given = giver.squeeze.conv.out_channels if giver.squeeze is not None else 0
-        taken = taker.squeeze.conv.out_channels if taker.squeeze is not None else 0
-        squeezed = _important(giver.expand.conv.weight[:, :given], taken)
-        into_expand = torch.cat([squeezed, torch.arange(given, giver.expand.conv.in_channels, device=squeezed.device)])
-        if taken:
-            _take(giver.squeeze, taker.squeeze, squeezed, None)
-        _take(giver.expand, taker.expand, hidden, into_expand)
+    given, taken = _joined(giver), _joined(taker)
+    kept = _important(giver.expand.conv.weight[:, :given], taken) if given and taken else torch.arange(0)
+    if taken and given:
+        _take(giver.squeeze, taker.squeeze, kept, None)
+    if giver.restore is not None and taker.restore is not None:
+        added = _important(giver.restore.conv.weight, taker.restore.conv.in_channels)
+        _take(giver.squeeze, taker.squeeze, added, None)
+        _take(giver.restore, taker.restore, None, added)
+    if giver.expand is not None and (given or not taken):
+        beside = torch.arange(given, giver.expand.conv.in_channels)
+        _take(giver.expand, taker.expand, hidden, torch.cat([kept, beside.to(kept.device)]))
     _take(giver.depthwise, taker.depthwise, hidden, None)
     _take(giver.project, taker.project, None, hidden)
+    if giver.excite is not None and taker.excite is not None:
+        _take_gate(giver.excite, taker.excite, hidden)
+
+
+def _joined(block: Block) -> int:
+    """Channels that a block puts beside its input before the expansion."""
+    return block.squeeze.conv.out_channels if block.squeeze is not None and block.restore is None else 0
+
+
+def _take_gate(giver: SqueezeExcitation, taker: SqueezeExcitation, hidden: Tensor) -> None:
+    """The gates of the chosen hidden channels, through the most important of the channels in between."""
+    kept = _important(giver.fc2.weight[hidden], taker.fc1.out_channels)
+    taker.fc1.weight.copy_(giver.fc1.weight[kept][:, hidden])
+    taker.fc1.bias.copy_(giver.fc1.bias[kept])
+    taker.fc2.weight.copy_(giver.fc2.weight[hidden][:, kept])
+    taker.fc2.bias.copy_(giver.fc2.bias[hidden])
 
 
 def _important(weight: Tensor, count: int) -> Tensor:

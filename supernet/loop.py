@@ -26,7 +26,7 @@ from quant.quantizers import Quantizer
 from supernet.alphas import Alphas
 from supernet.inherit import hand_down
 from supernet.model import Supernet
-from supernet.samplers import fair_choice, largest_choice, round_length, sampled_choice, seed_for, two_path_gates
+from supernet.samplers import fair_choice, largest_choice, round_length, sampled_choice, sampled_gates, seed_for
 
 LOWEST_MU = 1.0  # bound on the reward for slower networks
 Batch = Callable[[int], tuple[Tensor, Tensor]]  # step -> (images, targets), the same for the same step
@@ -43,6 +43,8 @@ class Plan:
     temperature     of the softmax at the beginning and the end of the joint phase, falling exponentially
     mu_rate rho     how fast the dual variable follows the missed target, and the weight of the squared miss
     entropy         weight of the entropy term: explores in the first half of the joint phase, commits in the second
+    uniform_share   of the paths drawn by the alphas, how much is drawn uniformly instead
+    sampler         which paths an alpha step runs, a key of supernet.samplers.SAMPLERS
     """
 
     base_steps: int
@@ -59,6 +61,7 @@ class Plan:
     rho: float = 3.0
     entropy: float = 0.01
     uniform_share: float = 0.1
+    sampler: str = "proxyless"
 
     @property
     def steps(self) -> int:
@@ -166,7 +169,7 @@ class Search:
     def _alpha_step(self, step: int) -> dict[str, float]:
         images, targets = (t.to(self.device, non_blocking=True) for t in self.val(step // self.plan.alpha_every))
         temperature, progress = self.plan.temperature_at(step), self.plan.joint_progress(step)
-        gates = two_path_gates(self.alphas, temperature, self.seed, step)
+        gates = sampled_gates(self.plan.sampler, self.alphas, temperature, self.seed, step)
         with frozen_weights(self.supernet), frozen_statistics(self.supernet):
             task_loss = self.loss(self.supernet.forward_gated(images, *gates), targets)
             task_loss = task_loss.cpu()
@@ -181,7 +184,8 @@ class Search:
         self.alpha_optimizer.step()
         self.mu = max(-LOWEST_MU, self.mu + self.steered * self.plan.mu_rate * excess.item())
         return {"val_loss": task_loss.item(), "expected_ms": expected.item(), "target_ms": self.target_ms, "mu": self.mu,
-                "entropy": entropy.item(), "temperature": temperature}  # fmt: skip
+                "entropy": entropy.item(), "cheapest_share": self.alphas.cheapest_share(self.latency, temperature),
+                "temperature": temperature}  # fmt: skip
 
     def _finite(self, loss: Tensor, step: int, phase: str) -> float:
         value = loss.item()

@@ -1,10 +1,13 @@
-"""Which path through the supernet runs in a step. Every draw is a pure function of (seed, step), so a resumed search draws the same.
+"""Which paths through the supernet run in a step. Every draw is a pure function of (seed, step), so a resumed search draws the same.
+
+One path, as a Choice, for the steps that train weights:
 
 largest_choice  the largest candidate of every slot
 fair_choice     strict fairness (arXiv:1907.01845): in each round of `round_length` steps every candidate of every running slot runs
                 equally often; the rounds alternate between full and random depth
 sampled_choice  one path drawn from the alphas' probabilities, mixed with uniform
-two_path_gates  two candidates per slot drawn from the probabilities; gradients reach both alphas (ProxylessNAS, arXiv:1812.00332)
+
+Weighted paths, as Gates, for the steps that move alphas: `sampled_gates`, by one of SAMPLERS.
 """
 
 import math
@@ -59,11 +62,8 @@ def fair_choice(space: SearchSpace, seed: int, step: int) -> Choice:
         len(stage.slots) if full else int(torch.randint(stage.min_depth, len(stage.slots) + 1, (), generator=generator))
         for stage in space.stages
     )
-    ops = tuple(
-        tuple(_shuffled(len(slot.candidates), length, generator)[position] if i < depth else 0 for i, slot in enumerate(stage.slots))
-        for stage, depth in zip(space.stages, depths)
-    )
-    return Choice(depths, ops)
+    ops = space.each_slot(lambda i, j: _shuffled(len(space.stages[i].slots[j].candidates), length, generator)[position])
+    return space.choice(depths, ops)
 
 
 def _shuffled(count: int, length: int, generator: torch.Generator) -> list[int]:
@@ -83,8 +83,7 @@ def sampled_choice(alphas: Alphas, temperature: float, uniform_share: float, see
 
     ops, depths = alphas.probabilities(temperature)
     picked = tuple(stage.min_depth + draw(p) for stage, p in zip(alphas.space.stages, depths, strict=True))
-    rows = tuple(tuple(draw(p) if i < depth else 0 for i, p in enumerate(row)) for row, depth in zip(ops, picked))
-    return Choice(picked, rows)
+    return alphas.space.choice(picked, alphas.space.each_slot(lambda i, j: draw(ops[i][j])))
 
 
 @dataclass(frozen=True)
@@ -95,24 +94,40 @@ class Gates:
     weights: tuple[Tensor, ...]
 
 
-def two_path_gates(alphas: Alphas, temperature: float, seed: int, step: int) -> tuple[list[list[Gates]], list[Gates]]:
-    """Gates for every slot [stage][slot] and for every stage's depth (indices count from min_depth).
+def sampled_gates(sampler: str, alphas: Alphas, temperature: float, seed: int, step: int) -> tuple[list[list[Gates]], list[Gates]]:
+    """Gates by a sampler (a key of SAMPLERS) for every slot [stage][slot] and for every stage's depth (indices count from min_depth).
 
-    Two alternatives run, the value is that of one of them, the gradient reaches both alphas. For alternatives i, j with
-    p = softmax([alpha_i, alpha_j] / temperature), one is drawn by p and made active (arXiv:1812.00332, section 3.2):
-        y = sum_k (active_k + p_k - stop_gradient(p_k)) o_k
+    p = softmax(alpha / temperature) for all of them; they differ in how many alternatives run and in how the gradient reaches alpha.
     """
-    generator = generator_for(seed, 3, step)
-    ops = [[_pair(alpha, temperature, generator) for alpha in stage] for stage in alphas.ops]
-    return ops, [_pair(alpha, temperature, generator) for alpha in alphas.depths]
+    generator, gate = generator_for(seed, 3, step), SAMPLERS[sampler]
+    ops = alphas.space.each_slot(lambda i, j: gate(alphas.ops[i][j] / temperature, generator))
+    return ops, [gate(alpha / temperature, generator) for alpha in alphas.depths]
 
 
-def _pair(alpha: Tensor, temperature: float, generator: torch.Generator) -> Gates:
-    if len(alpha) == 1:
-        return Gates((0,), (alpha.new_ones(()),))
-    p = torch.softmax(alpha.detach() / temperature, 0).clamp(min=1e-6)
+def mixture(logits: Tensor, generator: torch.Generator) -> Gates:
+    """All alternatives, weighted by their probabilities (DARTS, arXiv:1806.09055): y = sum_k p_k o_k. Costs as much as all of them."""
+    return Gates(tuple(range(len(logits))), tuple(torch.softmax(logits, 0)))
+
+
+def straight_through(logits: Tensor, generator: torch.Generator) -> Gates:
+    """One alternative, drawn by Gumbel-softmax (arXiv:1611.01144, as one path: arXiv:1910.04465): with s = softmax(log p + g),
+    k = argmax s, y = (1 + s_k - stop_gradient(s_k)) o_k. The value is that of one path; the gradient is biased, and noisy."""
+    uniform = torch.rand(len(logits), generator=generator).clamp(1e-20, 1 - 1e-7)
+    relaxed = torch.softmax(torch.log_softmax(logits, 0) - (-uniform.log()).log(), 0)
+    index = int(relaxed.argmax())
+    return Gates((index,), (1.0 + relaxed[index] - relaxed[index].detach(),))
+
+
+def two_paths(logits: Tensor, generator: torch.Generator) -> Gates:
+    """Two alternatives, drawn by p; the value is that of one of them, the gradient reaches both (ProxylessNAS, arXiv:1812.00332,
+    section 3.2). With q = softmax([logit_i, logit_j]), one made active by q: y = sum_k (active_k + q_k - stop_gradient(q_k)) o_k."""
+    if len(logits) == 1:
+        return Gates((0,), (logits.new_ones(()),))
+    p = torch.softmax(logits.detach(), 0).clamp(min=1e-6)
     pair = torch.multinomial(p, 2, generator=generator).sort().values
-    p_pair = torch.softmax(alpha[pair] / temperature, 0)
-    active = int(torch.multinomial(p_pair.detach(), 1, generator=generator))
-    weights = tuple((float(k == active) - p_pair[k].detach()) + p_pair[k] for k in range(2))
-    return Gates(tuple(pair.tolist()), weights)
+    q = torch.softmax(logits[pair], 0)
+    active = int(torch.multinomial(q.detach(), 1, generator=generator))
+    return Gates(tuple(pair.tolist()), tuple((float(k == active) - q[k].detach()) + q[k] for k in range(2)))
+
+
+SAMPLERS = {"darts": mixture, "gumbel": straight_through, "proxyless": two_paths}

@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 
 import quant
 from frostnet import FrostNet
-from nas.space import Choice
+from nas.space import Choice, SearchSpace
 from quant.quantizers import ActivationQuantizer
 from supernet.alphas import Alphas
 from supernet.loop import frozen_statistics
@@ -21,9 +21,11 @@ def perturbation_scores(supernet: Supernet, base: Choice, images: Tensor, target
     """How much each candidate and each depth raises the loss against `base`, one change at a time (after arXiv:2108.04392).
 
     `base` runs every slot. Batch norm normalises by the batch, so a path needs no statistics of its own. `tick()` is called after each
-    of the evaluations.
+    of the evaluations. In a tied space a candidate changes in all slots together, and the change stands in the first slot with a choice.
     """
     space = supernet.space
+    if space.tied:
+        return _tied_scores(supernet, base, images, targets, loss, tick)
 
     def rest(x: Tensor, modules: list[nn.Module]) -> float:
         for module in modules:
@@ -50,6 +52,42 @@ def perturbation_scores(supernet: Supernet, base: Choice, images: Tensor, target
     return ops, depths
 
 
+def _tied_scores(supernet: Supernet, base: Choice, images: Tensor, targets: Tensor, loss: Callable, tick: Callable) -> Scores:
+    space = supernet.space
+
+    def value(choice: Choice) -> float:
+        tick()
+        return loss(supernet(images, choice), targets).item()
+
+    def depth(stage: int, d: int) -> Choice:
+        depths = [*base.depths[:stage], d, *base.depths[stage + 1 :]]
+        return space.choice(tuple(depths), [list(row) for row in base.ops])
+
+    with frozen_statistics(supernet):
+        reference = value(base)
+        changes = [value(space.with_candidate(base, i)) - reference for i in range(space.tied_count)]
+        cut = [
+            [0.0 if d == len(stage.slots) else value(depth(i, d)) - reference for d in range(stage.min_depth, len(stage.slots) + 1)]
+            for i, stage in enumerate(space.stages)
+        ]
+    return first_choice_only(space, changes), cut
+
+
+def first_choice_only(space: SearchSpace, row: list[float]) -> list[list[list[float]]]:
+    """Scores of a tied space's candidates: `row` in the first slot with a choice, zeros in the others."""
+    zeros = [[[0.0] * len(slot.candidates) for slot in stage.slots] for stage in space.stages]
+    i, j = next((i, j) for i, stage in enumerate(zeros) for j, slot in enumerate(stage) if len(slot) > 1)
+    zeros[i][j] = list(row)
+    return zeros
+
+
+def evaluations(space: SearchSpace) -> int:
+    """How often `perturbation_scores` evaluates the supernet."""
+    depths = sum(len(stage.slots) - stage.min_depth for stage in space.stages)
+    ops = space.tied_count if space.tied else sum(len(slot.candidates) - 1 for stage in space.stages for slot in stage.slots)
+    return 1 + ops + depths
+
+
 def favourite(alphas: Alphas) -> Choice:
     """Every stage at full depth, every slot with its most probable candidate."""
     stages = alphas.space.stages
@@ -59,6 +97,8 @@ def favourite(alphas: Alphas) -> Choice:
 def blended_scores(alphas: Alphas, losses: Scores) -> Scores:
     """log p of the alphas minus the loss that a change causes, each in units of its own spread over all ops and depths."""
     favour = alphas.log_scores()
+    if alphas.space.tied:
+        favour = first_choice_only(alphas.space, max((row for stage in favour[0] for row in stage), key=len)), favour[1]
     a, b = _spread(favour), _spread(losses)
     blend = lambda log_p, loss: [p / a - change / b for p, change in zip(log_p, loss, strict=True)]  # noqa: E731
     ops = [[blend(p, d) for p, d in zip(ps, ds, strict=True)] for ps, ds in zip(favour[0], losses[0], strict=True)]

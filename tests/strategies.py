@@ -2,15 +2,15 @@
 
 from hypothesis import strategies as st
 
-from nas.arch import Architecture, BlockSpec, HeadSpec, StemSpec, resolve
+from nas.arch import ACTIVATIONS, OPS, Architecture, BlockSpec, HeadSpec, StemSpec, resolve
 
 CHANNELS = st.sampled_from((8, 16, 24, 32, 40, 48))
 
 
 @st.composite
 def block_specs(draw, in_channels=None):
-    """A resolved block of either kind."""
-    op = draw(st.sampled_from(("mb", "frost")))
+    """A resolved block of any kind."""
+    op = draw(st.sampled_from(OPS))
     return resolve(
         BlockSpec(
             op=op,
@@ -19,8 +19,8 @@ def block_specs(draw, in_channels=None):
             out_channels=draw(CHANNELS),
             stride=draw(st.sampled_from((1, 2))),
             expand_ratio=draw(st.sampled_from((1, 3, 6))),
-            squeeze_factor=draw(st.sampled_from((2, 4))) if op == "frost" else 0,
-            activation="relu",
+            squeeze_factor=draw(st.sampled_from((2, 4))) if op != "mb" else 0,
+            activation=draw(st.sampled_from(ACTIVATIONS)),
         )
     )
 

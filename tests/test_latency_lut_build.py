@@ -13,7 +13,8 @@ from latency_lut.build import build_section, sample_networks
 from latency_lut.report import odd_pairs, table_text
 from latency_lut.timing import Timing
 from nas import SPACES, UserError, cost, frostnet_space, read_json, signature
-from nas.space import SearchSpace, Slot, Stage, candidates
+from nas.space import SearchSpace, Slot, Stage
+from nas.spaces import candidates
 
 ENGINE = quant.available()[0]
 

@@ -1,0 +1,167 @@
+"""The shipped spaces, and how one's own is found.
+
+frostnet    places a block: kernel size, expansion and squeeze of every slot, depth of every stage
+bottleneck  finds that block: what is inside it, its kernel and its activation, the same in all slots
+
+A space of one's own is a function (width, input_size, num_classes) -> SearchSpace in a Python file, named as `module:function`.
+"""
+
+import importlib
+import itertools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from nas.arch import ACTIVATIONS, OPS, BlockSpec, HeadSpec, StemSpec, resolve, round8, stem_stride
+from nas.errors import UserError
+from nas.files import read_json, write_json
+from nas.space import SearchSpace, Slot, Stage
+
+KERNEL_SIZES, EXPAND_RATIOS, SQUEEZE_FACTORS = (3, 5), (3, 6), (2, 4)
+FIXED_CHANNELS = 16
+STAGES = ((24, 2, 4), (40, 2, 4), (80, 2, 4), (96, 1, 5), (192, 2, 5), (320, 1, 1))  # out_channels, stride, slots
+HEAD_CHANNELS = 1280  # not scaled by the width
+INSIDES = (("mb", 0), ("se", 4), ("add", 4), ("frost", 2), ("frost", 4))  # op, squeeze_factor: what the bottleneck space tries
+BOTTLENECK_EXPAND = 3
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels at a width multiplier, a multiple of 8."""
+    return round8(int(channels * width))
+
+
+def frostnet_stem(width: float, input_size: int, in_channels: int = 3) -> StemSpec:
+    return StemSpec(in_channels, scaled(32, min(1.0, width)), 3, stem_stride(input_size), "relu")
+
+
+def frostnet_head(in_channels: int, num_classes: int, dropout: float = 0.2) -> HeadSpec:
+    return HeadSpec(in_channels, HEAD_CHANNELS, num_classes, dropout, "relu")
+
+
+# ---- the block -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """What a block is made of, wherever it stands: `op` and `activation` of `nas.BlockSpec`."""
+
+    op: str = "frost"
+    activation: str = "relu"
+
+    def __post_init__(self):
+        for field, values in (("op", OPS), ("activation", ACTIVATIONS)):
+            if getattr(self, field) not in values:
+                raise UserError(f"{field}: {getattr(self, field)!r}, must be one of {', '.join(values)}")
+
+    @property
+    def space(self) -> str:
+        """The name of the space that places this block."""
+        return "frostnet" if self == Bottleneck() else f"frostnet_{self.op}_{self.activation}"
+
+    def save(self, path: str | Path, provenance: dict) -> None:
+        """Write it as JSON, with where it came from."""
+        write_json(path, {"format": "bottleneck", "version": 1, "op": self.op, "activation": self.activation, "provenance": provenance})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Bottleneck":
+        """The bottleneck in a file that a search of the bottleneck space wrote. Raises UserError naming the file and the field."""
+        data = read_json(path)
+        if not isinstance(data, dict) or (data.get("format"), data.get("version")) != ("bottleneck", 1):
+            raise UserError(f"{path}: format: not a bottleneck of version 1; python search.py --space bottleneck writes one")
+        try:
+            return cls(data.get("op"), data.get("activation"))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+# ---- the spaces ----------------------------------------------------------------------------------------------
+
+
+def frostnet_space(width: float = 1.0, input_size: int = 224, num_classes: int = 1000, in_channels: int = 3,
+                   bottleneck: Bottleneck = Bottleneck()) -> SearchSpace:  # fmt: skip
+    """The space whose members include every published FrostNet (arXiv:2006.09679, appendix tables), or the same around another block.
+
+    Stage 0 is the fixed block without expansion; the other stages hold 23 slots of up to 8 candidates.
+    """
+    return _staged(bottleneck.space, width, input_size, num_classes, in_channels, partial(candidates, block=bottleneck))
+
+
+def bottleneck_space(width: float = 1.0, input_size: int = 224, num_classes: int = 1000, in_channels: int = 3) -> SearchSpace:
+    """The space that finds the block: what is inside (INSIDES) x kernel x activation, the same in all slots, and depths.
+
+    Where a slot's input leaves no room for a squeeze, it holds a plain inverted residual.
+    """
+    return _staged("bottleneck", width, input_size, num_classes, in_channels, _kinds, tied=True)
+
+
+def _staged(name: str, width: float, input_size: int, num_classes: int, in_channels: int, fill: Callable, tied=False) -> SearchSpace:
+    """The stages of FrostNet, their slots filled by fill(in_channels, out_channels, stride)."""
+    if not 0 < width <= 4:
+        raise UserError(f"width: {width}, must be above 0 and at most 4")
+    stem = frostnet_stem(width, input_size, in_channels)
+    before = scaled(FIXED_CHANNELS, width)
+    fixed = BlockSpec("mb", 3, stem.out_channels, before, 1, 1, 0, "relu")
+    stages = [Stage((Slot((fixed,)),), 1)]
+    for base, stride, count in STAGES:
+        out = scaled(base, width)
+        first = Slot(fill(before, out, stride))
+        stages.append(Stage((first,) + (Slot(fill(out, out, 1)),) * (count - 1), 1))
+        before = out
+    return SearchSpace(name, width, input_size, stem, tuple(stages), frostnet_head(before, num_classes), tied)
+
+
+def candidates(in_channels: int, out_channels: int, stride: int, block: Bottleneck = Bottleneck()) -> tuple[BlockSpec, ...]:
+    """k{3,5} x e{3,6} x r{2,4}, resolved, each distinct block once."""
+    distinct = {}
+    factors = SQUEEZE_FACTORS if block.op != "mb" else (0,)
+    for kernel, expand, squeeze in itertools.product(KERNEL_SIZES, EXPAND_RATIOS, factors):
+        spec = resolve(BlockSpec(block.op, kernel, in_channels, out_channels, stride, expand, squeeze, block.activation))
+        distinct.setdefault((kernel, expand, spec.squeeze_channels), spec)
+    return tuple(distinct.values())
+
+
+def _kinds(in_channels: int, out_channels: int, stride: int) -> tuple[BlockSpec, ...]:
+    """Every kind of block, resolved; the same order in every slot."""
+    return tuple(
+        resolve(BlockSpec(op, kernel, in_channels, out_channels, stride, BOTTLENECK_EXPAND, squeeze, activation))
+        for (op, squeeze), kernel, activation in itertools.product(INSIDES, KERNEL_SIZES, ACTIVATIONS)
+    )
+
+
+SPACES = {"frostnet": frostnet_space, "bottleneck": bottleneck_space} | {
+    block.space: partial(frostnet_space, bottleneck=block)
+    for block in itertools.starmap(Bottleneck, itertools.product(OPS, ACTIVATIONS))
+    if block != Bottleneck()
+}
+
+
+def find_space(name: str) -> Callable[[float, int, int], SearchSpace]:
+    """The function (width, input_size, num_classes) -> SearchSpace that a name means: one of SPACES, or `module:function`.
+
+    A module is looked for in the working folder, too. Raises UserError.
+    """
+    if name in SPACES:
+        return SPACES[name]
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise UserError(f"space: {name!r}, must be one of {', '.join(SPACES)}, or module:function of your own")
+    return partial(_own, name, _imported(name, module, function))
+
+
+def _imported(name: str, module: str, function: str) -> Callable:
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"space: {name!r}: {error}; give module:function of a Python file here, without .py") from error
+
+
+def _own(name: str, function: Callable, *args, **options) -> SearchSpace:
+    """A user's space under the name by which it is found again."""
+    space = function(*args, **options)
+    if not isinstance(space, SearchSpace):
+        raise UserError(f"space: {name!r} returned a {type(space).__name__}, must return a nas.SearchSpace")
+    return replace(space, name=name)

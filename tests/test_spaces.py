@@ -1,0 +1,161 @@
+"""The shipped spaces, one's own, and the bottleneck that one search hands to the next."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nas import SPACES, BlockSpec, Bottleneck, UserError, bottleneck_space, build_block, find_space, frostnet_space, init_weights
+from nas.spaces import INSIDES
+from supernet.inherit import inherit
+from supernet.samplers import largest
+
+SPACE = bottleneck_space(0.5, 32, 10)
+
+
+def blocks(candidate):
+    return SPACE.architecture(SPACE.with_candidate(SPACE.choice(tuple(len(s.slots) for s in SPACE.stages), _zeros()), candidate)).blocks
+
+
+def _zeros():
+    return [[0] * len(stage.slots) for stage in SPACE.stages]
+
+
+def test_the_bottleneck_space_holds_every_kind_once_and_the_same_everywhere():
+    assert SPACE.tied and SPACE.tied_count == len(INSIDES) * 2 * 2
+    wide = [slot for stage in SPACE.stages[1:] for slot in stage.slots if slot.candidates[0].in_channels >= 32]
+    for slot in wide:
+        kinds = [(s.op, s.squeeze_factor, s.kernel_size, s.activation) for s in slot.candidates]
+        assert len(set(kinds)) == SPACE.tied_count and kinds == [
+            (s.op, s.squeeze_factor, s.kernel_size, s.activation) for s in wide[0].candidates
+        ]
+
+
+def test_one_candidate_makes_a_network_of_one_block():
+    kinds = [{(b.op, b.kernel_size, b.activation) for b in blocks(i)[1:]} for i in range(SPACE.tied_count)]
+    assert all(len({k[1:] for k in kind}) == 1 for kind in kinds)
+    assert all(len({k[0] for k in kind} - {"mb"}) <= 1 for kind in kinds), "only where there is no room does a plain block stand in"
+
+
+def test_a_network_of_a_tied_space_is_found_in_it_and_a_mixed_one_is_not():
+    choice = SPACE.random(torch.Generator().manual_seed(3))
+    arch = SPACE.architecture(choice)
+    assert SPACE.architecture(SPACE.choice_of(arch)).blocks == arch.blocks
+    mixed = replace(arch.blocks[-1], kernel_size=8 - arch.blocks[-1].kernel_size)
+    with pytest.raises(UserError, match="not in the space 'bottleneck'"):
+        SPACE.choice_of(replace(arch, blocks=(*arch.blocks[:-1], mixed)))
+
+
+def test_a_tied_space_needs_equally_many_candidates_everywhere():
+    with pytest.raises(UserError, match="tied, but its slots have"):
+        replace(frostnet_space(0.5, 32, 10), tied=True)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_named_space_is_found_under_the_name_it_bears(name):
+    assert find_space(name)(0.5, 32, 10).name == name
+
+
+def test_a_bottleneck_goes_through_a_file_into_the_space_that_places_it(tmp_path):
+    block = Bottleneck("se", "hard_swish")
+    block.save(tmp_path / "b.json", {"seed": 3})
+    loaded = Bottleneck.load(tmp_path / "b.json")
+    assert loaded == block and json.loads((tmp_path / "b.json").read_text())["provenance"] == {"seed": 3}
+    space = find_space(loaded.space)(0.5, 32, 10)
+    specs = [spec for stage in space.stages[1:] for slot in stage.slots for spec in slot.candidates]
+    assert {(s.op, s.activation) for s in specs} == {("se", "hard_swish")}
+    assert {(s.kernel_size, s.expand_ratio, s.squeeze_factor) for s in specs} == {(k, e, r) for k in (3, 5) for e in (3, 6) for r in (2, 4)}
+    assert Bottleneck().space == "frostnet"
+
+
+@pytest.mark.parametrize("change", [{"format": "x"}, {"version": 2}, {"op": "conv"}, {"activation": None}])
+def test_a_broken_bottleneck_file_is_refused_with_its_name_and_field(tmp_path, change):
+    Bottleneck().save(tmp_path / "b.json", {})
+    data = json.loads((tmp_path / "b.json").read_text()) | change
+    (tmp_path / "b.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match=r"b\.json: (format|op|activation)"):
+        Bottleneck.load(tmp_path / "b.json")
+
+
+def test_a_space_of_ones_own_is_found_by_module_and_function(tmp_path, monkeypatch):
+    (tmp_path / "my_spaces.py").write_text(
+        "from nas import frostnet_space\ndef narrow(width, input_size, num_classes):\n"
+        "    return frostnet_space(width / 2, input_size, num_classes)\ndef wrong(*_):\n    return 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    space = find_space("my_spaces:narrow")(1.0, 32, 10)
+    assert space.name == "my_spaces:narrow" and space.stages == frostnet_space(0.5, 32, 10).stages
+    for name, words in (("my_spaces:wide", "wide"), ("no_such:f", "no_such"), ("nonsense", "must be one of")):
+        with pytest.raises(UserError, match=words):
+            find_space(name)
+    with pytest.raises(UserError, match="returned a int"):
+        find_space("my_spaces:wrong")(1.0, 32, 10)
+
+
+# ---- the blocks ----------------------------------------------------------------------------------------------
+
+
+def built(op, factor=4, kernel=3, expand=3, activation="relu", seed=0):
+    torch.manual_seed(seed)
+    block = build_block(BlockSpec(op, kernel, 32, 32, 1, expand, factor if op != "mb" else 0, activation))
+    for p in block.parameters():
+        torch.nn.init.uniform_(p, -0.3, 0.3) if p.dim() > 1 else torch.nn.init.uniform_(p, 0.5, 1.5)
+    return block.eval()
+
+
+def test_squeeze_and_add_adds_a_bottleneck_of_the_input_to_it():
+    block, x = built("add"), torch.randn(2, 32, 6, 6)
+    y = x + block.restore.bn(block.restore.conv(block.squeeze.bn(block.squeeze.conv(x)).relu()))
+    assert block.squeeze.conv.out_channels == 8 and block.expand.conv.in_channels == 32
+    assert torch.equal(block(x), x + block.project(block.depthwise(block.expand(y))))
+
+
+def test_squeeze_and_excite_scales_the_hidden_channels_by_a_gate():
+    block, x = built("se"), torch.randn(2, 32, 6, 6)
+    y = block.depthwise(block.expand(x))
+    gate = F.hardsigmoid(block.excite.fc2(block.excite.fc1(y.mean((2, 3), keepdim=True)).relu()))
+    assert block.excite.fc1.out_channels == 24 and block.depthwise.conv.out_channels == 96
+    assert torch.allclose(block(x), x + block.project(y * gate), atol=1e-6)
+
+
+def test_squeeze_and_add_begins_as_a_block_without_squeeze():
+    torch.manual_seed(0)
+    block, x = build_block(BlockSpec("add", 3, 32, 32, 1, 3, 4, "hard_swish")), torch.randn(2, 32, 6, 6)
+    init_weights(block)
+    assert torch.equal(block.join(x), x)
+
+
+@pytest.mark.parametrize("op", ["se", "add"])
+def test_a_smaller_block_inherits_the_important_part_of_gate_and_squeeze(op):
+    """Where the rest of the giver is silent the taker computes the same."""
+    giver, taker = built(op, factor=2, expand=6, kernel=5), built(op, factor=4, expand=3, kernel=3, seed=1)
+    hidden, squeezed = taker.project.conv.in_channels, taker.squeeze.conv.out_channels if op == "add" else taker.excite.fc1.out_channels
+    with torch.no_grad():
+        giver.project.conv.weight[:, torch.randperm(giver.project.conv.in_channels)[hidden:]] = 0.0
+        giver.depthwise.conv.weight[:, :, [0, 4]] = 0.0
+        giver.depthwise.conv.weight[:, :, :, [0, 4]] = 0.0
+        if op == "add":
+            giver.restore.conv.weight[:, torch.randperm(giver.restore.conv.in_channels)[squeezed:]] = 0.0
+        else:
+            silent = giver.project.conv.weight.abs().sum((0, 2, 3)) == 0
+            giver.depthwise.bn.weight[silent] = 0.0
+            giver.depthwise.bn.bias[silent] = 0.0
+            giver.excite.fc2.weight[:, torch.randperm(giver.excite.fc2.in_channels)[squeezed:]] = 0.0
+    inherit(giver, taker)
+    x = torch.randn(2, 32, 8, 8)
+    assert torch.allclose(giver(x), taker(x), atol=1e-5)
+
+
+def test_every_candidate_of_a_slot_can_inherit_from_its_largest():
+    torch.manual_seed(0)
+    for space in (SPACE, find_space("frostnet_add_relu")(0.5, 32, 10), find_space("frostnet_se_hard_swish")(0.5, 32, 10)):
+        for stage in space.stages[1:]:
+            slot = stage.slots[0]
+            giver = build_block(slot.candidates[largest(slot)])
+            for spec in slot.candidates:
+                taker = build_block(spec)
+                inherit(giver, taker)
+                assert all(p.isfinite().all() for p in taker.parameters())
+                assert torch.equal(taker.project.bn.bias, giver.project.bn.bias)
