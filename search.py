@@ -2,15 +2,18 @@
 
     python -m latency_lut --engine fbgemm --output fbgemm.json
     python search.py --latency-lut fbgemm.json --target-ms 3
+    python search.py --latency-lut fbgemm.json --space bottleneck --name block     # first find the block: runs/block/bottleneck.json,
+    python search.py --latency-lut fbgemm.json --bottleneck runs/block/bottleneck.json     # then the network that it makes
 
 Trains a supernet under fake-quant (supernet.loop), derives the best networks for the target from one run by an exact knapsack
-(nas.derive), re-scores the best few with statistics of their own, measures them whole beside random networks of equal latency, and
-writes the winner to runs/NAME/arch.json with a picture, curves, the Pareto front and a report.
+(nas.derive), re-scores the best few each with statistics and a short training of its own, measures them whole beside random networks of
+equal latency, and writes the winner to runs/NAME/arch.json with curves, the Pareto front and a report. --pareto N also writes the best
+networks for N targets. A search that was stopped goes on when the same command is given again.
 """
 
 import dataclasses
-import math
 import shlex
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -25,31 +28,37 @@ from tqdm import tqdm
 import frostnet
 import quant
 import supernet
-from latency_lut import LatencyTable, time_networks
-from nas import SPACES, Run, SearchSpace, UserError
+from latency_lut import LatencyTable, prepare, time_interleaved, torch_threads
+from nas import Architecture, Bottleneck, Run, SearchSpace, UserError, find_space
 from nas.cli import check_folder_name, guard, option, parse
 from nas.derive import Point, check_target, front, latency_range
 from nas.report import write_report
-from supernet.finalists import Finalist, finalists
+from nas.runs import ALPHAS
+from supernet.finalists import Finalist
+from supernet.judge import Judge, along_the_front, choose
 from tasks.data import DATA, num_classes, training_pictures
 from tasks.pictures import Pictures, Stream, balanced, in_order
 
-PRESETS = {  # on two cores at width 0.5: smoke a minute, demo six, small ten
-    "smoke": {"base_steps": 8, "float_steps": 8, "quant_steps": 8, "joint_steps": 8,
-              "train_images": 640, "rescored": 2, "controls": 2, "score_images": 64},
-    "demo": {"base_steps": 160, "float_steps": 200, "quant_steps": 80, "joint_steps": 320,
-             "train_images": 8000, "rescored": 4, "controls": 4, "score_images": 192},
-    "small": {"base_steps": 250, "float_steps": 300, "quant_steps": 100, "joint_steps": 500,
-              "train_images": None, "rescored": 6, "controls": 6, "score_images": 256},
+PRESETS = {  # on two cores at width 0.5: smoke a minute, demo six, small fifteen, cifar two hours; imagenet is for several GPUs
+    "smoke": {"base_steps": 8, "float_steps": 8, "quant_steps": 8, "joint_steps": 8, "train_images": 640,
+              "rescored": 2, "controls": 2, "score_images": 64, "tune_steps": 2},
+    "demo": {"base_steps": 160, "float_steps": 200, "quant_steps": 80, "joint_steps": 320, "train_images": 8000,
+             "rescored": 4, "controls": 4, "score_images": 192, "tune_steps": 20},
+    "small": {"base_steps": 250, "float_steps": 300, "quant_steps": 100, "joint_steps": 500, "train_images": None,
+              "rescored": 6, "controls": 6, "score_images": 256, "tune_steps": 60},
+    "cifar": {"base_steps": 1200, "float_steps": 2400, "quant_steps": 800, "joint_steps": 4800, "train_images": None,
+              "rescored": 8, "controls": 8, "score_images": 1000, "tune_steps": 200, "batch_size": 64, "lr": 0.03},
+    "imagenet": {"base_steps": 5000, "float_steps": 20_000, "quant_steps": 5000, "joint_steps": 30_000, "train_images": None,
+                 "rescored": 8, "controls": 8, "score_images": 2000, "tune_steps": 500, "batch_size": 128, "lr": 0.1, "input_size": 224},
 }  # fmt: skip
+OTHERWISE = {"batch_size": 32, "lr": 0.015, "input_size": 32}  # where neither the command nor the preset says
 RECALIBRATION_BATCHES = 16
 HELD_OUT = 0.1  # share of the training pictures that moves alphas, and as much again that judges networks
-TRIES = 3  # derivations with a corrected target, where measured networks miss it
-SLACK = 1.05  # of the target, for what is accepted in the last try
-
+ALPHAS_EVERY = 10  # steps of the joint phase between two rows of alphas.jsonl
 
 LOWEST = {"base_steps": 0, "float_steps": 0, "quant_steps": 0, "joint_steps": 1, "train_images": 20, "rescored": 1, "controls": 0,
-          "score_images": 2, "batch_size": 2, "input_size": 8, "train_size": 8, "seed": 0, "checkpoint_seconds": 0}  # fmt: skip
+          "score_images": 2, "batch_size": 2, "input_size": 8, "train_size": 8, "seed": 0, "checkpoint_seconds": 0, "tune_steps": 0,
+          "pareto": 0}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,9 +71,10 @@ class SearchConfig:
     data: Literal[DATA] = option("scenes", "pictures to search on")
     data_root: str | None = option(None, "folder of the pictures")
     download: bool = option(False, "fetch the data set into --data-root if it is not there")
-    space: Literal[tuple(SPACES)] = option("frostnet", "search space")
+    space: str = option("frostnet", "search space: frostnet, bottleneck, or module:function of your own (docs/search.md)")
+    bottleneck: str | None = option(None, "bottleneck.json of a search of the space bottleneck: place that block")
     width: float = option(1.0, "width multiplier of all channels")
-    input_size: int = option(32, "pixels at which the network will run: the latency is looked up for this size")
+    input_size: int | None = option(None, "pixels at which the network will run: the latency is looked up for this size (default: 32)")
     train_size: int | None = option(None, "pixels of the training pictures (default: the input size)")
     preset: Literal[tuple(PRESETS)] = option("small", "how much to train")
     base_steps: int | None = option(None, "weight steps of the largest candidates, which the others then start from")
@@ -75,8 +85,12 @@ class SearchConfig:
     rescored: int | None = option(None, "derived networks that are re-scored and measured")
     controls: int | None = option(None, "random networks of equal latency that are scored and measured beside them")
     score_images: int | None = option(None, "held-out pictures for each of the scores of ops and depths")
-    batch_size: int = option(32, "pictures in a step")
-    lr: float = option(0.015, "peak learning rate of the weights")
+    tune_steps: int | None = option(None, "steps that each of these networks trains alone before it is judged")
+    pareto: int = option(0, "also write the best networks for so many targets, from the fastest to the slowest")
+    batch_size: int | None = option(None, "pictures in a step (default: 32)")
+    lr: float | None = option(None, "peak learning rate of the weights (default: 0.015)")
+    sampler: Literal[tuple(supernet.SAMPLERS)] = option("proxyless", "how the alphas' gradient is found: all candidates of a slot (darts), "
+                                                        "one (gumbel) or two (proxyless) in a step")  # fmt: skip
     alpha_lr: float = option(0.015, "learning rate of the alphas")
     boost: Literal["paper", "released", "off"] = option("paper", "GradBoost on the weights")
     seed: int = option(0, "seed of everything random")
@@ -92,12 +106,19 @@ class SearchConfig:
             if value is not None and value < low:
                 raise UserError(f"{field}: {value}, must be at least {low}")
         for field in ("lr", "alpha_lr", "width"):
-            if getattr(self, field) <= 0:
+            if getattr(self, field) is not None and getattr(self, field) <= 0:
                 raise UserError(f"{field}: {getattr(self, field)}, must be above 0")
+        if self.bottleneck and self.space != "frostnet":
+            raise UserError(f"bottleneck: is placed by the space frostnet, not by {self.space!r}; leave --space out")
 
     def filled(self) -> "SearchConfig":
         """The same with the preset's numbers where none were given."""
-        return replace(self, **{k: v for k, v in PRESETS[self.preset].items() if getattr(self, k) is None})
+        numbers = OTHERWISE | PRESETS[self.preset]
+        return replace(self, **{k: v for k, v in numbers.items() if getattr(self, k) is None})
+
+    def find_space(self):
+        """The function that makes the space."""
+        return find_space(Bottleneck.load(self.bottleneck).space if self.bottleneck else self.space)
 
 
 @guard(errors=(quant.QuantError,))
@@ -106,7 +127,7 @@ def main(argv=None) -> Path:
     config = parse(SearchConfig, argv, "search.py", __doc__.splitlines()[0]).filled()
     table = LatencyTable.load(config.latency_lut)
     table.check(allow_other_cpu=config.allow_other_cpu)
-    space = SPACES[config.space](config.width, config.input_size, num_classes(config.data, config.data_root))
+    space = config.find_space()(config.width, config.input_size, num_classes(config.data, config.data_root))
     latency = table.for_space(space)
     target_ms = find_target(config, table, space, latency)
     run = Run(Path(config.runs) / config.name)
@@ -118,12 +139,15 @@ def main(argv=None) -> Path:
     if resumes and run.has("metrics.json"):
         print(f"{run.path}: this search has ended; --restart searches again")
         return run.path
+    run.write_json("space.json", describe(space))
     search, parts = build(config, space, latency, target_ms, table.meta["engine"])
     train(search, run, resumes, config.checkpoint_seconds)
     scores = score(search, parts.alphas, config)
     points = front(space, *scores, latency)
-    networks = choose(search, space, points, scores, parts, config, table.meta["threads"])
-    save(run, space, networks, points, search, table, {"command": command, **settings})
+    judge = make_judge(search, space, parts, config, run, table.meta["threads"])
+    networks = choose(judge, points, scores, config.rescored, config.controls)
+    spread = along_the_front(judge, points, config.pareto)
+    save(judge, networks, spread, points, table, {"command": command, **settings})
     return run.path
 
 
@@ -170,11 +194,11 @@ def build(config: SearchConfig, space: SearchSpace, latency, target_ms: float, e
     pictures = training_pictures(config.data, config.data_root, size, config.seed, config.train_images, config.download).to(device)
     parts = split(pictures, config.seed)
     torch.manual_seed(config.seed)
-    network = supernet.Supernet(SPACES[config.space](config.width, size, space.head.num_classes))
+    network = supernet.Supernet(config.find_space()(config.width, size, space.head.num_classes))
     search = supernet.Search(
         network.to(device, memory_format=torch.channels_last),
         supernet.Plan(config.base_steps, config.float_steps, config.quant_steps, config.joint_steps, lr=config.lr,
-                      alpha_lr=config.alpha_lr),
+                      alpha_lr=config.alpha_lr, sampler=config.sampler),
         latency, target_ms, F.cross_entropy,
         Stream(parts.weights, config.batch_size, config.seed).batch,
         Stream(parts.alphas, config.batch_size, config.seed + 1).batch,
@@ -194,6 +218,8 @@ def train(search: supernet.Search, run: Run, resumes: bool, checkpoint_seconds: 
         while not search.finished:
             row = search.step()
             run.append_log(row)
+            if "mu" in row and row["step"] % ALPHAS_EVERY == 0:
+                run.append_log({"step": row["step"], **probabilities(search)}, ALPHAS)
             bar.set_postfix(
                 {"phase": row["phase"]} | {k: f"{row[k]:.3g}" for k in ("loss", "expected_ms", "mu") if k in row}, refresh=False
             )
@@ -204,101 +230,133 @@ def train(search: supernet.Search, run: Run, resumes: bool, checkpoint_seconds: 
                 saved = time.monotonic()
 
 
+def probabilities(search: supernet.Search) -> dict:
+    """What the alphas say: "ops" [stage][slot][candidate] and "depths" [stage][depth]."""
+    ops, depths = search.alphas.probabilities(search.plan.temperature_at(search.step_index - 1))
+    return {"ops": [[p.tolist() for p in stage] for stage in ops], "depths": [p.tolist() for p in depths]}
+
+
+def describe(space: SearchSpace) -> dict:
+    """The space in words, for the report."""
+
+    def words(spec) -> str:
+        squeeze = f" r{spec.squeeze_factor}" if spec.squeeze_factor else ""
+        return f"{spec.op} k{spec.kernel_size} e{spec.expand_ratio}{squeeze}" + f" {spec.activation}" * (spec.activation != "relu")
+
+    stages = [{"min_depth": s.min_depth, "slots": [[words(c) for c in slot.candidates] for slot in s.slots]} for s in space.stages]
+    return {"name": space.name, "tied": space.tied, "stages": stages}
+
+
 def score(search: supernet.Search, pictures: Pictures, config: SearchConfig) -> supernet.Scores:
     """Scores of all ops and depths: alphas and perturbed losses, blended."""
     some = pictures.select(balanced(pictures.labels.cpu(), config.score_images, config.seed))
     images, targets = next(iter(in_order(some, config.score_images)))
-    stages = search.supernet.space.stages
-    paths = 1 + sum(len(slot.candidates) - 1 for s in stages for slot in s.slots) + sum(len(s.slots) - s.min_depth for s in stages)
-    with tqdm(total=paths, desc="scoring ops and depths", unit="path") as bar:
+    with tqdm(total=supernet.evaluations(search.supernet.space), desc="scoring ops and depths", unit="path") as bar:
         losses = supernet.perturbation_scores(search.supernet, supernet.favourite(search.alphas), images, targets, search.loss, bar.update)
     return supernet.blended_scores(search.alphas, losses)
 
 
-def choose(search: supernet.Search, space: SearchSpace, points: list[Point], scores: supernet.Scores, parts: Parts,
-           config: SearchConfig, threads: int) -> list[Finalist]:  # fmt: skip
-    """Re-score and measure finalists until one meets the target as measured; the chosen one comes first.
-
-    Among those within a standard error of the most accurate the slowest is chosen: inherited weights flatter small networks, and
-    what the target leaves costs nothing.
-    """
-    aim, target = search.target_ms, search.target_ms
-    batches = Stream(parts.weights, config.batch_size, config.seed + 2, augment=False)
-    recalibration = [batches.batch(i)[0] for i in range(RECALIBRATION_BATCHES)]
-    for attempt in range(TRIES):
-        networks = finalists(space, points, scores, search.latency, aim, config.rescored, config.controls, config.seed)
-        judge(search, space, networks, recalibration, list(in_order(parts.judge, 256)), threads)
-        derived = [n for n in networks if n.kind == "derived"]
-        met = [n for n in derived if n.measured_ms <= target * (1.0 if attempt < TRIES - 1 else SLACK)]
-        if met:
-            best = slowest_of_the_best(met, len(parts.judge))
-            return [best, *(n for n in networks if n is not best)]
-        slowdown = min(n.measured_ms / n.latency_ms for n in derived)
-        aim = max(target / slowdown, points[0].latency_ms)
-        print(f"no derived network met {target:.3f} ms as measured; deriving again for {aim:.3f} ms predicted")
-    raise UserError(
-        f"target_ms: {target:.4g}, but measured networks take {slowdown:.2f} times their prediction and miss it; is something else "
-        "running? Give the same command again to go on, measure the table anew, or raise the target"
-    )
+# ---- judging networks ----------------------------------------------------------------------------------------
 
 
-def slowest_of_the_best(networks: list[Finalist], pictures: int) -> Finalist:
-    """The slowest of those whose accuracy on `pictures` is within one standard error of the best's."""
-    best = max(n.accuracy for n in networks)
-    error = math.sqrt(best * (1.0 - best) / pictures)
-    return max((n for n in networks if n.accuracy >= best - error), key=lambda n: n.measured_ms)
+def make_judge(search: supernet.Search, space: SearchSpace, parts: Parts, config: SearchConfig, run: Run, threads: int) -> Judge:
+    """What finds accuracy and latency of single networks of this search."""
+    plain = Stream(parts.weights, config.batch_size, config.seed + 2, augment=False)
+    return Judge(
+        search, space, run,
+        recalibration=[plain.batch(i)[0] for i in range(RECALIBRATION_BATCHES)],
+        train=Stream(parts.weights, config.batch_size, config.seed + 3).batch,
+        judged=list(in_order(parts.judge, 256)),
+        tune_steps=config.tune_steps, lr=config.lr,
+        measure=lambda archs: measure(archs, search.config.engine, threads),
+    )  # fmt: skip
 
 
-def judge(search: supernet.Search, space: SearchSpace, networks: list[Finalist], recalibration: list, judged: list, threads: int) -> None:
-    """Accuracy with recalibrated statistics, and latency measured in interleaved rounds, of every network."""
-    image, frozen = torch.zeros(1, space.stem.in_channels, space.input_size, space.input_size), {}
-    for network in tqdm(networks, desc="re-scoring networks", unit="net"):
-        graph = supernet.inherited(search.supernet, network.choice, search.config, recalibration)
-        network.accuracy = supernet.top1(graph, judged)
-        deployed = quant.attach(frostnet.FrostNet(space.architecture(network.choice)), image, search.config)
-        deployed.load_state_dict(graph.state_dict())  # the same network, at the size at which it will run
-        frozen[network.name] = quant.freeze(quant.convert(deployed, search.config.engine), image)
-    timings = time_networks(frozen, image, engine=search.config.engine, threads=threads)
-    for network in networks:
-        network.measured_ms = timings[network.name].ms
+def measure(archs: dict[str, Architecture], engine: str, threads: int) -> dict[str, float]:
+    """Milliseconds of whole networks on the engine, in interleaved rounds. Weights do not matter to a latency."""
+    with torch_threads(threads), quant.use_engine(engine):
+        frozen = {n: prepare.network(arch, engine) for n, arch in tqdm(archs.items(), desc="converting networks", unit="net")}
+        return {name: timing.ms for name, timing in time_interleaved(frozen).items()}
 
 
-def save(run: Run, space: SearchSpace, networks: list[Finalist], points: list[Point], search: supernet.Search,
-         table: LatencyTable, settings: dict) -> None:  # fmt: skip
+# ---- results -------------------------------------------------------------------------------------------------
+
+
+def save(judge: Judge, networks: list[Finalist], spread: list[Finalist], points: list[Point], table: LatencyTable, settings: dict) -> None:
     """Write arch.json, front.json, latency.json, metrics.json and the report of the chosen network, the first."""
-    chosen = networks[0]
-    arch = space.architecture(chosen.choice, run.path.name)
-    provenance = {k: settings[k] for k in ("command", "seed", "data", "table_hash", "target_ms")}
-    arch = replace(
-        arch,
-        provenance={**provenance, "engine": search.config.engine, "predicted_ms": chosen.latency_ms, "measured_ms": chosen.measured_ms},
-    )
+    run, search, chosen, known = judge.run, judge.search, networks[0], provenance(judge, settings)
+    arch = architecture(judge, chosen, run.path.name, known)
     arch.save(run.path / "arch.json")
-    parts = table.predict(arch).rows
-    run.write_json(
-        "latency.json",
-        {"parts": parts, "predicted_ms": chosen.latency_ms, "measured_ms": chosen.measured_ms, "target_ms": search.target_ms},
-    )
-    rows = [{k: v for k, v in dataclasses.asdict(n).items() if k != "choice"} for n in networks]
+    for i, network in enumerate(spread, 1):
+        architecture(judge, network, f"{run.path.name}_{i}", known).save(run.path / "pareto" / f"{run.path.name}_{i}.json")
+    if judge.space.tied:
+        found = kind(judge.space, chosen)
+        Bottleneck(found.op, found.activation).save(run.path / "bottleneck.json", {**known, "found": dataclasses.asdict(found)})
+    numbers = {"predicted_ms": chosen.latency_ms, "measured_ms": chosen.measured_ms, "target_ms": search.target_ms}
+    run.write_json("latency.json", {"parts": table.predict(arch).rows, **numbers})
+    rows = [row(judge.space, n) for n in (*networks, *spread)]
     run.write_json("front.json", {
         "target_ms": search.target_ms, "chosen": chosen.name, "networks": rows,
         "points": [{"latency_ms": p.latency_ms, "score": p.score} for p in points],
     })  # fmt: skip
-    run.write_json("metrics.json", summary(search, networks))
+    metrics = summary(judge, networks)
+    run.write_json("metrics.json", metrics)
     report = write_report(run.path)
     print(pandas.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format))
+    for warning in metrics["health"]["warnings"]:
+        print(f"warning: {warning}")
     print(f"chosen {chosen.name}: {chosen.measured_ms:.3f} ms measured, {chosen.latency_ms:.3f} predicted, target {search.target_ms:.3f}")
     print(f"{run.path / 'arch.json'}\n{report}")
 
 
-def summary(search: supernet.Search, networks: list[Finalist]) -> dict:
-    """The search in a few numbers, the winner beside its random controls."""
-    chosen, controls = networks[0], sorted(n.accuracy for n in networks if n.kind == "random")
+def provenance(judge: Judge, settings: dict) -> dict:
+    """Where a network comes from."""
+    known = {k: settings[k] for k in ("command", "seed", "data", "space", "width", "preset", "table_hash", "target_ms")}
+    return {**known, "engine": judge.search.config.engine, "commit": revision(), "torch": torch.__version__}
+
+
+def revision() -> str | None:
+    """The commit of this program, with "+" where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    git = lambda *words: subprocess.run(["git", "-C", here, *words], capture_output=True, text=True)  # noqa: E731
+    try:
+        head = git("rev-parse", "--short=12", "HEAD")
+        return head.stdout.strip() + "+" * bool(git("status", "--porcelain", "-uno").stdout) if head.returncode == 0 else None
+    except OSError:
+        return None
+
+
+def architecture(judge: Judge, network: Finalist, name: str, known: dict) -> Architecture:
+    found = {"predicted_ms": network.latency_ms, "measured_ms": network.measured_ms, "supernet_top1": network.accuracy}
+    return replace(judge.space.architecture(network.choice, name), provenance={**known, **found})
+
+
+def kind(space: SearchSpace, network: Finalist):
+    """The block that a network of a tied space repeats."""
+    slot, op = next((slot, op) for stage, row in zip(space.stages, network.choice.ops) for slot, op in zip(stage.slots, row)
+                    if len(slot.candidates) > 1)  # fmt: skip
+    widest = max((s for stage in space.stages for s in stage.slots if len(s.candidates) > 1), key=lambda s: s.candidates[0].in_channels)
+    return widest.candidates[op] if slot is not widest else slot.candidates[op]
+
+
+def row(space: SearchSpace, network: Finalist) -> dict:
+    """A network in the table of those tried; in a tied space with its block."""
+    found = {k: v for k, v in dataclasses.asdict(network).items() if k != "choice"}
+    if space.tied:
+        spec = kind(space, network)
+        found["block"] = f"{spec.op} k{spec.kernel_size} r{spec.squeeze_factor} {spec.activation}"
+    return found
+
+
+def summary(judge: Judge, networks: list[Finalist]) -> dict:
+    """The search in a few numbers, the winner beside its random controls, and its health."""
+    search, chosen = judge.search, networks[0]
+    controls = sorted(n.accuracy for n in networks if n.kind == "random")
     return {
         "target_ms": search.target_ms, "measured_ms": chosen.measured_ms, "predicted_ms": chosen.latency_ms,
         "supernet_top1": chosen.accuracy, "random_top1_median": controls[len(controls) // 2] if controls else None,
         "random_top1_best": controls[-1] if controls else None, "expected_ms": search.alphas.expected_latency(search.latency).item(),
-        "entropy": search.alphas.entropy().item(), "mu": search.mu,
+        "mu": search.mu, "health": supernet.health(search, chosen.choice, judge.judged),
     }  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """The supernet of a search space, its alphas, samplers, search loop and scores. Knows no task: loss and batches come from outside."""
 
 from supernet.alphas import Alphas
+from supernet.health import health
 from supernet.loop import Plan, Search
 from supernet.model import Supernet
 from supernet.samplers import SAMPLERS, Gates, fair_choice, sampled_choice, sampled_gates
-from supernet.score import Scores, blended_scores, favourite, inherited, perturbation_scores, recalibrate, top1
+from supernet.score import Scores, blended_scores, evaluations, favourite, perturbation_scores
+from supernet.tune import inherited, recalibrate, top1, tune
 
 __all__ = [
-    "SAMPLERS", "Alphas", "Gates", "Plan", "Scores", "Search", "Supernet", "blended_scores", "fair_choice", "favourite", "inherited",
-    "perturbation_scores", "recalibrate", "sampled_choice", "sampled_gates", "top1",
+    "SAMPLERS", "Alphas", "Gates", "Plan", "Scores", "Search", "Supernet", "blended_scores", "evaluations", "fair_choice", "favourite",
+    "health", "inherited", "perturbation_scores", "recalibrate", "sampled_choice", "sampled_gates", "top1", "tune",
 ]  # fmt: skip

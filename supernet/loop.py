@@ -8,6 +8,9 @@ joint    weights on paths drawn half by the alphas, half fairly; every `alpha_ev
          an augmented Lagrangian, first order: the dual variable mu rises while the expected latency E is above the target T and falls,
          below 0 too, while it is under it. A penalty on the excess alone ended a fifth under the target: once pressed down, nothing
          brought slower candidates back within a short search.
+
+Under torchrun (nas.ranks) all ranks run the same path, on other pictures: a path follows from (seed, step) and the alphas, which are
+equal on all ranks, since gradients and statistics are averaged in every step. This is checked.
 """
 
 import contextlib
@@ -19,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import quant
+from nas import ranks
 from nas.derive import latency_range
 from nas.errors import UserError
 from nas.space import Choice
@@ -29,6 +33,7 @@ from supernet.model import Supernet
 from supernet.samplers import fair_choice, largest_choice, round_length, sampled_choice, sampled_gates, seed_for
 
 LOWEST_MU = 1.0  # bound on the reward for slower networks
+CHECK_EVERY = 50  # steps between two comparisons of all ranks' alphas
 Batch = Callable[[int], tuple[Tensor, Tensor]]  # step -> (images, targets), the same for the same step
 
 
@@ -108,7 +113,7 @@ class Search:
         self.loss, self.train, self.val, self.config, self.seed = loss, train, val, config, seed
         self.device = next(supernet.parameters()).device
         self.alphas = Alphas(supernet.space)  # on the CPU, where paths are drawn: a few hundred numbers
-        sgd = torch.optim.SGD(_groups(supernet, plan.weight_decay), lr=plan.lr, momentum=plan.momentum, nesterov=True)
+        sgd = torch.optim.SGD(weight_groups(supernet, plan.weight_decay), lr=plan.lr, momentum=plan.momentum, nesterov=True)
         self.optimizer = quant.GradBoost(sgd, boost_mode, seed=seed)
         self.alpha_optimizer = torch.optim.Adam(self.alphas.parameters(), lr=plan.alpha_lr, betas=(0.0, 0.999))
         self.step_index, self.mu, self.attached = 0, 0.0, False
@@ -123,6 +128,9 @@ class Search:
         """One weight step, and an alpha step where it is due; returns what to log."""
         step, phase = self.step_index, self.plan.phase(self.step_index)
         torch.manual_seed(seed_for(self.seed, 6, step))  # dropout's masks: the same whether or not the search was stopped before
+        ranks.reseed(self.seed, step)
+        if step % CHECK_EVERY == 0:
+            ranks.assert_equal(self.alphas.state_dict(), "alphas")
         if step == self.plan.base_steps:
             hand_down(self.supernet)
         if phase in ("quant", "joint") and not self.attached:
@@ -145,17 +153,22 @@ class Search:
         """One full round of paths, so that every quantizer has seen data before anything depends on it."""
         images = self.train(0)[0].to(self.device)
         for position in range(round_length(self.supernet.space)):
-            self.supernet(images, fair_choice(self.supernet.space, self.seed, position))
+            choice = fair_choice(self.supernet.space, self.seed, position)
+            self.supernet(images, choice)
+            ranks.average(self.supernet.path(choice))
 
     def _weight_step(self, step: int, phase: str) -> float:
         images, targets = (t.to(self.device, non_blocking=True) for t in self.train(step))
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.learning_rate(step)
         self.optimizer.progress = max(0, step - self.plan.quant_from) / max(1, self.plan.steps - self.plan.quant_from)
-        loss = self.loss(self.supernet(images, self._path(step, phase)), targets)
-        value = self._finite(loss, step, phase)
+        choice = self._path(step, phase)
+        loss = self.loss(self.supernet(images, choice), targets)
         self.optimizer.zero_grad()
         loss.backward()
+        loss = loss.detach()
+        ranks.average(self.supernet.path(choice), also=[loss])
+        value = self._finite(loss, step, phase)
         self.optimizer.step()
         return value
 
@@ -178,9 +191,11 @@ class Search:
             entropy = self.alphas.entropy(temperature)
             pressure = self.mu * excess + 0.5 * self.plan.rho * excess.square()
             loss = task_loss + self.steered * pressure + self.plan.entropy * (2.0 * progress - 1.0) * entropy
-            self._finite(loss, step, "joint")
             self.alpha_optimizer.zero_grad()
             loss.backward()
+        task_loss, loss = task_loss.detach(), loss.detach()
+        ranks.average([self.alphas], also=[task_loss, loss])
+        self._finite(loss, step, "joint")
         self.alpha_optimizer.step()
         self.mu = max(-LOWEST_MU, self.mu + self.steered * self.plan.mu_rate * excess.item())
         return {"val_loss": task_loss.item(), "expected_ms": expected.item(), "target_ms": self.target_ms, "mu": self.mu,
@@ -197,11 +212,12 @@ class Search:
         return {
             "step": self.step_index, "mu": self.mu, "attached": self.attached, "supernet": self.supernet.state_dict(),
             "alphas": self.alphas.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "alpha_optimizer": self.alpha_optimizer.state_dict(),
+            "alpha_optimizer": self.alpha_optimizer.state_dict(), "ranks": ranks.world_size(),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from a state_dict(). Raises UserError where it is that of another search."""
+        """Go on from a state_dict(). Raises UserError where it is that of another search, or of another number of ranks."""
+        ranks.refuse_other_count(state.get("ranks", 1))
         try:
             if state["attached"]:
                 self._attach()
@@ -213,6 +229,11 @@ class Search:
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             first = str(error).splitlines()[0]
             raise UserError(f"checkpoint: not of this search ({first}); choose another --name, or add --restart") from error
+
+    def assert_same(self) -> None:
+        """Raise UserError unless all ranks hold the same search, bit for bit."""
+        ranks.assert_equal(self.alphas.state_dict(), "alphas")
+        ranks.assert_equal(self.supernet.state_dict(), "weights")
 
     def refuse_broken(self) -> None:
         """Raise UserError where a weight or an alpha is not a number: such a state must not replace a good checkpoint."""
@@ -257,7 +278,7 @@ def frozen_statistics(model: nn.Module):
             m.train()
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
+def weight_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Weights with decay; batch norms and biases without."""
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]

@@ -1,14 +1,11 @@
-"""How good the supernet thinks a choice is: what each op and depth changes, and whole paths with statistics of their own."""
+"""How good the supernet thinks a choice is: what the alphas say, and what each op and depth changes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-import quant
-from frostnet import FrostNet
 from nas.space import Choice, SearchSpace
-from quant.quantizers import ActivationQuantizer
 from supernet.alphas import Alphas
 from supernet.loop import frozen_statistics
 from supernet.model import Supernet
@@ -109,45 +106,3 @@ def _spread(scores: Scores) -> float:
     """Standard deviation of the scores within their slots, over all slots and stages with a choice."""
     rows = [torch.tensor(row) for row in [*(r for stage in scores[0] for r in stage), *scores[1]] if len(row) > 1]
     return max(torch.cat([row - row.mean() for row in rows]).square().mean().sqrt().item(), 1e-12)
-
-
-@torch.no_grad()
-def inherited(supernet: Supernet, choice: Choice, config: quant.QuantConfig, batches: Iterable[Tensor]) -> fx.GraphModule:
-    """The network of a choice with the supernet's weights, attached, its batch norm and ranges measured anew on `batches` of images.
-
-    It shares nothing with the supernet. The ranges go on from the path's own, quickly.
-    """
-    batches = list(batches)
-    network = FrostNet(supernet.space.architecture(choice)).to(batches[0].device)
-    graph = quant.attach(network, batches[0][:1], config).to(batches[0].device)
-    graph.load_state_dict(supernet.path_state(choice))
-    recalibrate(graph, batches)
-    return graph.eval()
-
-
-@torch.no_grad()
-def recalibrate(graph: fx.GraphModule, batches: Iterable[Tensor]) -> None:
-    """Replace batch-norm statistics by the plain average over `batches` and move the ranges to them; back as it was otherwise."""
-    norms = [m for m in graph.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    ranges = [m for m in graph.modules() if isinstance(m, ActivationQuantizer) and hasattr(m, "momentum")]
-    before = [m.momentum for m in (*norms, *ranges)]
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None  # torch's word for the cumulative average
-    for m in ranges:
-        m.momentum = 0.3
-    graph.train()
-    for images in batches:
-        graph(images)
-    for m, momentum in zip((*norms, *ranges), before, strict=True):
-        m.momentum = momentum
-
-
-@torch.no_grad()
-def top1(graph: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Accuracy in [0, 1] over all batches."""
-    right = total = 0
-    for images, targets in batches:
-        right += (graph(images).argmax(1) == targets).sum().item()
-        total += len(targets)
-    return right / total

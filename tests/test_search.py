@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,15 @@ from PIL import Image
 
 import search
 import supernet
-from latency_lut import Timing
-from nas import SPACES, Architecture, Run
+from nas import SPACES, Architecture, Bottleneck, Run
 from nas.derive import latency_range
 from supernet.finalists import Finalist
+from supernet.judge import slowest_of_the_best
 from tests.spaces import tiny_space
 from tests.test_table import made_up
 
 SMALL = ["--base-steps", "3", "--float-steps", "3", "--quant-steps", "3", "--joint-steps", "6", "--batch-size", "8", "--rescored", "2",
-         "--controls", "2", "--score-images", "8", "--input-size", "16"]  # fmt: skip
+         "--controls", "2", "--score-images", "8", "--tune-steps", "2", "--input-size", "16"]  # fmt: skip
 ROOT = Path(search.__file__).parent
 
 
@@ -50,7 +51,7 @@ def world(tmp_path, pictures, monkeypatch):
     table.save()
     fastest, slowest = latency_range(space, table.for_space(space))
     target = (fastest + slowest) / 2
-    monkeypatch.setattr(search, "time_networks", lambda networks, *_, **__: {name: Timing((0.9 * target,) * 3) for name in networks})
+    monkeypatch.setattr(search, "measure", lambda networks, *_: dict.fromkeys(networks, 0.9 * target))
     argv = [
         "--latency-lut",
         str(tmp_path / "table.json"),
@@ -142,6 +143,85 @@ def test_a_killed_search_goes_on_to_the_same_end(tmp_path, pictures):
     assert log(tmp_path / "killed") == log(tmp_path / "whole")
 
 
+def test_one_search_gives_networks_for_many_targets(world, tmp_path):
+    path = search.main([*world, "--pareto", "4"])
+    archs = [Architecture.load(path / "pareto" / f"frostnet_a_{i}.json") for i in range(1, 5)]
+    predicted = [arch.provenance["predicted_ms"] for arch in archs]
+    assert predicted == sorted(predicted)
+    points = json.loads((path / "front.json").read_text())["points"]
+    assert predicted[-1] == points[-1]["latency_ms"]
+    rows = [n for n in json.loads((path / "front.json").read_text())["networks"] if n["kind"] == "pareto"]
+    assert [n["latency_ms"] for n in rows] == predicted
+    assert all(0 <= n["accuracy"] <= 1 and n["measured_ms"] > 0 for n in rows)
+
+
+def test_a_tied_search_writes_the_block_and_the_next_search_places_it(world, tmp_path, monkeypatch):
+    def tied(width, size, num_classes):
+        space = tiny_space(size, num_classes)
+        swish = lambda slot: slot if len(slot.candidates) == 1 else replace(slot, candidates=tuple(  # noqa: E731
+            replace(c, activation="hard_swish") for c in slot.candidates))  # fmt: skip
+        stages = tuple(replace(stage, slots=tuple(map(swish, stage.slots))) for stage in space.stages)
+        return replace(space, name="bottleneck", stages=stages, tied=True)
+
+    monkeypatch.setitem(SPACES, "bottleneck", tied)
+    space = tied(0, 16, 4)
+    made_up(tmp_path / "tied.json", space).save()
+    path = search.main(
+        [*world, "--latency-lut", str(tmp_path / "tied.json"), "--space", "bottleneck", "--name", "block", "--target-ms", "5"]
+    )
+    block = Bottleneck.load(path / "bottleneck.json")
+    assert block == Bottleneck("mb", "hard_swish")
+    rows = json.loads((path / "front.json").read_text())["networks"]
+    assert len({n["block"] for n in rows if n["kind"] == "derived"}) == 2, "kernels 3 and 5, of which 3 comes with two expansions"
+    assert len([n for n in rows if n["kind"] == "derived"]) == 3
+    monkeypatch.setitem(SPACES, "frostnet_mb_hard_swish", SPACES["frostnet"])
+    assert search.main([*world, "--bottleneck", str(path / "bottleneck.json")]).name == "frostnet_a"
+
+
+def test_what_the_alphas_say_is_kept_with_the_space(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "ALPHAS_EVERY", 2)
+    path = search.main(world)
+    rows = [json.loads(line) for line in (path / "alphas.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 12, 14]
+    described = json.loads((path / "space.json").read_text())
+    for row in rows:
+        for stage, ops, depths in zip(described["stages"], row["ops"], row["depths"], strict=True):
+            assert sum(depths) == pytest.approx(1) and len(depths) == len(stage["slots"]) - stage["min_depth"] + 1
+            assert [len(slot) for slot in stage["slots"]] == [len(p) for p in ops]
+            assert all(sum(p) == pytest.approx(1) for p in ops)
+
+
+def test_the_result_says_how_healthy_the_search_was(world):
+    metrics = json.loads((search.main(world) / "metrics.json").read_text())
+    assert set(metrics["health"]) == {"entropy", "cheapest_share", "mixed_top1", "derived_top1", "warnings"}
+    assert "hardly moved" in metrics["health"]["warnings"][0], "six steps move no alpha"
+
+
+def test_a_search_stopped_while_networks_are_judged_does_not_judge_them_again(world, monkeypatch):
+    expected = search.main(world)
+    judged, top1 = [], supernet.judge.Judge.top1
+
+    def stops(self, network):
+        if len(judged) == 2:
+            raise KeyboardInterrupt
+        judged.append(network.name)
+        return top1(self, network)
+
+    again = [*world, "--name", "again"]
+    monkeypatch.setattr(supernet.judge.Judge, "top1", stops)
+    with pytest.raises(SystemExit):
+        search.main(again)
+    monkeypatch.setattr(supernet.judge.Judge, "top1", lambda self, network: judged.append(network.name) or top1(self, network))
+    path = search.main(again)
+    assert len(judged) == len(set(judged)) == 4
+    assert (path / "front.json").read_text() == (expected / "front.json").read_text()
+
+
+def test_only_one_space_is_asked_for(world, capsys):
+    assert "bottleneck: is placed by" in refused(capsys, [*world, "--space", "bottleneck", "--bottleneck", "b.json"])
+    assert "space: 'nonsense'" in refused(capsys, [*world, "--space", "nonsense"])
+
+
 def test_an_impossible_target_fails_at_once_with_the_feasible_range(world, capsys):
     started = time.monotonic()
     message = refused(capsys, [*world, "--target-ms", "0.0001"])
@@ -192,8 +272,8 @@ def test_of_equally_accurate_networks_the_slowest_is_chosen():
     networks = [
         Finalist(n, "derived", None, ms, 0.0, accuracy, ms) for n, ms, accuracy in (("a", 1.0, 0.52), ("b", 1.3, 0.51), ("c", 1.5, 0.40))
     ]
-    assert search.slowest_of_the_best(networks, pictures=400).name == "b"  # one standard error is 0.025
-    assert search.slowest_of_the_best(networks, pictures=10**6).name == "a"
+    assert slowest_of_the_best(networks, pictures=400).name == "b"  # one standard error is 0.025
+    assert slowest_of_the_best(networks, pictures=10**6).name == "a"
 
 
 def test_a_missing_table_names_the_command_that_makes_it(world, tmp_path, capsys):
@@ -233,16 +313,16 @@ def test_networks_that_miss_the_target_as_measured_are_not_chosen(world, monkeyp
     target = float(world[world.index("--target-ms") + 1])
     calls = []
 
-    def slow_at_first(networks, *_, **__):
+    def slow_at_first(networks, *_):
         calls.append(list(networks))
-        return {name: Timing((1.1 * target if len(calls) == 1 else 0.99 * target,) * 3) for name in networks}
+        return dict.fromkeys(networks, 1.1 * target if len(calls) == 1 else 0.99 * target)
 
-    monkeypatch.setattr(search, "time_networks", slow_at_first)
+    monkeypatch.setattr(search, "measure", slow_at_first)
     path = search.main(world)
     assert len(calls) == 2
     assert "deriving again" in capsys.readouterr().out
     assert json.loads((path / "metrics.json").read_text())["predicted_ms"] <= target / 1.05
-    monkeypatch.setattr(search, "time_networks", lambda networks, *_, **__: {name: Timing((5 * target,) * 3) for name in networks})
+    monkeypatch.setattr(search, "measure", lambda networks, *_: dict.fromkeys(networks, 5 * target))
     assert "and miss it" in refused(capsys, [*world, "--restart"])
 
 

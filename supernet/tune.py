@@ -1,0 +1,76 @@
+"""A network by itself, after the supernet: statistics of its own, a short training of its own, its accuracy."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, fx, nn
+
+import quant
+from frostnet import FrostNet
+from nas.space import Choice
+from quant.quantizers import ActivationQuantizer
+from supernet.loop import Batch, weight_groups
+from supernet.model import Supernet
+
+MOMENTUM = 0.9
+
+
+@torch.no_grad()
+def inherited(supernet: Supernet, choice: Choice, config: quant.QuantConfig, batches: Iterable[Tensor]) -> fx.GraphModule:
+    """The network of a choice with the supernet's weights, attached, its batch norm and ranges measured anew on `batches` of images.
+
+    It shares nothing with the supernet. The ranges go on from the path's own, quickly.
+    """
+    batches = list(batches)
+    network = FrostNet(supernet.space.architecture(choice)).to(batches[0].device)
+    graph = quant.attach(network, batches[0][:1], config).to(batches[0].device)
+    graph.load_state_dict(supernet.path_state(choice))
+    recalibrate(graph, batches)
+    return graph.eval()
+
+
+@torch.no_grad()
+def recalibrate(graph: fx.GraphModule, batches: Iterable[Tensor]) -> None:
+    """Replace batch-norm statistics by the plain average over `batches` and move the ranges to them; back as it was otherwise."""
+    norms = [m for m in graph.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    ranges = [m for m in graph.modules() if isinstance(m, ActivationQuantizer) and hasattr(m, "momentum")]
+    before = [m.momentum for m in (*norms, *ranges)]
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # torch's word for the cumulative average
+    for m in ranges:
+        m.momentum = 0.3
+    graph.train()
+    for images in batches:
+        graph(images)
+    for m, momentum in zip((*norms, *ranges), before, strict=True):
+        m.momentum = momentum
+
+
+def tune(graph: nn.Module, train: Batch, steps: int, lr: float, loss: Callable, seed: int = 0) -> None:
+    """Train an attached network in place for `steps` steps, from learning rate `lr` straight down to 0.
+
+    In the supernet weights serve many networks; a few steps alone tell better which of them are good.
+    """
+    torch.manual_seed(seed)  # of dropout
+    optimizer = torch.optim.SGD(weight_groups(graph, 1e-5), lr=lr, momentum=MOMENTUM, nesterov=True)
+    device = next(graph.parameters()).device
+    graph.train()
+    for step in range(steps):
+        images, targets = (t.to(device) for t in train(step))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1.0 - step / steps)
+        optimizer.zero_grad()
+        loss(graph(images), targets).backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def top1(graph: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Accuracy in [0, 1] over all batches, in evaluation mode."""
+    graph.eval()
+    right = total = 0
+    for images, targets in batches:
+        right += (graph(images).argmax(1) == targets).sum().item()
+        total += len(targets)
+    return right / total
