@@ -1,8 +1,13 @@
-"""A run's folder: config.json, log.jsonl, checkpoint.pt, the network, what is shipped of it, metrics.json, figures/, report.html."""
+"""A run's folder: config.json, log.jsonl, checkpoint.pt, the network, what is shipped of it, metrics.json, figures/, report.html.
+
+The log's numbers are also written as TensorBoard events, into tensorboard/.
+"""
 
 import io
 import json
 import os
+import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +16,9 @@ import torch
 from nas.errors import UserError
 from nas.files import plain, read_bytes, read_json, reason, write_bytes, write_json
 
-CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+CHECKPOINT, LOG, ALPHAS, EVENTS = "checkpoint.pt", "log.jsonl", "alphas.jsonl", "tensorboard"
 NETWORKS = ("arch.json", "network.json", "calibrated.pt", "int8.pt", "int8.onnx")
-RESULTS = (*NETWORKS, "metrics.json", "front.json", "latency.json", "report.html")
+RESULTS = (*NETWORKS, "bottleneck.json", "rescored.json", "metrics.json", "front.json", "latency.json", "report.html")
 _FORMAT = {"format": "checkpoint", "version": 1}
 
 
@@ -22,6 +27,7 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._writer = None  # of TensorBoard events, opened by the first row
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -49,7 +55,7 @@ class Run:
         if self.has("config.json") and self.read_json("config.json").get("program") != config.get("program"):
             raise UserError(f"name: {self.path} holds a run of another program; choose another --name")
         if restart:
-            for name in (CHECKPOINT, LOG, *RESULTS):
+            for name in (CHECKPOINT, *RESULTS):
                 (self.path / name).unlink(missing_ok=True)
         elif self.has(CHECKPOINT) and self.has("config.json"):
             before = self.read_json("config.json")
@@ -57,45 +63,74 @@ class Run:
             if unlike:
                 mend = "repeat them, choose another --name, or add --restart"
                 raise UserError(f"{self.path}: holds a run with other settings ({', '.join(unlike)}); {mend}")
+        if not self.has(CHECKPOINT):  # it begins at its first step: nothing logged in an earlier sitting belongs to it
+            for name in (LOG, ALPHAS):
+                (self.path / name).unlink(missing_ok=True)
+            shutil.rmtree(self.path / EVENTS, ignore_errors=True)
         self.write_json("config.json", config)
         return self.has(CHECKPOINT)
 
-    # ---- log: one JSON object a line ----
+    # ---- logs: one JSON object a line ----
 
-    def append_log(self, row: dict) -> None:
-        """Add one line to log.jsonl."""
-        line = json.dumps(plain(row), allow_nan=False) + "\n"
-        path = self.path / LOG
+    def append_log(self, row: dict, name: str = LOG) -> None:
+        """Add one line to a log. Numbers of log.jsonl, where they have a "step", become TensorBoard events, too."""
+        row = plain(row)
+        line = json.dumps(row, allow_nan=False) + "\n"
+        path = self.path / name
         try:
             with open(path, "ab") as file:
                 torn = file.tell() > 0 and not _ends_with_newline(path)
                 file.write(b"\n" * torn + line.encode())
+            if name == LOG:
+                self._add_events(row)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({reason(error)})") from error
 
-    def read_log(self) -> list[dict]:
-        """The rows of log.jsonl, without a line that a kill cut short; [] where there is no log."""
-        if not self.has(LOG):
+    def _add_events(self, row: dict) -> None:
+        for key, value in row.items():
+            if "step" in row and key != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
+                self._writer = self._writer or self._open_events()
+                self._writer.add_scalar(key, value, row["step"])
+
+    def _open_events(self, purge_step: int | None = None):
+        """A writer of TensorBoard events, in which those at `purge_step` and after, of an earlier sitting, no longer count."""
+        from torch.utils.tensorboard import SummaryWriter  # here: who only reads runs need not wait for its import
+
+        # Rarely flushed: what is lost by a kill comes after the last checkpoint and is written again.
+        writer = SummaryWriter(str(self.path / EVENTS), purge_step=purge_step, max_queue=1000, flush_secs=120)
+        weakref.finalize(self, writer.close)  # the run ends with this object, at the latest when the program does
+        return writer
+
+    def read_log(self, name: str = LOG) -> list[dict]:
+        """The rows of a log, without a line that a kill cut short; [] where there is no log."""
+        if not self.has(name):
             return []
         rows = []
-        for line in read_bytes(self.path / LOG).splitlines():
+        for line in read_bytes(self.path / name).splitlines():
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict):
                 rows.append(row)
         return rows
 
     def rewind_log(self, step: int) -> None:
-        """Drop the rows after `step` (their "step"), which a resumed run will write again."""
-        rows = [row for row in self.read_log() if row.get("step", 0) <= step]
-        write_bytes(self.path / LOG, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        """Drop the rows and events after `step` (their "step"), which a resumed run will write again."""
+        for name in (LOG, ALPHAS):
+            rows = [row for row in self.read_log(name) if row.get("step", 0) <= step]
+            if self.has(name):
+                write_bytes(self.path / name, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        if self._writer:
+            self._writer.close()
+        self._writer = self._open_events(purge_step=step + 1)
 
     # ---- checkpoint: tensors and plain values ----
 
     def save_checkpoint(self, state: dict, name: str = CHECKPOINT) -> None:
-        """Save a dict of tensors, numbers, strings, lists and dicts."""
+        """Save a dict of tensors, numbers, strings, lists and dicts; the events up to here are on the disk before it is."""
+        if self._writer:
+            self._writer.flush()
         buffer = io.BytesIO()  # in memory first: torch turns a full disk into an error without its cause
         torch.save({**_FORMAT, "state": state}, buffer)
         write_bytes(self.path / name, buffer.getvalue())

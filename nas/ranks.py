@@ -1,0 +1,232 @@
+"""The processes that share one training (ranks): torchrun starts them, they average gradients, rank 0 alone writes and speaks.
+
+    torchrun --nproc-per-node 2 retrain.py --arch frostnet_a
+
+gloo carries tensors on CPUs, NCCL those on GPUs (one GPU a rank). With one rank nothing here does anything or costs anything.
+docs/scaling.md says what is the same on all ranks and what differs.
+"""
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from nas.errors import UserError
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """How many ranks there are; 1 outside `joined`, and for rank 0 after `only_main`."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this is the rank that writes files."""
+    return rank() == 0
+
+
+def device() -> torch.device:
+    """The GPU of this rank on its machine, or the CPU where there is none."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def share() -> slice:
+    """This rank's part of a sequence that the ranks divide among themselves."""
+    return slice(rank(), None, world_size())
+
+
+def launcher() -> list[str]:
+    """What a command line begins with: python, or torchrun and how many processes it starts."""
+    if world_size() == 1:
+        return ["python"]
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    return ["torchrun", *(["--nnodes", str(world_size() // here)] if here < world_size() else []), "--nproc-per-node", str(here)]
+
+
+# ---- beginning and end ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+    """Inside, the processes that torchrun started (by its environment: RANK, WORLD_SIZE, ..) are ranks of one group.
+
+    All but rank 0 are silent. What ends one of them ends all, and is said once: by the first to fail. Without torchrun: nothing.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    store = start()
+    try:
+        with contextlib.nullcontext() if is_main() else _silence():
+            yield
+    except SystemExit:
+        raise
+    except BaseException as error:
+        _leave(error, store)
+    stop()
+
+
+def start() -> "dist.Store":
+    """Join the other ranks; returns the store through which they found one another."""
+    if torch.cuda.is_available():
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if here > torch.cuda.device_count():
+            raise UserError(f"nproc-per-node: {here}, but there are {torch.cuda.device_count()} GPUs here; start one process a GPU")
+        torch.cuda.set_device(device())
+    try:
+        store, number, count = next(dist.rendezvous("env://"))
+    except ValueError as error:
+        raise UserError(f"ranks: {error}; start the program with torchrun, or unset WORLD_SIZE") from error
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=dist.PrefixStore("ranks", store), rank=number, world_size=count)
+    return store
+
+
+def stop() -> None:
+    """Leave the group, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def only_main() -> None:
+    """Rank 0 goes on alone; the program of the others ends here (SystemExit)."""
+    barrier()
+    alone = is_main()
+    stop()
+    if not alone:
+        raise SystemExit(0)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def _leave(error: BaseException, store: "dist.Store") -> None:
+    """Re-raise what ended this rank, in words where they mend it, or end quietly where another rank has spoken."""
+    try:
+        spoken = store.add("spoken", 1) > 1
+    except RuntimeError:  # the machine that held the store is gone
+        spoken = not is_main()
+    if spoken:
+        raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
+    if isinstance(error, KeyboardInterrupt):
+        print("stopped; the same torchrun command goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        first = str(error).splitlines()[0]
+        raise UserError(f"ranks: another process is gone ({first}); the same torchrun command goes on from the last checkpoint") from error
+    raise error
+
+
+# ---- agreeing ------------------------------------------------------------------------------------------------
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    sum_(torch.zeros(1))
+
+
+def sum_(tensor: Tensor) -> Tensor:
+    """The sum over ranks, in place."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+@torch.no_grad()
+def mean_(tensors: Sequence[Tensor]) -> None:
+    """The mean over ranks of floating-point tensors, in place: one all-reduce for each kind (device and dtype)."""
+    if world_size() == 1:
+        return
+    kinds: dict[tuple, list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    for kind in kinds.values():
+        flat = sum_(torch.cat([tensor.reshape(-1) for tensor in kind])).div_(world_size())
+        parts = flat.split([tensor.numel() for tensor in kind])
+        torch._foreach_copy_(kind, [part.view(tensor.shape) for part, tensor in zip(parts, kind, strict=True)])
+
+
+def average(modules: Iterable[nn.Module], also: Sequence[Tensor] = ()) -> None:
+    """The mean over ranks, in place, of what a training step left in `modules`, and of the tensors in `also`.
+
+    That is the gradients, and the running statistics of batch norms in training mode (quantizers agree on their ranges themselves).
+    All ranks must have run the same modules.
+    """
+    if world_size() == 1:
+        return
+    modules = list(modules)
+    gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
+    norms = [m for module in modules for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    statistics = [t for m in norms if m.running_mean is not None for t in (m.running_mean, m.running_var)]
+    mean_([*gradients, *statistics, *also])
+
+
+def reseed(seed: int, step: int) -> None:
+    """Give each rank random numbers (of dropout) of its own that follow from (seed, step, rank), so that a checkpoint need not hold them.
+
+    With one rank nothing changes.
+    """
+    if world_size() > 1:
+        words = hashlib.blake2b(repr((seed, step, rank())).encode(), digest_size=8).digest()
+        torch.manual_seed(int.from_bytes(words) >> 1)
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What `make()` returns on rank 0, the only one to call it, on all ranks."""
+    box = [make() if is_main() else None]
+    if world_size() > 1:
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
+def first_on_machine(make: Callable[[], T]) -> T:
+    """`make()` on every rank, on the first of each machine before the others: it may download."""
+    first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    made = make() if first else None
+    barrier()
+    return made if first else make()
+
+
+def refuse_other_count(before: int) -> None:
+    """Raise UserError where a run that `before` ranks began would go on with another number: they would see other batches."""
+    if before != world_size():
+        raise UserError(f"nproc-per-node: this run was begun by {before} processes, and these are {world_size()}; "
+                        "start as many, choose another --name, or add --restart")  # fmt: skip
+
+
+def assert_equal(state: Mapping[str, Any], what: str) -> None:
+    """Raise UserError, on every rank, unless all ranks hold the same bits in a state dict. `what` it is in words: "weights"."""
+    if world_size() == 1:
+        return
+    rows: list = [None] * world_size()
+    dist.all_gather_object(rows, {name: _digest(value) for name, value in state.items()})
+    for number, row in enumerate(rows):
+        unlike = [name for name in {**rows[0], **row} if row.get(name) != rows[0].get(name)]
+        if unlike:
+            names = ", ".join(unlike[:3]) + (f" and {len(unlike) - 3} more" if len(unlike) > 3 else "")
+            raise UserError(f"ranks: {what} differ between rank 0 and rank {number} ({names}); "
+                            "start the same torchrun command again, to go on from the last checkpoint")  # fmt: skip
+
+
+def _digest(value: Any) -> bytes:
+    """A hash of a tensor's bits, shape and type, or of a plain value's text."""
+    text = repr(value).encode()
+    if isinstance(value, Tensor):
+        data = value.detach().cpu().contiguous()
+        text = f"{data.dtype} {tuple(data.shape)}".encode() + data.reshape(-1).view(torch.uint8).numpy().tobytes()
+    return hashlib.blake2b(text, digest_size=8).digest()
