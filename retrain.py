@@ -7,7 +7,8 @@
 
 Float phase, then quantized training with StatAssist and GradBoost (arXiv:2006.09679), then conversion. Writes to runs/NAME: the
 checkpoint, log.jsonl, metrics.json, report.html, and what is shipped: int8.onnx and, for torch's engines, int8.pt (the frozen network).
-The same command goes on after a stop; python -m tasks export makes files for other engines later.
+The same command goes on after a stop; python -m tasks export makes files for other engines later. With several processes or machines
+(docs/scaling.md): torchrun --nproc-per-node 2 retrain.py --arch frostnet_a
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from torch import nn
 import quant
 from latency_lut import Timing, time_networks, torch_threads
 from latency_lut.timing import TOLERANCE
-from nas import Run, UserError
+from nas import Run, UserError, ranks
 from nas.cli import check_folder_name, guard, option, parse
 from nas.report import write_report
 from nas.runs import CHECKPOINT
@@ -46,13 +47,14 @@ from tasks import (
     num_classes,
     subset,
 )
+from tasks.residuals import silence_residuals
 from tasks.ship import SHIPPED, compare, doubts, onnx_words, parity_words, ship, state_bytes
 from tasks.trained import CALIBRATED, NETWORK, Network, Trained, about, find_network, load_float, load_network, save_network
 
 ENDINGS = {"qat": "int8", "ptq": "ptq", "float": "float"}  # of a run's name, by method
 CALIBRATION_IMAGES = 1024
-LOWEST = {"epochs": 1, "batch_size": 2, "checkpoint_seconds": 0, "weight_decay": 0, "calibration_images": 1}
-TRAINING = ("epochs", "lr", "optimizer", "weight_decay", "warmup", "label_smoothing")  # settings that only training takes notice of
+LOWEST = {"epochs": 1, "batch_size": 2, "checkpoint_seconds": 0, "weight_decay": 0, "calibration_images": 1, "clip_norm": 0}
+TRAINING = ("epochs", "lr", "optimizer", "weight_decay", "warmup", "clip_norm", "label_smoothing")  # what only training takes notice of
 FREE = ("command", "runs", "restart", "download", "checkpoint_seconds", "threads")  # settings that do not change what is trained
 
 
@@ -72,12 +74,14 @@ class RetrainConfig:
     bits: tuple[int, ...] = option((), "widths that follow one another in the quantized epochs, as in 5 4 3 2 (default: the settings' own)")
     epochs: int = option(12, "epochs in all, float and quantized together")
     float_epochs: int | None = option(None, "epochs before the quantizers are attached (default: a third of all)")
-    batch_size: int = option(64, "pictures in a step")
+    batch_size: int = option(64, "pictures in a step, of each process under torchrun")
     optimizer: Literal[tuple(OPTIMIZERS)] = option("sgd", "optimizer")
     lr: float | None = option(None, "peak learning rate (default: the optimizer's)")
     weight_decay: float = option(4e-5, "weight decay, of weights only")
     warmup: float = option(0.05, "share of the steps in which the learning rate rises")
+    clip_norm: float = option(2.0, "largest norm of all gradients together; 0 for no limit")
     label_smoothing: float = option(0.0, "label smoothing")
+    zero_residuals: bool = option(True, "begin with silent residual branches: their last batch norms at weight 0")
     statassist: bool = option(True, "float epochs first; --no-statassist trains quantized from the first step")
     gradboost: bool = option(True, "noise on the gradients early in the quantized phase")
     boost_mode: Literal["paper", "released"] = option("paper", "GradBoost as the paper means it or as its code was released")
@@ -148,7 +152,7 @@ class RetrainConfig:
         lr = OPTIMIZERS[self.optimizer].lr if self.lr is None else self.lr
         boost = self.boost_mode if self.gradboost and self.method == "qat" else "off"
         return Recipe(self.schedule(), self.optimizer, lr, self.weight_decay, self.warmup, boost, self.quantizers(), self.seed,
-                      self.checkpoint_seconds)  # fmt: skip
+                      self.checkpoint_seconds, self.clip_norm)  # fmt: skip
 
     def quantizers(self) -> quant.QuantConfig:
         """What the settings file says, for --engine."""
@@ -171,12 +175,13 @@ def first_width(spec: str, bits: tuple[int, ...]) -> str:
 @guard
 def main(argv=None) -> Path:
     """Train, convert, measure, or go on with a run that was stopped; returns its folder."""
-    config = parse(RetrainConfig, argv, "retrain.py", __doc__.splitlines()[0])
-    command = shlex.join(["python", "retrain.py", *(sys.argv[1:] if argv is None else argv)])
-    try:
-        return retrain(config, command)
-    except quant.QuantError as error:
-        raise UserError(str(error)) from error
+    with ranks.joined():
+        config = parse(RetrainConfig, argv, "retrain.py", __doc__.splitlines()[0])
+        command = shlex.join([*ranks.launcher(), "retrain.py", *(sys.argv[1:] if argv is None else argv)])
+        try:
+            return retrain(config, command)
+        except quant.QuantError as error:
+            raise UserError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -201,9 +206,10 @@ def retrain(config: RetrainConfig, command: str) -> Path:
         raise UserError(f"engine: {config.engine!r} does not run on this machine; choose from reference, {', '.join(quant.available())}")
     if config.from_float:
         load_float(network.build(), config.from_float, config.runs)  # what is wrong with it is said before anything is made
-    run = claim(config, network, command)
-    data = classification(config.data, config.data_root, network.input_size, config.seed, config.train_images, config.download)
-    save_network(run, network, about(data, config.engine))
+    run = ranks.from_main(lambda: claim(config, network, command))
+    data = load_data(config, network.input_size)
+    if ranks.is_main():
+        save_network(run, network, about(data, config.engine))
     job = Job(config, network, run, data, Classification(len(data.classes), config.label_smoothing))
     model, fitted = train(job)
     metrics = {"arch": network.name, "params": params, "macs": macs} | describe(job, fitted) | measure(job, model, fitted)
@@ -214,6 +220,11 @@ def retrain(config: RetrainConfig, command: str) -> Path:
     if config.method != "float" and metrics["parity"]["refused"]:
         raise UserError(metrics["parity"]["refused"])
     return run.path
+
+
+def load_data(config: RetrainConfig, input_size: int) -> ClassificationData:
+    made = lambda: classification(config.data, config.data_root, input_size, config.seed, config.train_images, config.download)  # noqa: E731
+    return ranks.first_on_machine(made) if config.download else made()
 
 
 def claim(config: RetrainConfig, network: Network, command: str) -> Run:
@@ -232,22 +243,29 @@ def claim(config: RetrainConfig, network: Network, command: str) -> Run:
 
 
 def train(job: Job) -> tuple[nn.Module, Fitted]:
-    """The float model and what training made of it, both back on the CPU; after quantized training they share their weights."""
+    """The float model and what training made of it, both back on the CPU; after quantized training they share their weights.
+
+    All ranks train; only rank 0 comes back.
+    """
     config, network = job.config, job.network
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = ranks.device()
     torch.manual_seed(config.seed)
     model, job = network.build(), dataclasses.replace(job, data=job.data.to(device))
     if config.from_float:
         load_float(model, config.from_float, config.runs)
+    elif config.zero_residuals:
+        silence_residuals(model)
     model.to(device, memory_format=torch.channels_last)
     before = job.evaluate(model) if config.from_float else None
     check_settings(job, model)
     if config.trains_nothing:
-        job.run.save_checkpoint({"attached": False, "model": model.state_dict()})
         fitted = Fitted(model, before, before, 0.0)
     else:
         stream = Stream(job.data.train, config.batch_size, config.seed)
         fitted = fit(model, job.task, stream, job.data.held_out, config.recipe(), job.run, network.example().to(device))
+    ranks.only_main()
+    if config.trains_nothing:
+        job.run.save_checkpoint({"attached": False, "model": model.state_dict()})
     if config.method == "ptq":
         fitted = calibrated(job, model, fitted)
     fitted.model.cpu()

@@ -8,7 +8,8 @@
 Trains a supernet under fake-quant (supernet.loop), derives the best networks for the target from one run by an exact knapsack
 (nas.derive), re-scores the best few each with statistics and a short training of its own, measures them whole beside random networks of
 equal latency, and writes the winner to runs/NAME/arch.json with curves, the Pareto front and a report. --pareto N also writes the best
-networks for N targets. A search that was stopped goes on when the same command is given again.
+networks for N targets. A search that was stopped goes on when the same command is given again. With several processes or machines
+(docs/scaling.md): torchrun --nproc-per-node 2 search.py --latency-lut fbgemm.json
 """
 
 import dataclasses
@@ -29,11 +30,11 @@ import frostnet
 import quant
 import supernet
 from latency_lut import LatencyTable, prepare, time_interleaved, torch_threads
-from nas import Architecture, Bottleneck, Run, SearchSpace, UserError, find_space
+from nas import Architecture, Bottleneck, Run, SearchSpace, UserError, find_space, ranks
 from nas.cli import check_folder_name, guard, option, parse
 from nas.derive import Point, check_target, front, latency_range
 from nas.report import write_report
-from nas.runs import ALPHAS
+from nas.runs import ALPHAS, CHECKPOINT
 from supernet.finalists import Finalist
 from supernet.judge import Judge, along_the_front, choose
 from tasks.data import DATA, num_classes, training_pictures
@@ -87,7 +88,7 @@ class SearchConfig:
     score_images: int | None = option(None, "held-out pictures for each of the scores of ops and depths")
     tune_steps: int | None = option(None, "steps that each of these networks trains alone before it is judged")
     pareto: int = option(0, "also write the best networks for so many targets, from the fastest to the slowest")
-    batch_size: int | None = option(None, "pictures in a step (default: 32)")
+    batch_size: int | None = option(None, "pictures in a step, of each process under torchrun (default: 32)")
     lr: float | None = option(None, "peak learning rate of the weights (default: 0.015)")
     sampler: Literal[tuple(supernet.SAMPLERS)] = option("proxyless", "how the alphas' gradient is found: all candidates of a slot (darts), "
                                                         "one (gumbel) or two (proxyless) in a step")  # fmt: skip
@@ -124,31 +125,44 @@ class SearchConfig:
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> Path:
     """Run a search, or go on with one; returns its folder."""
-    config = parse(SearchConfig, argv, "search.py", __doc__.splitlines()[0]).filled()
+    with ranks.joined():
+        config = parse(SearchConfig, argv, "search.py", __doc__.splitlines()[0]).filled()
+        return find(config, shlex.join([*ranks.launcher(), "search.py", *(sys.argv[1:] if argv is None else argv)]))
+
+
+def find(config: SearchConfig, command: str) -> Path:
+    """From the table to the network. All ranks train the supernet; rank 0 alone judges, measures and writes."""
     table = LatencyTable.load(config.latency_lut)
-    table.check(allow_other_cpu=config.allow_other_cpu)
+    if ranks.is_main():
+        table.check(allow_other_cpu=config.allow_other_cpu)
     space = config.find_space()(config.width, config.input_size, num_classes(config.data, config.data_root))
     latency = table.for_space(space)
     target_ms = find_target(config, table, space, latency)
-    run = Run(Path(config.runs) / config.name)
-    command = shlex.join(["python", "search.py", *(sys.argv[1:] if argv is None else argv)])
-    settings = {**dataclasses.asdict(config), "target_ms": target_ms, "table_hash": table.hash}
-    resumes = run.claim(
-        {"program": "search", "command": command, **settings}, config.restart, ("command", "runs", "restart", "checkpoint_seconds")
-    )
-    if resumes and run.has("metrics.json"):
+    settings = {"command": command, **dataclasses.asdict(config), "target_ms": target_ms, "table_hash": table.hash}
+    run, ended = ranks.from_main(lambda: claim(config, settings, space))
+    if ended:
         print(f"{run.path}: this search has ended; --restart searches again")
         return run.path
-    run.write_json("space.json", describe(space))
     search, parts = build(config, space, latency, target_ms, table.meta["engine"])
-    train(search, run, resumes, config.checkpoint_seconds)
+    train(search, run, config.checkpoint_seconds)
+    ranks.only_main()
     scores = score(search, parts.alphas, config)
     points = front(space, *scores, latency)
     judge = make_judge(search, space, parts, config, run, table.meta["threads"])
     networks = choose(judge, points, scores, config.rescored, config.controls)
     spread = along_the_front(judge, points, config.pareto)
-    save(judge, networks, spread, points, table, {"command": command, **settings})
+    save(judge, networks, spread, points, table, settings)
     return run.path
+
+
+def claim(config: SearchConfig, settings: dict, space: SearchSpace) -> tuple[Run, bool]:
+    """The search's folder, made or found again, and whether it holds a search that has ended."""
+    run = Run(Path(config.runs) / config.name)
+    resumes = run.claim({"program": "search", **settings}, config.restart, ("command", "runs", "restart", "checkpoint_seconds"))
+    if resumes and run.has("metrics.json"):
+        return run, True
+    run.write_json("space.json", describe(space))
+    return run, False
 
 
 def find_target(config: SearchConfig, table: LatencyTable, space: SearchSpace, latency) -> float:
@@ -189,9 +203,9 @@ def split(pictures: Pictures, seed: int) -> Parts:
 
 def build(config: SearchConfig, space: SearchSpace, latency, target_ms: float, engine: str) -> tuple[supernet.Search, Parts]:
     """The search and the pictures that it uses."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = config.train_size or config.input_size
-    pictures = training_pictures(config.data, config.data_root, size, config.seed, config.train_images, config.download).to(device)
+    device, size = ranks.device(), config.train_size or config.input_size
+    made = lambda: training_pictures(config.data, config.data_root, size, config.seed, config.train_images, config.download)  # noqa: E731
+    pictures = (ranks.first_on_machine(made) if config.download else made()).to(device)
     parts = split(pictures, config.seed)
     torch.manual_seed(config.seed)
     network = supernet.Supernet(config.find_space()(config.width, size, space.head.num_classes))
@@ -207,27 +221,38 @@ def build(config: SearchConfig, space: SearchSpace, latency, target_ms: float, e
     return search, parts
 
 
-def train(search: supernet.Search, run: Run, resumes: bool, checkpoint_seconds: float) -> None:
-    """Run the search's steps, with a bar, a log and checkpoints; goes on from the last checkpoint."""
-    if resumes:
-        search.load_state_dict(run.load_checkpoint())
-        run.rewind_log(search.step_index - 1)
+def train(search: supernet.Search, run: Run, checkpoint_seconds: float) -> None:
+    """Run the search's steps, with a bar, a log and checkpoints; goes on from the last checkpoint. Rank 0 writes."""
+    state = ranks.from_main(lambda: run.load_checkpoint() if run.has(CHECKPOINT) else None)
+    if state is not None:
+        search.load_state_dict(state)
+        if ranks.is_main():
+            run.rewind_log(search.step_index - 1)
         print(f"going on at step {search.step_index} of {search.plan.steps}")
+    search.assert_same()
     saved = time.monotonic()
     with tqdm(total=search.plan.steps, initial=search.step_index, desc="search", unit="step") as bar:
         while not search.finished:
             row = search.step()
-            run.append_log(row)
-            if "mu" in row and row["step"] % ALPHAS_EVERY == 0:
-                run.append_log({"step": row["step"], **probabilities(search)}, ALPHAS)
+            if ranks.is_main():
+                log(run, search, row)
             bar.set_postfix(
                 {"phase": row["phase"]} | {k: f"{row[k]:.3g}" for k in ("loss", "expected_ms", "mu") if k in row}, refresh=False
             )
             bar.update()
-            if time.monotonic() - saved > checkpoint_seconds or search.finished:
+            if search.finished:
+                search.assert_same()
+            if ranks.is_main() and (time.monotonic() - saved > checkpoint_seconds or search.finished):
                 search.refuse_broken()
                 run.save_checkpoint(search.state_dict())
                 saved = time.monotonic()
+
+
+def log(run: Run, search: supernet.Search, row: dict) -> None:
+    """A step's line in log.jsonl and, now and then, the probabilities in alphas.jsonl."""
+    run.append_log(row)
+    if "mu" in row and row["step"] % ALPHAS_EVERY == 0:
+        run.append_log({"step": row["step"], **probabilities(search)}, ALPHAS)
 
 
 def probabilities(search: supernet.Search) -> dict:

@@ -49,6 +49,7 @@ class Plan:
     mu_rate rho     how fast the dual variable follows the missed target, and the weight of the squared miss
     entropy         weight of the entropy term: explores in the first half of the joint phase, commits in the second
     uniform_share   of the paths drawn by the alphas, how much is drawn uniformly instead
+    clip_norm       largest norm of all gradients of the weights together
     sampler         which paths an alpha step runs, a key of supernet.samplers.SAMPLERS
     """
 
@@ -67,6 +68,7 @@ class Plan:
     entropy: float = 0.01
     uniform_share: float = 0.1
     sampler: str = "proxyless"
+    clip_norm: float = 2.0
 
     @property
     def steps(self) -> int:
@@ -169,6 +171,7 @@ class Search:
         loss = loss.detach()
         ranks.average(self.supernet.path(choice), also=[loss])
         value = self._finite(loss, step, phase)
+        nn.utils.clip_grad_norm_([p for module in self.supernet.path(choice) for p in module.parameters()], self.plan.clip_norm)
         self.optimizer.step()
         return value
 

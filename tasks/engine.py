@@ -2,7 +2,8 @@
 
 A task is any object with `train_step(model, batch) -> (loss, logs)` and `evaluate(model, data) -> metrics`; a stream has
 `batch(step)`, a pure function, `batch_size` and `steps_per_epoch`. A run stopped at any moment goes on from its checkpoint and, on a
-CPU, ends in the same numbers bit for bit as if it had not been stopped.
+CPU, ends in the same numbers bit for bit as if it had not been stopped. Under torchrun (nas.ranks) gradients are averaged, so that all
+ranks hold the same state in every step; rank 0 writes it down.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import quant
-from nas import Run, UserError
+from nas import Run, UserError, ranks
 from nas.runs import CHECKPOINT
 from quant import GradBoost, Phase, QuantConfig, Schedule, phase_at
 
@@ -51,7 +52,11 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: phases, optimizer (a key of OPTIMIZERS), peak learning rate, warm-up as a share of all steps, GradBoost's mode."""
+    """How to train: phases, optimizer (a key of OPTIMIZERS), peak learning rate, warm-up as a share of all steps, GradBoost's mode.
+
+    clip_norm   largest norm of all gradients together, 0 for no limit. Deep networks of bottlenecks trained quantized from scratch lose
+                what they have learned to single steps without it.
+    """
 
     schedule: Schedule
     optimizer: str = "sgd"
@@ -62,6 +67,7 @@ class Recipe:
     quant: QuantConfig = QuantConfig()
     seed: int = 0
     checkpoint_seconds: float = 60.0
+    clip_norm: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,15 @@ def fit(model: nn.Module, task: Task, stream: Stream, held_out: Mapping[str, Any
     """
     total = recipe.schedule.epochs * stream.steps_per_epoch
     training = _Training(model, task, stream, held_out, recipe, run, example)
-    if run.has(CHECKPOINT):
-        training.load_state_dict(run.load_checkpoint())
-        run.rewind_log(training.step)
+    state = ranks.from_main(lambda: run.load_checkpoint() if run.has(CHECKPOINT) else None)
+    if state is not None:
+        training.load_state_dict(state)
+        if ranks.is_main():
+            run.rewind_log(training.step)
         print(f"going on at step {training.step} of {total}")
-    done = training.step * stream.batch_size
-    with tqdm(total=total * stream.batch_size, initial=done, desc="training", unit="img", unit_scale=True, smoothing=0.05) as bar:
+    ranks.assert_equal(training.net.state_dict(), "weights")
+    images = stream.batch_size * ranks.world_size()
+    with tqdm(total=total * images, initial=training.step * images, desc="training", unit="img", unit_scale=True, smoothing=0.05) as bar:
         while training.step < total:
             training.run_epoch(bar)
     return Fitted(training.net, training.float_metrics, training.metrics, training.seconds)
@@ -121,6 +130,7 @@ class _Training:
         self._evaluate(epoch)
         self._log(epoch, phase)
         self.sums = {}
+        ranks.assert_equal(self.net.state_dict(), "weights")
         self._save()
 
     def _run_steps(self, until: int, phase: Phase, bar: tqdm) -> None:
@@ -131,7 +141,7 @@ class _Training:
             for name, value in self._train_step(watch).items():
                 self.sums[name] = self.sums.get(name, 0.0) + value.double()
             self.step += 1
-            bar.update(self.stream.batch_size)
+            bar.update(self.stream.batch_size * ranks.world_size())
             bar.set_description(f"loss {watch.last:.3f}", refresh=False)
             if time.monotonic() - saved > self.recipe.checkpoint_seconds and self.step < until:
                 watch.look()
@@ -166,17 +176,22 @@ class _Training:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         self.optimizer.progress = max(0.0, (self.step - quantized_from) / max(1, total - quantized_from))
         batch = self.stream.batch(self.step)
+        ranks.reseed(self.recipe.seed, self.step)
         try:
             loss, logs = self.task.train_step(self.net, batch)
         except ValueError:  # there is no integer grid for a range that is not finite
             self._refuse_broken_state()
             raise
         whole = loss + quant.extra_loss(self.net) if self.attached else loss
-        watch.add(self.step, whole)
         self.optimizer.zero_grad()
         whole.backward()
+        whole, logs = whole.detach(), {"loss": loss.detach(), **logs}
+        ranks.average([self.net], also=[whole, *logs.values()])
+        watch.add(self.step, whole)
+        if self.recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
-        return {"loss": loss.detach(), **logs}
+        return logs
 
     def _evaluate(self, epoch: int) -> None:
         schedule = self.recipe.schedule
@@ -187,6 +202,8 @@ class _Training:
             self.float_metrics = self.metrics
 
     def _log(self, epoch: int, phase: Phase) -> None:
+        if not ranks.is_main():
+            return
         means = {name: float(total) / self.stream.steps_per_epoch for name, total in self.sums.items()}
         metrics = {f"{split}_{name}": value for split, row in self.metrics.items() for name, value in row.items()}
         lr, seconds = self.optimizer.param_groups[0]["lr"], round(self.seconds + time.monotonic() - self._since, 1)
@@ -196,7 +213,8 @@ class _Training:
         self._refuse_broken_state()
         now = time.monotonic()
         self.seconds, self._since = self.seconds + now - self._since, now
-        self.run.save_checkpoint(self.state_dict())
+        if ranks.is_main():
+            self.run.save_checkpoint(self.state_dict())
 
     def _refuse_broken_state(self) -> None:
         """Raise where a weight, a batch-norm statistic or a range is not finite: such a state must not replace a good checkpoint."""
@@ -208,10 +226,11 @@ class _Training:
     def state_dict(self) -> dict:
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         return {"attached": self.attached, "model": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
-                "seconds": self.seconds, "sums": {name: float(value) for name, value in self.sums.items()},
+                "ranks": ranks.world_size(), "seconds": self.seconds, "sums": {name: float(value) for name, value in self.sums.items()},
                 "float_metrics": self.float_metrics, "metrics": self.metrics, "rng": torch.get_rng_state(), "cuda_rng": cuda}  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
+        ranks.refuse_other_count(state.get("ranks", 1))
         try:
             if state["attached"]:
                 self._attach()

@@ -1,7 +1,7 @@
 """Labelled pictures, held decoded or read as needed, and the stream of training batches drawn from them.
 
 A batch is a pure function of (seed, step): the epoch's permutation draws from (seed, epoch), augmentation from (seed, step).
-So exact resume needs the number of the step and nothing else.
+So exact resume needs the number of the step and nothing else. Ranks (nas.ranks) take turns at the batches of one such stream.
 """
 
 import math
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from nas import UserError, ranks
 
 SMALL = 64  # up to this input size pictures are shifted by up to PAD pixels; above it, cropped at random scales
 PAD = 4
@@ -110,25 +112,34 @@ def labelled(pictures: Pictures, indices: Tensor, draw: torch.Generator | None =
     return x.contiguous(memory_format=torch.channels_last), pictures.labels[indices.to(pictures.labels.device)]
 
 
-def in_order(pictures: Pictures, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every picture once, in order, unaugmented, for evaluation."""
-    for indices in torch.arange(len(pictures)).split(batch_size):
-        yield labelled(pictures, indices)
+def in_order(pictures: Pictures, batch_size: int, part: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every picture once, or a `part` of them, in order, unaugmented, for evaluation."""
+    for indices in torch.arange(len(pictures))[part].split(batch_size):
+        if len(indices):
+            yield labelled(pictures, indices)
 
 
 class Stream:
-    """Endless training batches. Each epoch is a fresh permutation, of which an incomplete last batch is dropped."""
+    """Endless training batches. Each epoch is a fresh permutation, of which what fills no whole step is dropped.
+
+    batch_size  pictures of one rank in a step; fewer where there are not enough
+    Of each `world_size` batches that follow one another a rank takes one: n ranks see in a step what one with n * batch_size would.
+    Raises UserError for fewer pictures than ranks.
+    """
 
     def __init__(self, pictures: Pictures, batch_size: int, seed: int, augment: bool = True):
         self.pictures, self.seed, self.augment = pictures, seed, augment
-        self.batch_size = min(batch_size, len(pictures))
-        self.steps_per_epoch = len(pictures) // self.batch_size
+        self.rank, self.ranks = ranks.rank(), ranks.world_size()
+        if len(pictures) < self.ranks:
+            raise UserError(f"nproc-per-node: {self.ranks} processes share {len(pictures)} training pictures; start fewer")
+        self.batch_size = min(batch_size, len(pictures) // self.ranks)
+        self.steps_per_epoch = len(pictures) // (self.batch_size * self.ranks)
         self._permutation = (-1, torch.empty(0))
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="prefetch") if isinstance(pictures, Lazy) else None
         self._next = (-1, None)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Batch number `step` from the beginning of training, a pure function of (seed, step). See `labelled`."""
+        """This rank's batch of step `step` from the beginning of training, a pure function of (seed, step, rank). See `labelled`."""
         if self._ahead is None:
             return self._make(step)
         waiting, future = self._next
@@ -138,8 +149,8 @@ class Stream:
 
     def _make(self, step: int) -> tuple[Tensor, Tensor]:
         epoch, position = divmod(step, self.steps_per_epoch)
-        indices = self._order(epoch)[position * self.batch_size :][: self.batch_size]
-        return labelled(self.pictures, indices, generator(self.seed, 1, step) if self.augment else None)
+        indices = self._order(epoch)[(position * self.ranks + self.rank) * self.batch_size :][: self.batch_size]
+        return labelled(self.pictures, indices, generator(self.seed, 1, step * self.ranks + self.rank) if self.augment else None)
 
     def _order(self, epoch: int) -> Tensor:
         kept = self._permutation
