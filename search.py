@@ -7,9 +7,9 @@
 
 Trains a supernet under fake-quant (supernet.loop), derives the best networks for the target from one run by an exact knapsack
 (nas.derive), re-scores the best few each with statistics and a short training of its own, measures them whole beside random networks of
-equal latency, and writes the winner to runs/NAME/arch.json with curves, the Pareto front and a report. --pareto N also writes the best
-networks for N targets. A search that was stopped goes on when the same command is given again. With several processes or machines
-(docs/scaling.md): torchrun --nproc-per-node 2 search.py --latency-lut fbgemm.json
+equal latency, and writes the winner to runs/NAME/arch.json with curves, the Pareto front and a report; all networks that were judged
+are in runs/NAME/tried, and those of --pareto N, the best for N targets, in runs/NAME/pareto. A search that was stopped goes on when the
+same command is given again. With several processes or machines (docs/scaling.md): torchrun --nproc-per-node 2 search.py ...
 """
 
 import dataclasses
@@ -314,6 +314,8 @@ def save(judge: Judge, networks: list[Finalist], spread: list[Finalist], points:
     arch.save(run.path / "arch.json")
     for i, network in enumerate(spread, 1):
         architecture(judge, network, f"{run.path.name}_{i}", known).save(run.path / "pareto" / f"{run.path.name}_{i}.json")
+    for network in networks:
+        architecture(judge, network, network.name, known).save(run.path / "tried" / f"{network.name}.json")
     if judge.space.tied:
         found = kind(judge.space, chosen)
         Bottleneck(found.op, found.activation).save(run.path / "bottleneck.json", {**known, "found": dataclasses.asdict(found)})
@@ -352,7 +354,8 @@ def revision() -> str | None:
 
 
 def architecture(judge: Judge, network: Finalist, name: str, known: dict) -> Architecture:
-    found = {"predicted_ms": network.latency_ms, "measured_ms": network.measured_ms, "supernet_top1": network.accuracy}
+    found = {"predicted_ms": network.latency_ms, "measured_ms": network.measured_ms, "score": network.score,
+             "inherited_top1": network.inherited, "supernet_top1": network.accuracy}  # fmt: skip
     return replace(judge.space.architecture(network.choice, name), provenance={**known, **found})
 
 

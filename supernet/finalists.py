@@ -15,7 +15,8 @@ DISTANCE = 3
 class Finalist:
     """A network that is re-scored and measured. kind: "derived" from the scores, or "random" as a control.
 
-    accuracy    top-1 in [0, 1] on held-out pictures under fake-quant, with the supernet's weights
+    inherited   top-1 in [0, 1] on held-out pictures under fake-quant, with the supernet's weights
+    accuracy    the same after a few steps of its own
     measured_ms the whole network, frozen, on the engine
     """
 
@@ -24,6 +25,7 @@ class Finalist:
     choice: Choice
     latency_ms: float
     score: float
+    inherited: float | None = None
     accuracy: float | None = None
     measured_ms: float | None = None
 

@@ -44,30 +44,32 @@ class Judge:
     tune_steps: int
     lr: float
     measure: Callable[[dict[str, Architecture]], dict[str, float]]
-    known: dict[str, float] = field(init=False)
+    known: dict[str, list[float]] = field(init=False)
 
     def __post_init__(self):
         self.known = self.run.read_json(KNOWN) if self.run.has(KNOWN) else {}
 
     def __call__(self, networks: list[Finalist]) -> None:
-        """Fill in `accuracy` and `measured_ms`."""
+        """Fill in `inherited`, `accuracy` and `measured_ms`."""
         for network in tqdm(networks, desc="re-scoring networks", unit="net"):
             key = repr(network.choice)
             if key not in self.known:
                 self.known[key] = self.top1(network)
                 self.run.write_json(KNOWN, self.known)
-            network.accuracy = self.known[key]
+            network.inherited, network.accuracy = self.known[key]
         measured = self.measure({network.name: self.space.architecture(network.choice) for network in networks})
         for network in networks:
             network.measured_ms = measured[network.name]
 
-    def top1(self, network: Finalist) -> float:
-        """Accuracy under fake-quant with the supernet's weights, after a few steps of its own."""
+    def top1(self, network: Finalist) -> list[float]:
+        """Accuracy under fake-quant with the supernet's weights, before and after a few steps of its own."""
         graph = inherited(self.search.supernet, network.choice, self.search.config, self.recalibration)
-        if self.tune_steps:
-            tune(graph, self.train, self.tune_steps, self.lr, self.search.loss, self.search.seed)
-            recalibrate(graph, self.recalibration)
-        return top1(graph, self.judged)
+        before = top1(graph, self.judged)
+        if not self.tune_steps:
+            return [before, before]
+        tune(graph, self.train, self.tune_steps, self.lr, self.search.loss, self.search.seed)
+        recalibrate(graph, self.recalibration)
+        return [before, top1(graph, self.judged)]
 
 
 def choose(judge: Judge, points: list[Point], scores: Scores, derived: int, controls: int) -> list[Finalist]:

@@ -44,7 +44,7 @@ class Network:
     def __post_init__(self):
         for field in ("name", "input_size", "num_classes"):
             _check(field, getattr(self, field), *RULES[field])
-        if self.arch is None and self.name not in zoo.NAMES:
+        if self.arch is None and not zoo.knows(self.name):
             raise UserError(f"name: {self.name!r} is no comparison network; known here: {', '.join(zoo.NAMES)}")
         if self.arch is not None and self.arch.stem.in_channels != 3:
             raise UserError(f"stem.in_channels: {self.arch.stem.in_channels}, must be 3, the channels of a picture")
@@ -78,7 +78,7 @@ def find_network(name: str, num_classes: int, data: str, input_size: int | None 
     except UserError as error:
         if file is not None:
             raise
-        if name not in zoo.NAMES:
+        if not zoo.knows(name):
             raise UserError(f"arch: {name!r} is neither a file, a run nor a known name; {near_names(name, runs)}") from error
         return Network(name, input_size or usual, num_classes)
     arch = arch.for_input(input_size or (usual if file is None else arch.input_size)).with_classes(num_classes)

@@ -94,6 +94,9 @@ def test_a_search_writes_an_architecture_that_meets_the_target(world, tmp_path):
     assert front["chosen"] == front["networks"][0]["name"]
     assert all(n["latency_ms"] <= front["target_ms"] for n in front["networks"])
     assert len(front["points"]) >= 3
+    for network in front["networks"]:
+        tried = Architecture.load(path / "tried" / f"{network['name']}.json")
+        assert tried.provenance["supernet_top1"] == network["accuracy"] and tried.provenance["inherited_top1"] == network["inherited"]
     metrics = json.loads((path / "metrics.json").read_text())
     assert metrics["predicted_ms"] == pytest.approx(sum(json.loads((path / "latency.json").read_text())["parts"].values()))
     assert len(log(path).splitlines()) == 15
@@ -270,7 +273,8 @@ def test_a_search_that_has_ended_is_left_as_it_is(world, capsys):
 
 def test_of_equally_accurate_networks_the_slowest_is_chosen():
     networks = [
-        Finalist(n, "derived", None, ms, 0.0, accuracy, ms) for n, ms, accuracy in (("a", 1.0, 0.52), ("b", 1.3, 0.51), ("c", 1.5, 0.40))
+        Finalist(n, "derived", None, ms, 0.0, None, accuracy, ms)
+        for n, ms, accuracy in (("a", 1.0, 0.52), ("b", 1.3, 0.51), ("c", 1.5, 0.40))
     ]
     assert slowest_of_the_best(networks, pictures=400).name == "b"  # one standard error is 0.025
     assert slowest_of_the_best(networks, pictures=10**6).name == "a"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torchvision import models
 
@@ -350,3 +351,12 @@ def test_a_broken_file_is_not_mistaken_for_an_unknown_name(tmp_path):
 def test_classes_and_sizes_that_cannot_be_are_refused(classes, size, words):
     with pytest.raises(UserError, match=words):
         zoo.build("resnet18", classes, size)
+
+
+def test_a_mobilenet_at_another_width_is_torchvisions_own():
+    for name, width in (("mobilenet_v2", 0.75), ("mobilenet_v3_small", 0.5)):
+        ours = zoo.build(f"{name}_x{width}".replace(".", "_"), num_classes=10, input_size=224)
+        theirs = getattr(torchvision.models, name)(num_classes=10, width_mult=width)
+        assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
+    assert zoo.knows("mobilenet_v3_large_relu_x1_25") and not zoo.knows("resnet18_x0_5") and not zoo.knows("mobilenet_v2_x0_0")
+    assert not any(isinstance(m, torch.nn.Hardswish) for m in zoo.build("mobilenet_v3_small_relu_x0_5").modules())

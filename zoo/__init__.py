@@ -20,8 +20,13 @@ CIFAR_RESNETS = {f"resnet{depth}": depth for depth in (20, 32, 44, 56)}
 NAMES = (*from_torchvision.NAMES, *from_timm.NETWORKS, *CIFAR_RESNETS, "preact_resnet18")
 
 
+def knows(name: str) -> bool:
+    """Whether `name` is a comparison network: one of NAMES, or a MobileNet at another width ("mobilenet_v2_x0_75")."""
+    return name in NAMES or from_torchvision.split_width(name)[1] is not None
+
+
 def build(name: str, num_classes: int = 1000, input_size: int = 224, runs: str | Path = "runs") -> nn.Module:
-    """The float network of a name: one of NAMES, else whatever frostnet.find knows; (N, 3, H, W) -> logits (N, num_classes).
+    """The float network of a name: one that `knows` knows, else whatever frostnet.find knows; (N, 3, H, W) -> logits (N, num_classes).
 
     input_size  pixels; any picture of about that size will do, the choice is between the first layers for small and for large ones
     Raises UserError.
@@ -33,7 +38,7 @@ def build(name: str, num_classes: int = 1000, input_size: int = 224, runs: str |
         return CifarResNet(CIFAR_RESNETS[name], num_classes)
     if name == "preact_resnet18":
         return PreActResNet18(num_classes, input_size)
-    if name in from_torchvision.NAMES:
+    if from_torchvision.split_width(name)[0] in from_torchvision.NAMES:
         return from_torchvision.build(name, num_classes, input_size)
     if name in from_timm.NETWORKS:
         return from_timm.build(name, num_classes, input_size)
@@ -53,4 +58,4 @@ def _architecture(name: str, runs: str | Path) -> frostnet.Architecture:
         ) from error
 
 
-__all__ = ["CIFAR_RESNETS", "NAMES", "build"]
+__all__ = ["CIFAR_RESNETS", "NAMES", "build", "knows"]

@@ -2,6 +2,8 @@
 ShuffleNet V2 (arXiv:1807.11164), MobileNet V2 (arXiv:1801.04381) and V3 (arXiv:1905.02244), the last two also with ReLU alone.
 """
 
+import re
+
 from torch import nn
 from torchvision import models
 
@@ -20,9 +22,20 @@ NAMES = (
 )
 
 
+def split_width(name: str) -> tuple[str, float | None]:
+    """A MobileNet's name and its width multiplier: "mobilenet_v2_x0_75" is 0.75 times as wide; None where the name says none."""
+    found = re.fullmatch(r"(mobilenet_v\w+?)_x(\d+)_(\d+)", name)
+    if not found or found[1] not in NAMES or not 0 < float(f"{found[2]}.{found[3]}") <= 4:
+        return name, None
+    return found[1], float(f"{found[2]}.{found[3]}")
+
+
 def build(name: str, num_classes: int, input_size: int) -> nn.Module:
-    """torchvision's network, untrained. Up to 64 px its first layers keep the resolution."""
-    model = getattr(models, RELU_ONLY.get(name, name))(weights=None, num_classes=num_classes)
+    """torchvision's network, untrained; a MobileNet also at another width, see `split_width`. Up to 64 px its first layers keep the
+    resolution."""
+    name, width = split_width(name)
+    options = {} if width is None else {"width_mult": width}
+    model = getattr(models, RELU_ONLY.get(name, name))(weights=None, num_classes=num_classes, **options)
     if name in RELU_ONLY:
         _only_relu(model)
     for module in model.modules():
