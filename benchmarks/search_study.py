@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from benchmarks.search_report import write
 
 import latency_lut.__main__ as latency_lut_program
 import quant
 from benchmarks.alone import SIZE, Cell, Training, build, run_cell
 from benchmarks.low_bit import RESULT, claim, in_parallel, workers
+from benchmarks.search_report import write
 from frostnet import architecture
 from latency_lut import LatencyTable, prepare, time_networks
 from nas import Architecture, Run, UserError, count, read_json, write_json
@@ -84,7 +84,7 @@ def main(argv=None) -> Path:
     train_all(config, networks, started + 60 * config.minutes)
     if config.stage == "rivals":
         return Path(config.runs)
-    return write(config, results(config, networks))
+    return write(config.output, results(config, networks))
 
 
 @dataclass(frozen=True)
