@@ -4,7 +4,7 @@
     PYTHONPATH=. python benchmarks/search_study.py --data-root FOLDER --smoke  # a few pictures and steps, to see that it runs
 
 For each of several latencies: the network that search.py finds, FrostNet-Small and -Base, MobileNet V2 and V3 (h-swish, and ReLU alone)
-at the width whose measured latency comes closest from below, and random networks of the search space. All are trained from scratch by one
+at the largest width that is as fast as measured, and random networks of the search space. All are trained from scratch by one
 recipe (benchmarks/alone.py) and judged as integer networks on pictures that no training and no search has seen; latencies are measured at
 the end, whole networks in interleaved rounds. The same trainings say how well the search's own scores rank networks.
 Writes docs/results/search.{json,md,png} and brings them up to date after each training. The same command goes on where it was stopped.
@@ -38,13 +38,13 @@ MOBILENETS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_small_relu")
 FAMILIES = (*FROSTNETS, *MOBILENETS)
 WIDTHS = (0.25, 0.35, 0.4, 0.5, 0.6, 0.65, 0.75, 0.85, 1.0, 1.15, 1.25, 1.5)
 NEAR = 1.02  # of a latency: a rival may be so much slower
-SMOKE = {"train_images": 256, "held_out_images": 100, "epochs": 2, "seeds": (0,), "preset": "smoke", "randoms": 2, "targets": (0.46,)}
+SMOKE = {"train_images": 256, "held_out_images": 100, "epochs": 2, "seeds": (0,), "preset": "smoke", "randoms": 2, "targets": (0.47,)}
 
 
 @dataclass(frozen=True)
 class StudyConfig:
     data_root: str = option(help="folder with train, val and test, one folder a class in each")
-    targets: tuple[float, ...] = option((0.46, 0.6), "latencies in ms")
+    targets: tuple[float, ...] = option((0.47, 0.6), "latencies in ms")
     width: float = option(0.75, "width multiplier of the search space")
     preset: str = option("small", "preset of the search")
     seeds: tuple[int, ...] = option((0, 1, 2), "seeds of the trainings")
@@ -102,7 +102,7 @@ class Entry:
 
 
 def rivals(config: StudyConfig) -> list[Entry]:
-    """Of each family the network that comes closest to each latency, as measured once for all widths together."""
+    """Of each family the widest network that is as fast as each latency, as measured once for all widths together."""
     file = Path(config.runs) / "widths.json"
     if not file.is_file():
         write_json(file, measure_widths(config))
@@ -112,7 +112,7 @@ def rivals(config: StudyConfig) -> list[Entry]:
             rows = {w: ms for w, ms in measured[family].items() if ms <= NEAR * target}
             if not rows:
                 raise UserError(f"targets: no {family} of the widths {', '.join(map(str, WIDTHS))} is as fast as {target} ms")
-            width = max(rows, key=lambda w: (rows[w], float(w)))
+            width = max(rows, key=float)  # latency does not rise evenly with the width: of those fast enough the widest
             entries.append(Entry(f"{family}_x{width}".replace(".", "_"), "hand-made", family, target, source(config, family, width)))
     return entries
 

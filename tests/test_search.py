@@ -124,26 +124,43 @@ def test_a_stopped_search_goes_on_to_the_same_end(world, tmp_path, stop, monkeyp
     assert arch_without_provenance(path) | {"name": ""} == arch_without_provenance(expected) | {"name": ""}
 
 
+PROGRAM = """
+import sys, search
+search.measure = lambda archs, *_: {name: 1e-3 * len(arch.blocks) for name, arch in archs.items()}  # no two timings are alike
+search.main(sys.argv[1:])
+"""
+
+
 @pytest.mark.slow
-def test_a_killed_search_goes_on_to_the_same_end(tmp_path, pictures):
-    """kill -9 at several moments, then the same command to the end: the log is that of an uninterrupted search."""
+def test_a_search_killed_in_every_phase_goes_on_to_the_same_end(tmp_path, pictures):
+    """kill -9 in each phase and while networks are judged, then the same command to the end: everything is as if it had not been killed."""
     space = SPACES["frostnet"](0.35, 32, 4)
     made_up(tmp_path / "table.json", space).save()
     words = ["--latency-lut", str(tmp_path / "table.json"), "--width", "0.35", "--data", "imagefolder", "--data-root", str(pictures),
-             "--target-ms", "30", "--runs", str(tmp_path), *SMALL, "--input-size", "32", "--checkpoint-seconds", "0"]  # fmt: skip
+             "--target-ms", "30", *SMALL, "--input-size", "32", "--checkpoint-seconds", "0", "--name", "found"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
-    def command(name):
-        return [sys.executable, str(ROOT / "search.py"), *words, "--name", name]
+    def command(runs):
+        return [sys.executable, "-c", PROGRAM, *words, "--runs", str(tmp_path / runs)]
 
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    def reached(path, lines):
+        if lines is None:
+            return (path / "rescored.json").is_file()
+        return (path / "log.jsonl").is_file() and log(path).count("\n") >= lines
+
     subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
-    for seconds in (12, 16, 20):
+    killed = tmp_path / "killed" / "found"
+    for lines in (2, 5, 8, 11, 13, None):
         process = subprocess.Popen(command("killed"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
+        while process.poll() is None and not reached(killed, lines):
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
     subprocess.run(command("killed"), check=True, env=environment, capture_output=True)
-    assert log(tmp_path / "killed") == log(tmp_path / "whole")
+    whole = tmp_path / "whole" / "found"
+    for name in ("log.jsonl", "alphas.jsonl", "rescored.json", "front.json", "metrics.json", "space.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    assert arch_without_provenance(killed) == arch_without_provenance(whole)
 
 
 def test_one_search_gives_networks_for_many_targets(world, tmp_path):
