@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 DEMO := --width 0.5 --input-size 32
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo smoke test test-slow lint clean
 
 demo: .venv/ready
 	$(VENV)/python -m latency_lut --engine fbgemm $(DEMO) --output demo/fbgemm.json
@@ -11,6 +11,12 @@ demo: .venv/ready
 	$(VENV)/python retrain.py --arch demo --data scenes --engine fbgemm --epochs 12 --train-images 10000 --name demo_retrained
 	$(VENV)/python -m nas report runs/demo_retrained
 	@echo "look at runs/demo/report.html and runs/demo_retrained/report.html"
+
+# The whole way in a few minutes, with hardly any training: it says that everything works, not how well.
+smoke: .venv/ready
+	$(VENV)/python -m latency_lut --engine fbgemm --width 0.35 --input-size 32 --output smoke/fbgemm.json
+	$(VENV)/python search.py --latency-lut smoke/fbgemm.json --width 0.35 --preset smoke --name found --runs smoke --pareto 2
+	$(VENV)/python retrain.py --arch smoke/found --epochs 2 --train-images 640 --name int8 --runs smoke
 
 test: .venv/ready
 	$(VENV)/python -m pytest -q
@@ -27,4 +33,4 @@ lint: .venv/ready
 	touch $@
 
 clean:
-	rm -rf demo runs .pytest_cache .hypothesis
+	rm -rf demo smoke runs .pytest_cache .hypothesis
