@@ -1,12 +1,13 @@
-"""python -m nas show ARCH: rows and cost of an architecture. python -m nas report RUN: write the run's page anew."""
+"""python -m nas show ARCH: rows and cost of an architecture, drawn. python -m nas report RUN: write the run's page anew."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from nas.arch import Architecture, find_file
 from nas.cli import guard
 from nas.cost import table
-from nas.draw import architecture_figure, save
+from nas.draw import architecture_figure, save, text_drawing
 from nas.errors import UserError
 from nas.report import write_report
 
@@ -22,18 +23,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"arch: {args.arch!r} is no file and no run; for a published network: python frostnet.py NAME")
     arch = Architecture.load(file)
     arch = arch.for_input(args.input_size) if args.input_size else arch
-    print(table(arch))
     if args.picture:
         save(architecture_figure(arch), args.picture)
+    print(table(arch))
+    print(f"\n{text_drawing(arch, unicode=_prints_unicode())}")
+
+
+def _prints_unicode() -> bool:
+    try:
+        "█×→".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m nas", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("show", help="rows and cost of an architecture")
+    show = commands.add_parser("show", help="rows and cost of an architecture, drawn by multiply-accumulates")
     show.add_argument("arch", help="an arch.json, a run's folder or name, or a shipped name")
     show.add_argument("--input-size", type=int, help="pixels, where another size than the file's is meant")
-    show.add_argument("--picture", help="also draw it into this PNG file")
+    show.add_argument("--picture", help="also draw it into this PNG or SVG file")
     report = commands.add_parser("report", help="write report.html of a run")
     report.add_argument("run", help="the run's folder")
     return parser

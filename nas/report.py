@@ -1,38 +1,40 @@
-"""report.html of a run: one self-contained page from the files in its folder.
+"""report.html of a run: one self-contained page from the files in its folder, which `nas.report_data` reads.
 
-It reads, where they exist: config.json ("command" is shown first), arch.json or network.json, latency.json ({"parts": {"stem": ms,
-"blocks.0": ms, .., "head": ms}, further numbers}), log.jsonl, front.json (see `nas.draw.front_figure`), metrics.json.
+A section is left out where the run has nothing for it. Pictures are also written to figures/*.png.
 """
 
-import base64
-import json
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+import numpy as np
 
 from nas.arch import Architecture
 from nas.cost import cost
-from nas.draw import architecture_figure, curves_figure, front_figure, save
+from nas.draw import (
+    architecture_figure,
+    curve_panels,
+    curves_figure,
+    front_figure,
+    front_panels,
+    inline_svg,
+    is_number,
+    panels,
+    prediction_errors,
+    prediction_figure,
+    save,
+)
 from nas.errors import UserError
-from nas.files import read_bytes, write_bytes
+from nas.files import write_bytes
+from nas.report_data import read_alphas, read_architecture, read_front, read_health, read_object
+from nas.report_html import label, notice, page, plots, table, tiles
+from nas.report_parts import alphas, architecture
 from nas.runs import LOG, Run
 
 FILES = ("config.json", "arch.json", "network.json", "metrics.json", "front.json", LOG)
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #22303c; max-width: 1080px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.6em; margin-bottom: .2em; }
-h2 { font-size: 1.15em; margin-top: 2em; border-bottom: 1px solid #dde3e9; }
-h3 { font-size: 1em; margin: 1.2em 0 .3em; } img { max-width: 100%; height: auto; }
-pre { background: #f3f6f9; padding: .7em 1em; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; margin: .5em 0; }
-th, td { padding: .25em .9em .25em 0; border-bottom: 1px solid #e6ebf0; text-align: left; vertical-align: top; }
-th { font-weight: 600; color: #5a6672; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.facts { display: flex; flex-wrap: wrap; gap: .6em; margin: 1em 0; }
-.facts div { background: #f3f6f9; border-radius: 6px; padding: .4em .9em; }
-.facts b { display: block; font-size: 1.25em; }
-"""
+LATENCY = ("latency (ms)", "price of latency (mu)")  # kinds of curves that stand in a section of their own
+HEALTH = ("entropy of the alphas", "share of the cheapest candidates", "temperature")
+PROGRAMS = {"search": "Architecture search", "retrain": "Training"}
 
 
 def write_report(path: str | Path) -> Path:
@@ -40,124 +42,128 @@ def write_report(path: str | Path) -> Path:
     if not any((Path(path) / name).is_file() for name in FILES):
         raise UserError(f"{path}: no run in this folder; it holds none of {', '.join(FILES)}")
     run = Run(path)
-    config = _object(run, "config.json")
-    body = [f"<h1>{escape(run.path.resolve().name)}</h1>"]
-    if "command" in config:
-        body.append(f"<pre>{escape(str(config.pop('command')))}</pre>")
-    body += _architecture(run) + _metrics(run) + _front(run) + _curves(run)
-    if config:
-        body.append(f"<details><summary>Configuration</summary>{_table('', config)}</details>")
-    title = escape(run.path.resolve().name)
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-    page = run.path / "report.html"
-    write_bytes(page, "\n".join([head, *body, "</html>\n"]).encode())
-    return page
+    config, metrics, network = (read_object(run, f"{name}.json") for name in ("config", "metrics", "network"))
+    (arch, parts, latency), front, moved = read_architecture(run), read_front(run), read_alphas(run)
+    health, warnings = read_health(run, metrics)
+    rows = run.read_log()
+    curves = curve_panels(rows)
+    sections = {
+        "Architecture": _architecture(arch, parts) if arch else [],
+        "Network": _network(network, metrics) if network and not arch else [],
+        "Latency": _curves(curves, LATENCY),
+        "Alphas over time": alphas(moved) if moved else [],
+        "Health": _health(health) + _curves(curves, HEALTH),
+        "Pareto front": _front(front) if front else [],
+        "Predicted against measured": _prediction(front),
+        "Metrics": _metrics(metrics),
+        "Curves": _curves(curves, [kind for kind in curves if kind not in (*LATENCY, *HEALTH)]),
+        "Configuration": _configuration(config),
+    }
+    facts = (_arch_facts(arch, latency) if arch else {}) | _results(metrics)
+    name = run.path.resolve().name
+    html = page(name, [*_title(name, config), tiles(facts), notice(warnings)], sections)
+    _save_pictures(run, arch, parts, rows, front)
+    write_bytes(run.path / "report.html", html.encode(errors="replace"))
+    return run.path / "report.html"
 
 
-# ---- sections: lists of HTML, empty where the run has no such file -------------------------------------------
+def _save_pictures(run: Run, arch: Architecture | None, parts: dict | None, rows: list[dict], front: dict) -> None:
+    """The figures as files, for other documents."""
+    figures = {
+        "architecture": architecture_figure(arch, parts) if arch else None, "curves": curves_figure(rows),
+        "front": front_figure(front) if front else None, "prediction": prediction_figure(front),
+    }  # fmt: skip
+    for name, figure in figures.items():
+        if figure:
+            save(figure, run.figure(f"{name}.png"))
 
 
-def _architecture(run: Run) -> list[str]:
-    if not run.has("arch.json"):
-        return _network(run)
-    arch = Architecture.load(run.path / "arch.json")
-    total, latency = cost(arch), _object(run, "latency.json")
-    parts = latency.pop("parts", None)
-    if parts is not None and set(parts) != {row.name for row in total.rows}:
-        raise UserError(f"{run.path / 'latency.json'}: parts: {', '.join(parts)}, must be those of arch.json")
-    facts = {"parameters": f"{total.params / 1e6:.2f} M", "multiply-accumulates": f"{total.macs / 1e6:.1f} M"}
-    facts |= {"input": f"{arch.input_size} px", "blocks": len(arch.blocks)}
-    facts |= {key.replace("_ms", " (ms)"): value for key, value in latency.items()}
-    picture = _picture(run, "architecture", architecture_figure(arch, parts))
-    return ["<h2>Architecture</h2>", _tiles(facts), picture]
+# ---- header --------------------------------------------------------------------------------------------------
 
 
-def _network(run: Run) -> list[str]:
+def _title(name: str, config: dict) -> list[str]:
+    kind = PROGRAMS.get(str(config.get("program")), "Run")
+    command = [f"<pre>{escape(str(config['command']))}</pre>"] if "command" in config else []
+    return [f'<div class="kind">{kind}</div><h1>{escape(name)}</h1>', *command]
+
+
+def _arch_facts(arch: Architecture, latency: dict) -> dict[str, Any]:
+    total = cost(arch)
+    facts = {f"{key.removesuffix('_ms')} latency": _with_unit(value) for key, value in latency.items()}
+    facts |= {"parameters": f"{total.params / 1e6:.2f} M", "MACs": f"{total.macs / 1e6:.1f} M"}
+    return facts | {"input": f"{arch.input_size} px", "blocks": len(arch.blocks)}
+
+
+def _results(metrics: dict) -> dict[str, Any]:
+    """Accuracy and latency of the last of the networks that a retraining compares, the one that is shipped."""
+    rows = metrics.get("networks")
+    last = rows[-1] if isinstance(rows, list) and rows and isinstance(rows[-1], dict) else {}
+    facts = {f"{label(k)}, {last.get('network')}": v for k, v in last.items() if k.startswith("top1")}
+    return facts | ({f"latency, {last.get('network')}": _with_unit(last["latency_ms"])} if "latency_ms" in last else {})
+
+
+def _with_unit(ms: Any) -> Any:
+    return f"{ms:.4g} ms" if is_number(ms) else ms
+
+
+# ---- sections: lists of HTML, empty where the run has no such data -------------------------------------------
+
+
+def _architecture(arch: Architecture, parts: dict[str, float] | None) -> list[str]:
+    rows = cost(arch).rows
+    if parts:
+        return [
+            f"<p>Every block as long as it takes, {sum(parts.values()):.3f} ms in all.</p>",
+            *architecture(rows, list(parts.values()), "ms"),
+        ]
+    return ["<p>Every block as long as its multiply-accumulates.</p>", *architecture(rows, [row.macs / 1e6 for row in rows], "M")]
+
+
+def _network(network: dict, metrics: dict) -> list[str]:
     """A network that is known by its name alone."""
-    if not run.has("network.json"):
-        return []
-    network, metrics = _object(run, "network.json"), _object(run, "metrics.json")
-    facts = {"network": network.get("name"), "parameters": metrics.get("params"), "multiply-accumulates": metrics.get("macs")}
-    return ["<h2>Network</h2>", _tiles(facts | {"input (px)": network.get("input_size")})]
+    facts = {"network": network.get("name"), "parameters": metrics.get("params"), "MACs": metrics.get("macs")}
+    return [tiles(facts | {"input (px)": network.get("input_size")})]
 
 
-def _metrics(run: Run) -> list[str]:
-    if not run.has("metrics.json"):
+def _health(health: dict) -> list[str]:
+    facts = {label(key): value for key, value in health.items() if not isinstance(value, (dict, list))}
+    mixed, derived = health.get("mixed_top1"), health.get("derived_top1")
+    if is_number(mixed) and is_number(derived):
+        facts["gap"] = float(mixed - derived)
+    return [tiles(facts)] if facts else []
+
+
+def _front(data: dict) -> list[str]:
+    drawn = [inline_svg(panels([draw], 1, (4.8, 3.5)), f"front{i}", title) for i, (title, draw) in enumerate(front_panels(data).items())]
+    networks = data.get("networks", [])
+    return [plots(drawn, wide=True), *([table("Networks tried", networks, data.get("chosen"))] if networks else [])]
+
+
+def _prediction(data: dict) -> list[str]:
+    figure, errors = prediction_figure(data), prediction_errors(data)
+    if figure is None:
         return []
-    metrics = _object(run, "metrics.json")
+    facts = {
+        "networks": len(errors), "mean error": f"{np.abs(errors).mean():.1%}", "bias": f"{errors.mean():+.1%}",
+        "within 5 %": f"{(np.abs(errors) <= 0.05).mean():.0%}",
+    }  # fmt: skip
+    drawn = inline_svg(figure, "prediction", "predicted over measured latency")
+    return [f'<div class="beside"><figure>{drawn}</figure>{tiles(facts)}</div>']
+
+
+def _metrics(metrics: dict) -> list[str]:
     numbers = {key: value for key, value in metrics.items() if not isinstance(value, (dict, list))}
-    tables = [_table("", numbers)] if numbers else []
-    tables += [_table(key, value) for key, value in metrics.items() if key not in numbers]
-    return ["<h2>Metrics</h2>", *tables]
+    tables = [table("", numbers)] if numbers else []
+    tables += [table(key, value) for key, value in metrics.items() if key not in numbers]
+    return ['<div class="tables">', *tables, "</div>"] if tables else []
 
 
-def _front(run: Run) -> list[str]:
-    if not run.has("front.json"):
-        return []
-    data = _object(run, "front.json")
-    networks = _table("Networks tried", data.get("networks", [])) if data.get("networks") else ""
-    return ["<h2>Pareto front</h2>", _picture(run, "front", front_figure(data)), networks]
+def _curves(curves: dict, kinds: tuple[str, ...] | list[str]) -> list[str]:
+    shown = [kind for kind in kinds if kind in curves]
+    ids = {kind: f"curve{i}" for i, kind in enumerate(curves)}
+    return [plots(inline_svg(panels([curves[kind]], 1), ids[kind], kind) for kind in shown)] if shown else []
 
 
-def _curves(run: Run) -> list[str]:
-    figure = curves_figure(run.read_log())
-    return ["<h2>Curves</h2>", _picture(run, "curves", figure)] if figure else []
-
-
-# ---- parts ---------------------------------------------------------------------------------------------------
-
-
-def _object(run: Run, name: str) -> dict:
-    """A JSON object of the run, {} where there is no such file."""
-    value = run.read_json(name) if run.has(name) else {}
-    if not isinstance(value, dict):
-        raise UserError(f"{run.path / name}: a {type(value).__name__}, must be an object")
-    return value
-
-
-def _tiles(facts: dict[str, Any]) -> str:
-    tiles = "".join(f"<div>{escape(str(k))}<b>{_text(v)}</b></div>" for k, v in facts.items())
-    return f'<div class="facts">{tiles}</div>'
-
-
-def _picture(run: Run, name: str, figure: Figure) -> str:
-    path = run.figure(f"{name}.png")
-    save(figure, path)
-    data = base64.b64encode(read_bytes(path)).decode()
-    return f'<img alt="{name}" src="data:image/png;base64,{data}">'
-
-
-def _table(title: str, value: Any) -> str:
-    """An HTML table: of a list of objects or an object of objects, one a row; of other objects, one key a row."""
-    heading = f"<h3>{escape(title.replace('_', ' '))}</h3>" if title else ""
-    if isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values()):
-        value = [{"": key, **row} for key, row in value.items()]
-    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-        columns = list(dict.fromkeys(key for row in value for key in row))
-        head = "".join(f"<th>{escape(str(c))}</th>" for c in columns)
-        rows = [[row.get(column, "") for column in columns] for row in value]
-    else:
-        items = value.items() if isinstance(value, dict) else [("", value)]
-        head, rows = "", [[key, item] for key, item in items]
-    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
-    return f'{heading}<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def _cell(value: Any) -> str:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return f"<td{' class=number' if number else ''}>{_text(value)}</td>"
-
-
-def _text(value: Any) -> str:
-    """One value, readable and escaped."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return escape(", ".join(value)) or "none"
-    return escape(value if isinstance(value, str) else json.dumps(value))
+def _configuration(config: dict) -> list[str]:
+    settings = {key: value for key, value in config.items() if key not in ("command", "program")}
+    return [table("", settings)] if settings else []

@@ -1,12 +1,27 @@
 """Pictures are true to scale, say what they show, and keep no global state."""
 
+import re
+
 import matplotlib
 import pytest
 from matplotlib.patches import FancyBboxPatch
 
 from frostnet import architecture
+from nas import Architecture, BlockSpec, HeadSpec, StemSpec, UserError
 from nas.cost import cost
-from nas.draw import architecture_figure, curves_figure, front_figure, save
+from nas.draw import (
+    architecture_figure,
+    curves_figure,
+    front_figure,
+    full_name,
+    inline_svg,
+    prediction_errors,
+    prediction_figure,
+    save,
+    text_drawing,
+    words,
+)
+from nas.draw_style import OPS
 
 NET = architecture("small", 0.5, 10, 32)
 NAMES = [row.name for row in cost(NET).rows]
@@ -29,7 +44,7 @@ def test_boxes_are_as_long_as_their_latency():
 @pytest.mark.parametrize("ms", [1e-4, 1.0, 1e3])
 def test_the_longest_box_fits_the_page_whatever_the_unit(ms):
     boxes = _boxes(architecture_figure(NET, dict.fromkeys(NAMES, ms)))
-    assert boxes == pytest.approx([4.0] * len(NAMES))
+    assert boxes == pytest.approx([3.4] * len(NAMES))
 
 
 def test_without_latencies_boxes_are_as_long_as_their_macs():
@@ -50,6 +65,36 @@ def test_every_block_is_labelled():
 def test_each_resolution_is_written_once():
     sizes = [text for text in _texts(architecture_figure(NET)) if text.endswith(" px")]
     assert sizes == ["32 px", "16 px", "8 px", "4 px", "2 px"]
+
+
+def _every_op() -> Architecture:
+    """One block of each op, the last with another activation."""
+    block = lambda op, squeeze, act="relu": BlockSpec(op, 5, 32, 32, 1, 3, squeeze, act)  # noqa: E731
+    blocks = (block("mb", 0), block("frost", 4), block("se", 4), block("add", 2, "hard_swish"))
+    return Architecture("every_op", 32, StemSpec(3, 32, 3, 1, "relu"), blocks, HeadSpec(32, 64, 10, 0, "relu"))
+
+
+def test_each_op_has_a_colour_of_its_own():
+    boxes = [p for p in architecture_figure(_every_op()).axes[0].patches if isinstance(p, FancyBboxPatch)]
+    colours = [matplotlib.colors.to_hex(box.get_facecolor()) for box in boxes]
+    assert colours == [OPS[op] for op in ("ends", "mb", "frost", "se", "add", "ends")] and len(set(colours)) == 5
+
+
+def test_blocks_in_words():
+    blocks = _every_op().blocks
+    assert [full_name(b) for b in blocks] == ["mb 5×5 e3", "frost 5×5 e3 r4", "se 5×5 e3 r4", "add 5×5 hard_swish e3 r2"]
+    assert [words(b).squeeze for b in blocks] == ["", "+8  (r4)", "24  (r4)", "16  (r2)"]
+    assert [words(b).hidden for b in blocks] == ["96  (e3)", "120  (e3)", "96  (e3)", "96  (e3)"]
+    assert {words(b).stride for b in blocks} == {"residual"}
+
+
+def test_the_text_drawing_has_a_line_a_part_and_can_be_ascii():
+    arch = _every_op()
+    lines = text_drawing(arch).splitlines()
+    assert len(lines) == 6 and "add 5×5 hard_swish e3 r2" in lines[4] and lines[0].startswith("   32 px  stem 3×3")
+    assert max(line.count("█") for line in lines) == 40
+    plain = text_drawing(arch, unicode=False)
+    assert plain.isascii() and plain.splitlines()[0].count("#") == lines[0].count("█")
 
 
 ROWS = [{"step": i, "phase": "float" if i < 5 else "qat", "loss": 2.0 - 0.1 * i, "expected_ms": 3.0, "target_ms": 2.5} for i in range(10)]
@@ -113,6 +158,56 @@ def test_one_network_without_a_measurement_falls_back_to_predictions_for_all():
 
 def test_a_front_without_judged_networks_is_one_panel():
     assert len(front_figure({"points": FRONT["points"]}).axes) == 1
+
+
+def test_a_front_of_20_000_networks_is_thinned_but_keeps_its_ends():
+    points = [{"latency_ms": 1.0 + i, "score": float(i)} for i in range(20_000)]
+    ax = front_figure({"points": points}).axes[0]
+    x = ax.lines[0].get_xdata()
+    assert len(x) <= 600 and (x[0], x[-1]) == (1.0, 20_000.0)
+    assert "front, 20,000 networks" in _legend(ax)
+
+
+def test_networks_without_names_and_a_front_without_a_choice_are_drawn():
+    assert front_figure({"networks": [{"latency_ms": 1.0, "score": 1.0}]}).axes
+
+
+MEASURED = {"networks": [{"name": "a", "latency_ms": 1.05, "measured_ms": 1.0}, {"name": "b", "latency_ms": 1.9, "measured_ms": 2.0}]}
+
+
+def test_prediction_errors_are_relative_to_what_was_measured():
+    assert prediction_errors(MEASURED) == pytest.approx([0.05, -0.05])
+
+
+def test_predictions_are_drawn_over_measurements_with_the_diagonal_and_its_band():
+    ax = prediction_figure(MEASURED).axes[0]
+    assert ax.collections[1].get_offsets().tolist() == [[1.0, 1.05], [2.0, 1.9]]
+    (diagonal,) = ax.lines
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == list(ax.get_xlim()) == list(ax.get_ylim())
+    low, high = diagonal.get_xdata()
+    corners = {tuple(xy) for xy in ax.collections[0].get_paths()[0].vertices}
+    assert {(low, low * 0.95), (high, high * 1.05)} <= corners
+
+
+@pytest.mark.parametrize("data", [{}, {"networks": [{"latency_ms": 1.0}, {"latency_ms": 1.0, "measured_ms": 0}]}])
+def test_without_measurements_there_is_no_such_picture(data):
+    assert prediction_figure(data) is None
+
+
+def test_an_inline_svg_keeps_its_ids_apart_and_its_text_as_text():
+    one, two = (inline_svg(front_figure(FRONT), name, "a <front>") for name in ("one", "two"))
+    assert one.startswith('<svg class="plot" role="img" aria-label="a &lt;front&gt;"') and one.rstrip().endswith("</svg>")
+    ids = [set(re.findall(' id="([^"]*)"', svg)) for svg in (one, two)]
+    assert ids[0] and not ids[0] & ids[1]
+    assert ">target 3 ms</text>" in one
+    assert inline_svg(front_figure(FRONT), "one", "a <front>") == one
+
+
+def test_a_figure_is_saved_as_svg_where_the_name_says_so(tmp_path):
+    save(architecture_figure(NET), tmp_path / "a.SVG")
+    assert "<svg" in (tmp_path / "a.SVG").read_text()
+    with pytest.raises(UserError, match=r"picture: '.*a\.pdf', must end in \.png or \.svg"):
+        save(architecture_figure(NET), tmp_path / "a.pdf")
 
 
 def test_a_figure_is_saved_as_png_and_no_global_figure_is_left(tmp_path):
