@@ -55,7 +55,7 @@ PRESETS = {  # on two cores at width 0.5: smoke a minute, demo six, small fiftee
 OTHERWISE = {"batch_size": 32, "lr": 0.015, "input_size": 32}  # where neither the command nor the preset says
 RECALIBRATION_BATCHES = 16
 HELD_OUT = 0.1  # share of the training pictures that moves alphas, and as much again that judges networks
-ALPHAS_EVERY = 10  # steps of the joint phase between two rows of alphas.jsonl
+ALPHA_ROWS = 100  # about that many rows in alphas.jsonl
 
 LOWEST = {"base_steps": 0, "float_steps": 0, "quant_steps": 0, "joint_steps": 1, "train_images": 20, "rescored": 1, "controls": 0,
           "score_images": 2, "batch_size": 2, "input_size": 8, "train_size": 8, "seed": 0, "checkpoint_seconds": 0, "tune_steps": 0,
@@ -251,7 +251,10 @@ def train(search: supernet.Search, run: Run, checkpoint_seconds: float) -> None:
 def log(run: Run, search: supernet.Search, row: dict) -> None:
     """A step's line in log.jsonl and, now and then, the probabilities in alphas.jsonl."""
     run.append_log(row)
-    if "mu" in row and row["step"] % ALPHAS_EVERY == 0:
+    plan = search.plan
+    every = max(1, plan.joint_steps // (plan.alpha_every * ALPHA_ROWS))
+    number, last = (row["step"] - plan.joint_from) // plan.alpha_every, row["step"] + plan.alpha_every >= plan.steps
+    if "mu" in row and (number % every == 0 or last):
         run.append_log({"step": row["step"], **probabilities(search)}, ALPHAS)
 
 
