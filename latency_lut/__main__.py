@@ -2,25 +2,37 @@
 
     python -m latency_lut --engine fbgemm --output fbgemm.json
     python -m latency_lut --engine fbgemm --output fbgemm.json --input-size 96      # adds a size to the same file
+    python -m latency_lut validate --lut fbgemm.json                                # predictions against fresh networks
+    python -m latency_lut show --lut fbgemm.json --picture fbgemm.png
+    python -m latency_lut predict --lut fbgemm.json --arch frostnet_small_1_0       # block by block
+    python -m latency_lut merge --lut a.json b.json --output c.json                 # of the same machine
+    python -m latency_lut diff --lut laptop.json server.json                        # of unlike machines
     python -m latency_lut bench --arch frostnet_small_1_0 mobilenet_v2              # times whole networks; see bench --help
+
+The first may also be written `python -m latency_lut build ..`. Each word has --help; docs/new_cpu.md is a guide.
 
 Stop it at any time: the same command goes on where it was.
 """
 
+import importlib
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import quant
-from latency_lut.build import build_section
+from latency_lut.build import NETWORKS, build_section
 from latency_lut.report import odd_pairs, table_text
 from latency_lut.table import ENGINES, LatencyTable
-from nas import SPACES, UserError
+from nas import SPACES, UserError, find_space
 from nas.cli import guard, option, parse
 
 FEWEST_NETWORKS = 24
 SMALL_INPUT = 64  # pixels; up to there the default head has 10 classes, above 1000
+
+
+WORDS = ("validate", "show", "merge", "diff", "predict", "bench")
 
 
 @dataclass(frozen=True)
@@ -33,13 +45,14 @@ class Config:
     width: float = option(1.0, "width multiplier of the space")
     threads: int = option(1, "threads that a network runs on")
     num_classes: tuple[int, ...] | None = option(None, "class counts of the heads to measure (default: 10 up to 64 px, 1000 above)")
-    space: Literal[tuple(SPACES)] = option("frostnet", "search space")
-    networks: int = option(36, "random networks timed whole: a third calibrates, the rest judges")
+    batch: int = option(1, "pictures at a time")
+    space: str = option("frostnet", f"search space: {', '.join(SPACES)}, or module:function of your own")
+    networks: int = option(NETWORKS, "random networks timed whole: a third calibrates, the rest judges")
     seed: int = option(0, "seed of the random networks and of the order of visits")
     restart: bool = option(False, "start over where the output file exists")
 
     def __post_init__(self):
-        for field, low, high in (("threads", 1, 1024), ("networks", FEWEST_NETWORKS, 1000), ("seed", 0, 2**63 - 1)):
+        for field, low, high in (("threads", 1, 1024), ("batch", 1, 1024), ("networks", FEWEST_NETWORKS, 1000), ("seed", 0, 2**63 - 1)):
             if not low <= getattr(self, field) <= high:
                 raise UserError(f"{field}: {getattr(self, field)}, must be {low} to {high}")
         for size in self.input_size:
@@ -49,18 +62,18 @@ class Config:
             raise UserError(f"output: {self.output!r} is a folder or no name; give the name of a file, such as {self.engine}.json")
         if self.engine not in quant.available():
             raise UserError(f"engine: {self.engine!r} does not run here; choose from {', '.join(quant.available())}")
+        find_space(self.space)
 
     def class_counts(self, size: int) -> tuple[int, ...]:
         return self.num_classes or (10 if size <= SMALL_INPUT else 1000,)
 
 
 def main(argv=None):
-    """Measure what the file lacks, save it, print the result; returns the table. After the word "bench": see latency_lut/bench.py."""
+    """Measure what the file lacks, save it, print the result; returns the table. After one of WORDS: what that file's `command` does."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["bench"]:
-        from latency_lut import bench  # the zoo and pandas take seconds to import
-
-        return bench.command(words)
+    if words[:1] and words[0] in WORDS:
+        return importlib.import_module(f"latency_lut.{words[0]}").command(words)  # the zoo and pandas take seconds to import
+    words = words[1:] if words[:1] == ["build"] else words
     if "--restart" not in words:
         return _measure(words)
     table = guard(_started_over)(words)
@@ -70,15 +83,13 @@ def main(argv=None):
 @guard(errors=(quant.QuantError,))
 def _measure(argv: list[str]) -> LatencyTable:
     config = _parsed(argv)
-    table = (
-        LatencyTable.load(config.output) if Path(config.output).exists() else LatencyTable.new(config.engine, config.threads, config.output)
-    )
-    table.check(config.engine, config.threads)
+    table = LatencyTable.load(config.output) if Path(config.output).exists() else _new(config, argv)
+    table.check(config.engine, config.threads, batch=config.batch)
     if config.threads > 1:
         print("note: on several threads it is wall time that counts; leave the machine alone meanwhile")
     for size in config.input_size:
         classes = config.class_counts(size)
-        space = SPACES[config.space](config.width, size, classes[0])
+        space = find_space(config.space)(config.width, size, classes[0])
         table = build_section(table, space, classes, config.networks, config.seed)
         for remark in odd_pairs(table, space):
             print(f"note: {remark}")
@@ -89,13 +100,18 @@ def _measure(argv: list[str]) -> LatencyTable:
 def _started_over(argv: list[str]) -> LatencyTable:
     """An empty table in the place of the old one."""
     config = _parsed(argv)
-    table = LatencyTable.new(config.engine, config.threads, config.output)
+    table = _new(config, argv)
     table.save()
     return table
 
 
+def _new(config: Config, argv: list[str]) -> LatencyTable:
+    made_by = shlex.join(["python", "-m", "latency_lut", *argv])
+    return LatencyTable.new(config.engine, config.threads, config.output, config.batch, made_by)
+
+
 def _parsed(argv: list[str]) -> Config:
-    about = f"{__doc__.splitlines()[0]} Whole networks are timed by `python -m latency_lut bench`."
+    about = f"{__doc__.splitlines()[0]} Other words: {', '.join(WORDS)}; each has --help."
     return parse(Config, argv, "python -m latency_lut", about)
 
 

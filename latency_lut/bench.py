@@ -157,7 +157,8 @@ def _timed(ready: dict[str, Contender], rounds: int, progress: str) -> dict[str,
             bar.total = max(bar.total, bar.n + 1)  # unstable ones are visited again
             bar.update()
 
-        return time_interleaved(ready, rounds, REPEATS, SEED, max_rounds=int(MAX_ROUNDS * rounds), on_visit=on_visit)
+        most = int(MAX_ROUNDS * rounds)  # a bench reports what is typical beside the minimum
+        return time_interleaved(ready, rounds, REPEATS, SEED, max_rounds=most, typical=True, on_visit=on_visit)
 
 
 def _row(name: str, contender: Contender | None, timing: Timing | None, reason: str | None) -> dict:

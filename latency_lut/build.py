@@ -4,8 +4,7 @@ Everything is built and converted first. Machine drift then touches blocks and n
 one of the program, not of the hour. What is measured is saved every few seconds; the same call goes on from there.
 """
 
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,25 +14,29 @@ from tqdm import tqdm
 import quant
 from latency_lut import prepare
 from latency_lut.calibration import calibrate
+from latency_lut.identity import CALL, parts
+from latency_lut.journal import Journal
 from latency_lut.machine import Watch
 from latency_lut.sections import HIGHEST_RATIO, LOWEST_RATIO, Network, Section, space_key
-from latency_lut.table import LatencyTable, parts
-from latency_lut.timing import BEST, Timing, time_interleaved, torch_threads
+from latency_lut.table import LatencyTable
+from latency_lut.timing import BEST, time_interleaved, torch_threads
 from nas import Architecture, HeadSpec, SearchSpace, UserError, cost, signature
 
 REPEATS = 3  # timed calls per visit: many short rounds see more of the machine's quiet moments than few long ones
-ROUNDS, CHEAP_ROUNDS = 16, 32  # the second up to CHEAP_SIZE pixels, where a round takes less than half a second
+ROUNDS, CHEAP_ROUNDS = 16, 24  # the second up to CHEAP_SIZE pixels, where a round takes less than half a second
 CHEAP_SIZE = 64
-MAX_ROUNDS = 1.5  # times as many for what stays unstable
+NETWORK_VISITS = 3  # of each network in a round: what takes longer meets a quiet moment less often
+MAX_ROUNDS = 3  # times as many for what stays unstable, within
+SECONDS, CHEAP_SECONDS = 40.0, 25.0  # of CPU time spent on timing
+NETWORKS = 30
 DRAWS = 30  # random networks drawn for each one that is timed
-SAVE_SECONDS = 3.0
 
 
 def build_section(
     table: LatencyTable,
     space: SearchSpace,
     class_counts: tuple[int, ...],
-    networks: int = 36,
+    networks: int = NETWORKS,
     seed: int = 0,
     rounds: int | None = None,
 ) -> LatencyTable:
@@ -43,19 +46,18 @@ def build_section(
     rounds: visits of everything (default: ROUNDS or, for small inputs, CHEAP_ROUNDS).
     Raises UserError where the section's space has changed, or where the result cannot be true.
     """
-    rounds = rounds or (CHEAP_ROUNDS if space.input_size <= CHEAP_SIZE else ROUNDS)
     space = replace(space, head=replace(space.head, num_classes=class_counts[0]))
     section = _section(table, space, networks, seed)
-    wanted = space.specs() | _heads(space, class_counts)
+    wanted = {CALL: None} | space.specs() | _heads(space, class_counts)
     if section.complete:
         todo, archs = {key: value for key, value in wanted.items() if _short(table, key)}, {}
     else:
         todo, archs = wanted, sample_networks(space, len(section.networks), section.seed)
     if todo:
-        table = _measure(table.with_section(section), section, todo, archs, rounds)
+        table = measure(table.with_section(section), section, todo, archs, rounds)
     section = table.sections[section.key] if todo else section
     if not section.complete:
-        table = table.with_section(_calibrated(table, section))
+        table = table.with_section(calibrated(table, section))
         table.save()
     return table
 
@@ -112,73 +114,54 @@ def _short(table: LatencyTable, key: str) -> bool:
     return key not in table.entries or len(table.entries[key].rounds) < BEST
 
 
-def _measure(
-    table: LatencyTable, section: Section, specs: Mapping[str, tuple], archs: Mapping[str, Architecture], rounds: int
+def measure(
+    table: LatencyTable, section: Section, specs: Mapping[str, tuple | None], archs: Mapping[str, Architecture], rounds: int | None = None
 ) -> LatencyTable:
-    """The table with `rounds` rounds of every part and network; saved as it goes, also when it is stopped."""
-    journal, watch = _Journal(table, section, (*specs, *archs)), Watch()
+    """The table with `rounds` rounds of every part and network of a section; saved as it goes, also when it is stopped."""
+    cheap = section.input_size <= CHEAP_SIZE
+    rounds = rounds or (CHEAP_ROUNDS if cheap else ROUNDS)
+    journal, watch = Journal(table, section, (*specs, *archs)), Watch()
     with torch_threads(table.meta["threads"]), quant.use_engine(table.meta["engine"]):
-        callables = _prepare(specs, archs, section.input_size, table.meta["engine"])
-        left = sum(max(0, rounds - len(measured)) for measured in journal.rounds.values())
-        with tqdm(total=left, desc=f"timing at {section.input_size} px", unit="visit") as bar:
+        callables = _prepare(specs, archs, section.input_size, table.meta)
+        visits = dict.fromkeys(archs, NETWORK_VISITS)
+        left = sum(max(0, rounds * visits.get(name, 1) - len(measured)) for name, measured in journal.rounds.items())
+        with tqdm(total=left, desc=f"timing at {section.input_size} px", unit="visit", mininterval=0.5) as bar:
 
             def on_visit(name: str, ms: float) -> None:
                 journal.add(name, ms)
                 bar.total = max(bar.total, bar.n + 1)  # unstable ones are visited again
                 bar.update()
 
-            most = int(MAX_ROUNDS * rounds)
+            most, seconds = int(MAX_ROUNDS * rounds), CHEAP_SECONDS if cheap else SECONDS
             try:
-                time_interleaved(callables, rounds, REPEATS, section.seed, max_rounds=most, done=journal.rounds, on_visit=on_visit)
+                time_interleaved(
+                    callables, rounds, REPEATS, section.seed, max_rounds=most, seconds=seconds, visits=visits,
+                    done=journal.rounds, on_visit=on_visit,
+                )  # fmt: skip
             finally:
                 journal.finish(watch.seen())
     return journal.table()
 
 
-class _Journal:
-    """The rounds of everything that is being timed, put into the table and saved every few seconds."""
-
-    def __init__(self, table: LatencyTable, section: Section, names: Iterable[str]):
-        self.old, self.section, self.saved = table, section, time.monotonic()
-        known = {**table.entries, **{name: network.timing for name, network in section.networks.items()}}
-        self.rounds = {name: list(known[name].rounds) if known.get(name) else [] for name in names}
-
-    def add(self, name: str, ms: float) -> None:
-        self.rounds[name].append(ms)
-        if time.monotonic() - self.saved > SAVE_SECONDS:
-            self.table().save()
-            self.saved = time.monotonic()
-
-    def finish(self, seen: dict) -> None:
-        """Note what the machine did meanwhile, and save."""
-        seen = {"date": time.strftime("%Y-%m-%d %H:%M:%S"), **seen}
-        self.section = replace(self.section, conditions=(*self.section.conditions, seen))
-        self.table().save()
-
-    def table(self) -> LatencyTable:
-        timings = {name: Timing(tuple(values)) for name, values in self.rounds.items() if values}
-        networks = {name: replace(n, timing=timings.get(name, n.timing)) for name, n in self.section.networks.items()}
-        entries = {**self.old.entries, **{key: timing for key, timing in timings.items() if key not in networks}}
-        return replace(self.old, entries=entries).with_section(replace(self.section, networks=networks))
-
-
-def _prepare(specs: Mapping[str, tuple], archs: Mapping[str, Architecture], size: int, engine: str) -> dict[str, Callable]:
+def _prepare(specs: Mapping[str, tuple | None], archs: Mapping[str, Architecture], size: int, meta: dict) -> dict[str, Callable]:
     """Callables of all parts and networks."""
-    with tqdm(total=len(specs) + len(archs), desc=f"converting at {size} px", unit="module") as bar:
+    engine, batch = meta["engine"], meta["batch"]
+    with tqdm(total=len(specs) + len(archs), desc=f"converting at {size} px", unit="module", mininterval=0.5) as bar:
         callables = {}
-        for key, (spec, part_size) in specs.items():
-            callables[key] = prepare.part(spec, part_size, engine)
+        for key, spec in specs.items():
+            callables[key] = prepare.call(engine, batch) if key == CALL else prepare.part(*spec, engine, batch)
             bar.update()
         for name, arch in archs.items():
-            callables[name] = prepare.network(arch, engine)
+            callables[name] = prepare.network(arch, engine, batch)
             bar.update()
     return callables
 
 
-def _calibrated(table: LatencyTable, section: Section) -> Section:
+def calibrated(table: LatencyTable, section: Section) -> Section:
     """The section with ratio and errors from its networks."""
     networks = {name: (network.parts, network.timing.ms) for name, network in section.networks.items()}
-    ratio, fitted_on, validation = calibrate({key: t.ms for key, t in table.entries.items()}, networks)
+    entries = {key: timing.ms for key, timing in table.entries.items()}
+    ratio, fitted_on, validation = calibrate(entries, networks, entries[CALL])
     if not LOWEST_RATIO <= ratio <= HIGHEST_RATIO:
         raise UserError(
             f"{section.key}: whole networks take {ratio:.2f} times the sum of their blocks, which cannot be true; "

@@ -15,12 +15,14 @@ def split(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def fit_ratio(sums: Sequence[float], measured: Sequence[float]) -> float:
-    """The ratio r that minimises sum_i log(r sums_i / measured_i)^2: the geometric mean of measured / sums.
+    """The ratio r that minimises sum_i |log(r sums_i / measured_i)|: the median of measured / sums, between two in the geometric middle.
 
-    >>> round(fit_ratio([1.0, 2.0], [2.0, 4.0]), 9)
+    A median, since a network that never met a quiet moment is too slow by any amount.
+
+    >>> round(fit_ratio([1.0, 2.0, 1.0], [2.0, 4.0, 9.0]), 9)
     2.0
     """
-    return math.exp(float(np.mean(np.log(measured) - np.log(sums))))
+    return math.exp(float(np.median(np.log(measured) - np.log(sums))))
 
 
 def judge(predicted: Sequence[float], measured: Sequence[float]) -> dict:
@@ -75,12 +77,14 @@ def ranks(x: Sequence[float]) -> np.ndarray:
     return (x[:, None] > x[None]).sum(1) + ((x[:, None] == x[None]).sum(1) - 1) / 2
 
 
-def calibrate(entries: Mapping[str, float], networks: Mapping[str, tuple[Sequence[str], float]]) -> tuple[float, list[str], dict]:
+def calibrate(
+    entries: Mapping[str, float], networks: Mapping[str, tuple[Sequence[str], float]], call: float = 0.0
+) -> tuple[float, list[str], dict]:
     """(ratio, names it was fitted on, `judge` of the others) from networks' (parts, measured milliseconds).
 
-    entries: milliseconds by part. Networks are taken in the order given.
+    entries: milliseconds by part, each with a `call` of which a network pays one. Networks are taken in the order given.
     """
-    sums = {name: sum(entries[part] for part in parts) for name, (parts, _) in networks.items()}
+    sums = {name: sum(entries[part] for part in parts) - (len(parts) - 1) * call for name, (parts, _) in networks.items()}
     fit, held_out = split(list(networks))
     ratio = fit_ratio([sums[n] for n in fit], [networks[n][1] for n in fit])
     return ratio, fit, judge([ratio * sums[n] for n in held_out], [networks[n][1] for n in held_out])

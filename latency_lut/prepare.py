@@ -4,6 +4,9 @@ Latency hardly depends on values, so weights are random, and batch norms and ran
 are of ordinary size, as in a trained network. (With untrained batch norms deep networks fade to 1e-8, from where it is not far to
 numbers that a CPU computes many times more slowly.) It does depend on layout and on conversions: a block gets quantized channels_last
 tensors and gives such, without the quantize-dequantize pair around it that no network has (it would add 16 to 60 %).
+
+What is left beside the work itself is the call: into torch's frozen module, or into an onnxruntime session, arrays and all. Each part
+pays it, a network once; `call` measures it, so that the table can take it out.
 """
 
 import functools
@@ -14,7 +17,10 @@ from torch import nn
 
 import quant
 from frostnet import FrostNet
+from latency_lut.layout import channels_last
 from nas import Architecture, BlockSpec, HeadSpec, StemSpec, build_block, build_head, build_stem
+from quant.executors import ONNX_ENGINES
+from quant.executors.onnx_engines import OnnxNetwork
 
 PICTURES = 4  # that set the batch norms
 OBSERVED_SIZE = 64  # pixels of the pictures that set a network's ranges; below 33 its last blocks would see one pixel
@@ -22,27 +28,57 @@ OBSERVED_SIZE = 64  # pixels of the pictures that set a network's ranges; below 
 _BUILDERS = {StemSpec: build_stem, BlockSpec: build_block, HeadSpec: build_head}
 
 
-def part(spec: StemSpec | BlockSpec | HeadSpec, size: int, engine: str) -> Callable[[], object]:
-    """A frozen INT8 part on a quantized picture of `size` pixels, as a callable without arguments."""
-    channels = spec.in_channels
-    executor = to_int8(_BUILDERS[type(spec)](spec), channels, min(size, OBSERVED_SIZE), engine, codes_io=True)
-    codes = quant.code_inputs(executor, torch.rand(1, channels, size, size))
-    return functools.partial(quant.freeze(executor, *codes), *codes)
+def part(spec: StemSpec | BlockSpec | HeadSpec, size: int, engine: str, batch: int = 1) -> Callable[[], object]:
+    """A frozen INT8 part on quantized pictures of `size` pixels, as a callable without arguments."""
+    return _on_codes(_BUILDERS[type(spec)](spec), (batch, spec.in_channels, size, size), engine)
 
 
-def network(arch: Architecture, engine: str) -> Callable[[], object]:
-    """A frozen INT8 network on a float picture, real in and real out, as it is deployed."""
+def call(engine: str, batch: int = 1) -> Callable[[], object]:
+    """A part that computes nothing: what is left is the call."""
+    return _on_codes(nn.Flatten(), (batch, 8, 1, 1), engine)
+
+
+def _on_codes(module: nn.Module, shape: tuple[int, int, int, int], engine: str) -> Callable[[], object]:
+    """`module` frozen, on codes of `shape` (N, C, H, W), channels_last; raises RuntimeError where codes or mode are not a network's."""
+    executor = to_int8(module, shape[1], min(shape[2], OBSERVED_SIZE), engine, codes_io=True)
+    codes = quant.code_inputs(executor, torch.rand(shape))
+    frozen = quant.freeze(executor, *codes)
+    if engine == "onnxruntime":
+        frozen = OnnxNetwork(channels_last(frozen.model), engine)
+        codes = tuple(x.permute(0, 2, 3, 1).contiguous() for x in codes)  # the same bytes as torch's channels_last
+    if executor.training or not all(_as_inside(x, engine) for x in codes):
+        raise RuntimeError(f"{engine}: a part must be in evaluation mode and get quantized channels_last tensors")
+    return functools.partial(frozen, *codes)
+
+
+def _as_inside(x: torch.Tensor, engine: str) -> bool:
+    """Whether a tensor is what one layer of a network hands to the next."""
+    if engine in ONNX_ENGINES:
+        return x.dtype == torch.uint8 and x.is_contiguous()
+    return x.dtype == torch.quint8 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def network(arch: Architecture, engine: str, batch: int = 1) -> Callable[[], object]:
+    """A frozen INT8 network on float pictures, real in and real out, as it is deployed."""
     executor = to_int8(FrostNet(arch), arch.stem.in_channels, min(arch.input_size, OBSERVED_SIZE), engine)
-    image = torch.rand(1, arch.stem.in_channels, arch.input_size, arch.input_size)
-    image = image.contiguous(memory_format=torch.channels_last)
-    return functools.partial(quant.freeze(executor, image), image)
+    images = torch.rand(batch, arch.stem.in_channels, arch.input_size, arch.input_size)
+    images = images.contiguous(memory_format=torch.channels_last)
+    return functools.partial(quant.freeze(executor, images), images)
 
 
 def to_int8(model: nn.Module, channels: int, size: int, engine: str, codes_io: bool = False) -> nn.Module:
     """`model` converted for an engine, its batch norms and ranges from random pictures of `size` pixels."""
     images = torch.rand(PICTURES, channels, size, size).contiguous(memory_format=torch.channels_last)
+    _wake(model)
     settle(model, images)
     return observed(model, images[:1], engine, codes_io)
+
+
+def _wake(model: nn.Module) -> None:
+    """Give batch norms that begin at zero a scale of one: a branch that is zero has no range, and is no case of a trained network."""
+    for norm in (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
+        if norm.weight is not None and not norm.weight.any():
+            nn.init.ones_(norm.weight)
 
 
 def settle(model: nn.Module, images: torch.Tensor) -> None:

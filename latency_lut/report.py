@@ -1,8 +1,9 @@
 """A latency table in words: what was measured, how well it predicts networks, what looks odd."""
 
 import itertools
+from dataclasses import replace
 
-from latency_lut.sections import Section
+from latency_lut.sections import Section, Validated
 from latency_lut.table import LatencyTable
 from nas import SearchSpace, signature
 
@@ -18,8 +19,26 @@ def table_text(table: LatencyTable) -> str:
     """One line a section; errors are those of the networks that the ratio was not fitted on."""
     meta = table.meta
     threads = f"{meta['threads']} thread" + "s" * (meta["threads"] > 1)
-    lines = [f"{table.path}: {meta['engine']}, {threads}, {meta['cpu']}, torch {meta['torch']}", _COLUMNS.format(*_HEADINGS)]
+    lines = [
+        f"{table.path}: {meta['engine']}, {threads}, batch {meta['batch']}, {meta['cpu']}, {meta['runtime']}",
+        _COLUMNS.format(*_HEADINGS),
+    ]
     return "\n".join([*lines, *(_COLUMNS.format(*_row(table, s)) for s in table.sections.values())])
+
+
+def figures_text(key: str, validated: Validated) -> str:
+    """How well fresh networks were predicted, in one line."""
+    v, seen = validated.figures, [c for c in validated.conditions if c["load"] is not None]
+    if v is None:
+        return f"{key}: its validation was interrupted"
+    load = f", load {max(c['load'] for c in seen):.1f}" if seen else ""
+    unstable = sum(not network.timing.stable for network in validated.networks.values())
+    return (
+        f"{key}: {v['networks']} fresh networks (seed {validated.seed}): bias {v['bias']:+.1%}, MAPE {v['mape']:.1%}, "
+        f"RMSE {v['rmse_ms']:.3f} ms, "
+        f"within 5 % {v['within_5']:.0%}, within 10 % {v['within_10']:.0%}, Spearman {v['spearman']:.3f}, Kendall {v['kendall']:.3f}; "
+        f"{unstable} of them unstable{load}"
+    )
 
 
 def _row(table: LatencyTable, section: Section) -> list[str]:
@@ -58,7 +77,7 @@ def odd_pairs(table: LatencyTable, space: SearchSpace) -> list[str]:
 
 def _heavier(light, heavy) -> bool:
     """Whether two blocks differ in kernel size or expansion alone, the second having more of it."""
-    if light.squeeze_factor != heavy.squeeze_factor:
+    if replace(light, kernel_size=heavy.kernel_size, expand_ratio=heavy.expand_ratio) != heavy:
         return False
     more = (heavy.kernel_size - light.kernel_size, heavy.expand_ratio - light.expand_ratio)
     return min(more) == 0 < max(more)

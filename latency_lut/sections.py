@@ -24,6 +24,16 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Validated:
+    """Fresh random networks, timed later than the table was measured, and how well it predicts them."""
+
+    seed: int
+    networks: dict[str, Network]
+    figures: dict | None = None  # `calibration.judge` of all of them; None while they are being timed
+    conditions: tuple[dict, ...] = ()
+
+
+@dataclass(frozen=True)
 class Section:
     """One space at one width and input size."""
 
@@ -39,6 +49,7 @@ class Section:
     fitted_on: tuple[str, ...] = ()
     validation: dict | None = None  # `calibration.judge` of the networks not fitted on
     conditions: tuple[dict, ...] = ()  # seconds, load and steal seen, one for each time it was worked on
+    validated: Validated | None = None  # by `python -m latency_lut validate`
 
     @property
     def complete(self) -> bool:
@@ -53,11 +64,7 @@ class Section:
         return set(self.parts).union(*(network.parts for network in self.networks.values()))
 
     def to_json(self) -> dict:
-        networks = {
-            name: {"parts": list(network.parts), "timing": network.timing and timing_to_json(network.timing)}
-            for name, network in self.networks.items()
-        }
-        return {**{f.name: getattr(self, f.name) for f in fields(self)}, "networks": networks}
+        return {**_fields(self), "validated": self.validated and _fields(self.validated)}
 
 
 def section_key(space: str, width: float, input_size: int) -> str:
@@ -69,6 +76,14 @@ def space_key(space: SearchSpace) -> str:
 
 
 # ---- from JSON -----------------------------------------------------------------------------------------------
+
+
+def _fields(value: Section | Validated) -> dict:
+    networks = {
+        name: {"parts": list(network.parts), "timing": network.timing and timing_to_json(network.timing)}
+        for name, network in value.networks.items()
+    }
+    return {**{f.name: getattr(value, f.name) for f in fields(value)}, "networks": networks}
 
 
 def timing_to_json(timing: Timing) -> dict:
@@ -90,12 +105,9 @@ def timing_from_json(path: str, value: Any) -> Timing:
 def section_from_json(path: str, value: Any) -> Section:
     """A section, every field checked. Raises UserError naming the field."""
     an_object(path, value, tuple(f.name for f in fields(Section)))
-    networks = an_object(f"{path}.networks", value["networks"])
     if value["ratio"] is not None:
         a_number(f"{path}.ratio", value["ratio"], LOWEST_RATIO, HIGHEST_RATIO)
-        an_object(f"{path}.validation", value["validation"], tuple(STATISTICS))
-        for key, (low, high) in STATISTICS.items():
-            a_number(f"{path}.validation.{key}", value["validation"][key], low, high)
+        _figures(f"{path}.validation", value["validation"])
     return Section(
         space=a_text(f"{path}.space", value["space"]),
         width=a_number(f"{path}.width", value["width"], 0.01, 4),
@@ -104,14 +116,39 @@ def section_from_json(path: str, value: Any) -> Section:
         hash=a_text(f"{path}.hash", value["hash"]),
         parts=texts(f"{path}.parts", value["parts"], least=1),
         seed=a_whole(f"{path}.seed", value["seed"], 0, 2**63),
-        networks={name: _network(f"{path}.networks.{name}", item) for name, item in networks.items()},
+        networks=_networks(f"{path}.networks", value["networks"]),
         ratio=value["ratio"],
         fitted_on=texts(f"{path}.fitted_on", value["fitted_on"]),
         validation=value["validation"],
-        conditions=tuple(
-            _conditions(f"{path}.conditions[{i}]", c) for i, c in enumerate(a_list(f"{path}.conditions", value["conditions"]))
-        ),
+        conditions=_all_conditions(f"{path}.conditions", value["conditions"]),
+        validated=None if value["validated"] is None else _validated(f"{path}.validated", value["validated"]),
     )
+
+
+def _validated(path: str, value: Any) -> Validated:
+    an_object(path, value, tuple(f.name for f in fields(Validated)))
+    networks = _networks(f"{path}.networks", value["networks"])
+    if value["figures"] is not None:
+        _figures(f"{path}.figures", value["figures"])
+        for name, network in networks.items():
+            if network.timing is None:
+                raise UserError(f"{path}.networks.{name}.timing: missing, though there are figures")
+    seed = a_whole(f"{path}.seed", value["seed"], 0, 2**63)
+    return Validated(seed, networks, value["figures"], _all_conditions(f"{path}.conditions", value["conditions"]))
+
+
+def _figures(path: str, value: Any) -> None:
+    an_object(path, value, tuple(STATISTICS))
+    for key, (low, high) in STATISTICS.items():
+        a_number(f"{path}.{key}", value[key], low, high)
+
+
+def _networks(path: str, value: Any) -> dict[str, Network]:
+    return {name: _network(f"{path}.{name}", item) for name, item in an_object(path, value).items()}
+
+
+def _all_conditions(path: str, value: Any) -> tuple[dict, ...]:
+    return tuple(_conditions(f"{path}[{i}]", item) for i, item in enumerate(a_list(path, value)))
 
 
 def _network(path: str, value: Any) -> Network:

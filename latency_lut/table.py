@@ -1,32 +1,33 @@
-"""The latency table: measured milliseconds of every block of a search space on one CPU, one engine, one thread count.
+"""The latency table: measured milliseconds of every block of a search space on one CPU, one engine, one thread count, one batch size.
 
-`entries` hold raw measurements by signature (nas.signature). A *section* is one space at one width and input size:
-the networks that were timed whole, the ratio from sums of blocks to networks fitted on a third of them, and its
-errors on the others. What a user asks a table for, `predict` and `for_space`, is calibrated by that ratio.
+`entries` hold raw measurements by signature (nas.signature), and that of a call that computes nothing (CALL). A *section* is one space
+at one width and input size: the networks that were timed whole, the ratio from sums of blocks to networks fitted on a third of them, and
+its errors on the others. What a user asks a table for, `predict` and `for_space`, is calibrated:
+
+    latency = ratio * (stem + sum of (block - call) + (head - call))
+
+Each part was timed by a call of its own; a network is called once, so that all parts but the stem are taken without it.
 """
 
 import hashlib
 import json
 import os
-import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import quant
 from frostnet import WIDTHS
-from latency_lut import machine
 from latency_lut.checks import a_text, a_whole, an_object, texts
+from latency_lut.identity import CALL, IDENTITY, command, identity, parts, revision
 from latency_lut.sections import Section, section_from_json, space_key, timing_from_json, timing_to_json
 from latency_lut.timing import BEST, Timing
-from nas import Architecture, SearchSpace, UserError, frostnet_space, read_json, signature, write_json
+from nas import SPACES, Architecture, SearchSpace, UserError, find_space, read_json, signature, write_json
 
-FORMAT, VERSION, UNIT = "latency_lut", 1, "ms"
+FORMAT, VERSION, UNIT = "latency_lut", 2, "ms"
+ABOUT = ("cores", "created", "revision", "command")  # of meta, beside the identity
 ENGINES = tuple(engine for engine in quant.ENGINES if engine != "reference")  # the reference is an oracle, not fast
-IDENTITY = ("engine", "threads", "cpu", "flags", "torch", "weight_qmax", "batch", "memory_format")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class SpaceLatency:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """A latency table; `meta` holds the identity (IDENTITY), "cores" and "created"."""
+    """A latency table; `meta` holds the identity (IDENTITY) and, for the record, ABOUT."""
 
     meta: dict
     entries: dict[str, Timing]
@@ -57,10 +58,10 @@ class LatencyTable:
     path: Path
 
     @classmethod
-    def new(cls, engine: str, threads: int, path: str | Path) -> "LatencyTable":
-        """An empty table for this machine."""
-        meta = {**identity(engine, threads), "cores": os.cpu_count(), "created": time.strftime("%Y-%m-%d %H:%M:%S")}
-        return cls(meta, {}, {}, Path(path))
+    def new(cls, engine: str, threads: int, path: str | Path, batch: int = 1, made_by: str = "") -> "LatencyTable":
+        """An empty table for this machine; `made_by` is the command line, for the record."""
+        about = {"cores": os.cpu_count(), "created": time.strftime("%Y-%m-%d %H:%M:%S"), "revision": revision(), "command": made_by}
+        return cls({**identity(engine, threads, batch), **about}, {}, {}, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> "LatencyTable":
@@ -93,13 +94,13 @@ class LatencyTable:
 
     # ---- refusals ----
 
-    def check(self, engine: str | None = None, threads: int | None = None, allow_other_cpu: bool = False) -> None:
-        """Refuse a table that does not speak for this machine, engine and thread count (default: the table's own).
+    def check(self, engine: str | None = None, threads: int | None = None, allow_other_cpu: bool = False, batch: int = 1) -> None:
+        """Refuse a table that does not speak for this machine, engine and thread count (default: the table's own), and batch size.
 
         Raises UserError naming the field, both values and the command that mends it. `allow_other_cpu` lets another
         CPU pass: the figures are then that CPU's.
         """
-        here = identity(engine or self.meta["engine"], threads or self.meta["threads"])
+        here = identity(engine or self.meta["engine"], threads or self.meta["threads"], batch)
         for field in IDENTITY:
             if allow_other_cpu and field in ("cpu", "flags"):
                 continue
@@ -110,8 +111,9 @@ class LatencyTable:
                 )
 
     def _mend(self, field: str, here: dict) -> str:
-        if field in ("engine", "threads"):
-            other = self.path.with_name(f"{here['engine']}_{here['threads']}.json")
+        if field in ("engine", "threads", "batch"):
+            more = f"_batch{here['batch']}" if here["batch"] > 1 else ""
+            other = self.path.with_name(f"{here['engine']}_{here['threads']}{more}.json")
             return f"measure a table for it: {command(here, other)}"
         again = f"measure it anew: {command(self.meta, self.path)} --restart"
         return again + ("; or pass --allow-other-cpu to use that CPU's figures" if field in ("cpu", "flags") else "")
@@ -125,6 +127,16 @@ class LatencyTable:
         if len(self.entries[key].rounds) < BEST:
             raise UserError(f"{self.path}: the measurement of {key} was interrupted; {mend}")
         return self.entries[key].ms
+
+    def inside_ms(self, key: str, mend: str) -> float:
+        """What a part takes inside a network: its measurement without the call."""
+        ms, call = self.entry_ms(key, mend), self.entry_ms(CALL, mend)
+        if ms <= call:
+            raise UserError(
+                f"{self.path}: {key} took {ms:g} ms, no more than a call that computes nothing ({call:g} ms), which cannot be true; "
+                f"measure it anew: {command(self.meta, self.path)} --restart"
+            )
+        return ms - call
 
     def section(self, space: SearchSpace) -> Section:
         """The complete section of a space. Raises UserError with the command that measures it."""
@@ -149,33 +161,43 @@ class LatencyTable:
         ratio, mend = self.section(space).ratio, f"measure it: {self.command_for(space)}"
 
         def ms(spec, size) -> float:
-            return ratio * self.entry_ms(signature(spec, size), mend)
+            return ratio * self.inside_ms(signature(spec, size), mend)
 
         blocks = tuple(
             tuple(tuple(ms(spec, size) for spec in slot.candidates) for slot, size in zip(stage.slots, sizes))
             for stage, sizes in zip(space.stages, space.sizes)
         )
-        return SpaceLatency(ms(space.stem, space.input_size), ms(space.head, space.head_size), blocks, ratio)
+        stem_ms = ratio * self.entry_ms(signature(space.stem, space.input_size), mend)
+        return SpaceLatency(stem_ms, ms(space.head, space.head_size), blocks, ratio)
 
     def predict(self, arch: Architecture) -> Prediction:
         """Calibrated latency of a network whose parts one section holds. Raises UserError where none does."""
         named = parts(arch)
         for section in self.sections.values():
             if section.complete and section.input_size == arch.input_size and set(list(named.values())[:-1]) <= set(section.parts):
-                mend = f"measure it: {self._command_for(section.space, section.width, arch)}"
-                rows = {name: section.ratio * self.entry_ms(key, mend) for name, key in named.items()}
-                return Prediction(sum(rows.values()), rows)
-        width = _width_of(arch)
-        if width is None:
-            raise UserError(f"{arch.name}: its blocks are in no space that can be measured, so that no table can hold them")
+                return self.sum_up(section, named, f"measure it: {self._command_for(section.space, section.width, arch)}")
+        home = _home_of(arch)
+        if home is None:
+            raise UserError(f"{arch.name}: its blocks are in no space that comes with the program, so that no table of one can hold them")
         raise UserError(
-            f"{self.path}: no section holds the blocks of {arch.name} (width {width:g}) at input_size {arch.input_size}; "
-            f"add it: {self._command_for('frostnet', width, arch)}"
+            f"{self.path}: no section holds the blocks of {arch.name} (width {home[1]:g}) at input_size {arch.input_size}; "
+            f"add it: {self._command_for(*home, arch)}"
         )
+
+    def sum_up(self, section: Section, named: dict[str, str], mend: str) -> Prediction:
+        """The prediction for the signatures of a network's parts, the stem first."""
+        stem, *others = named
+        rows = {stem: section.ratio * self.entry_ms(named[stem], mend)}
+        rows |= {name: section.ratio * self.inside_ms(named[name], mend) for name in others}
+        return Prediction(sum(rows.values()), rows)
 
     def command_for(self, space: SearchSpace) -> str:
         """The command that measures what is missing of a space, into this file."""
         return command(self.meta, self.path, space.name, space.width, space.input_size, space.head.num_classes)
+
+    def command_line(self, sizes: tuple[int, ...] | None = None) -> str:
+        """The command that goes on measuring into this file, at these input sizes."""
+        return " ".join([command(self.meta, self.path), *(("--input-size", *map(str, sizes)) if sizes else ())])
 
     def _command_for(self, space: str, width: float, arch: Architecture) -> str:
         return command(self.meta, self.path, space, width, arch.input_size, arch.head.num_classes)
@@ -184,48 +206,15 @@ class LatencyTable:
 # ---- names ---------------------------------------------------------------------------------------------------
 
 
-def identity(engine: str, threads: int) -> dict:
-    """What a measurement on this machine speaks for."""
-    return {
-        "engine": engine,
-        "threads": threads,
-        "cpu": machine.cpu_model(),
-        "flags": list(machine.cpu_flags()),
-        "torch": torch.__version__,
-        "weight_qmax": quant.weight_qmax(engine),
-        "batch": 1,
-        "memory_format": "channels_last",
-    }
-
-
-def parts(arch: Architecture) -> dict[str, str]:
-    """Signature of each part of a network: "stem", "blocks.0", .., "head"."""
-    *sizes, head_size = arch.sizes()
-    blocks = {f"blocks.{i}": signature(spec, size) for i, (spec, size) in enumerate(zip(arch.blocks, sizes))}
-    return {"stem": signature(arch.stem, arch.input_size), **blocks, "head": signature(arch.head, head_size)}
-
-
-def command(meta: dict, path: Path, space: str = "frostnet", width: float = 1.0, input_size: int | None = None,
-            num_classes: int | None = None) -> str:  # fmt: skip
-    """The command line that measures (what is missing of) a space into a table."""
-    words = ["python", "-m", "latency_lut", "--engine", meta["engine"], "--output", str(path)]
-    optional = (
-        ("--threads", meta["threads"], 1), ("--space", space, "frostnet"), ("--width", f"{width:g}", "1"),
-        ("--input-size", input_size, None), ("--num-classes", num_classes, None),
-    )  # fmt: skip
-    for flag, value, default in optional:
-        words += [flag, str(value)] if value != default else []
-    return shlex.join(words)
-
-
-def _width_of(arch: Architecture) -> float | None:
-    """The published width whose space holds a network's blocks."""
-    for width in WIDTHS:
-        try:
-            frostnet_space(width, arch.input_size, arch.head.num_classes).choice_of(arch)
-        except UserError:
-            continue
-        return width
+def _home_of(arch: Architecture) -> tuple[str, float] | None:
+    """A shipped space and a published width that hold a network's blocks."""
+    for name in SPACES:
+        for width in WIDTHS:
+            try:
+                find_space(name)(width, arch.input_size, arch.head.num_classes).choice_of(arch)
+            except UserError:
+                continue
+            return name, width
     return None
 
 
@@ -241,7 +230,8 @@ def _table(data: Any, path: Path) -> LatencyTable:
         shown = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise UserError(f"format: {shown!r}, must be {FORMAT!r}: this is not a latency table")
     an_object("", data, ("format", "version", "unit", "meta", "entries", "sections"))
-    a_whole("version", data["version"], VERSION, VERSION)
+    if data["version"] != VERSION:
+        raise UserError(f"version: {data['version']!r}, must be {VERSION}: the method of measuring has changed since")
     a_text("unit", data["unit"], (UNIT,))
     _check_meta(data["meta"])
     entries = {key: timing_from_json(f"entries.{key}", v) for key, v in an_object("entries", data["entries"]).items()}
@@ -252,14 +242,14 @@ def _table(data: Any, path: Path) -> LatencyTable:
 
 
 def _check_meta(meta: Any) -> None:
-    an_object("meta", meta, (*IDENTITY, "cores", "created"))
+    an_object("meta", meta, (*IDENTITY, *ABOUT))
     a_text("meta.engine", meta["engine"], ENGINES)
     a_whole("meta.threads", meta["threads"], 1, 4096)
     texts("meta.flags", meta["flags"])
     a_whole("meta.weight_qmax", meta["weight_qmax"], 1, 127)
     a_whole("meta.batch", meta["batch"], 1, 4096)
     a_whole("meta.cores", meta["cores"], 1, 65536)
-    for key in ("cpu", "torch", "memory_format", "created"):
+    for key in ("cpu", "torch", "runtime", "memory_format", "created", "revision", "command"):
         a_text(f"meta.{key}", meta[key])
 
 
@@ -269,7 +259,7 @@ def _check_section(key: str, section: Section, entries: dict[str, Timing]) -> No
         raise UserError(f"sections.{key}: its fields say {section.key!r}")
     if not section.complete:
         return
-    if missing := sorted(section.needed() - entries.keys()):
+    if missing := sorted((section.needed() | {CALL}) - entries.keys()):
         raise UserError(f"entries.{missing[0]}: missing, though sections.{key} is complete")
     for name, network in section.networks.items():
         if network.timing is None:

@@ -22,6 +22,18 @@ def test_the_ratio_weighs_relative_errors_alike():
     assert fit_ratio([1.0, 100.0], [2.0, 50.0]) == pytest.approx(1.0)  # twice too low and twice too high
 
 
+def test_the_ratio_does_not_follow_a_network_that_was_never_quiet():
+    assert fit_ratio([1.0, 2.0, 3.0], [1.1, 2.2, 30.0]) == pytest.approx(1.1)
+
+
+def test_what_each_part_pays_and_a_network_once_is_taken_out():
+    entries = {"a": 1.5, "b": 2.5}  # each with a call of half a millisecond
+    networks = {f"n{i}": ("a" + i * "b", 1.2 * (1.5 + i * 2.0)) for i in range(6)}
+    ratio, _, figures = calibrate(entries, networks, call=0.5)
+    assert ratio == pytest.approx(1.2) and figures["mape"] == pytest.approx(0)
+    assert calibrate(entries, networks)[2]["mape"] > 0.01
+
+
 def test_perfect_predictions_have_no_error():
     figures = judge([1.0, 2.0, 4.0], [1.0, 2.0, 4.0])
     assert figures == {

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import quant
-from latency_lut import LatencyTable, build, prepare
+from latency_lut import LatencyTable, build, journal, prepare
 from latency_lut.__main__ import main
 from latency_lut.build import build_section, sample_networks
+from latency_lut.identity import CALL
 from latency_lut.report import odd_pairs, table_text
 from latency_lut.timing import Timing
 from nas import SPACES, UserError, cost, frostnet_space, read_json, signature
@@ -41,18 +42,23 @@ def fakes(monkeypatch):
     prepared = []
 
     def callable_of(units):
-        return lambda: sum(range(300 * units))
+        return lambda: sum(range(int(300 * units)))
 
-    def part(spec, size, engine):
+    def part(spec, size, engine, batch):
         prepared.append(signature(spec, size))
         return callable_of(1)
 
-    def network(arch, engine):
+    def call(engine, batch):
+        prepared.append(CALL)
+        return callable_of(0.2)
+
+    def network(arch, engine, batch):
         prepared.append(arch.name)
         return callable_of(len(arch.blocks) + 2)
 
     monkeypatch.setattr(build, "MAX_ROUNDS", 1)
     monkeypatch.setattr(prepare, "part", part)
+    monkeypatch.setattr(prepare, "call", call)
     monkeypatch.setattr(prepare, "network", network)
     return prepared
 
@@ -110,7 +116,7 @@ def test_a_small_space_is_really_measured(table):
     table = build_section(table, space, (10, 3), networks=6, rounds=3)
     again = LatencyTable.load(table.path)
     assert again == table and again.sections["frostnet_0.35_16"].complete
-    assert set(again.entries) == {*space.specs(), *replace(space, head=replace(space.head, num_classes=3)).specs()}
+    assert set(again.entries) == {CALL, *space.specs(), *replace(space, head=replace(space.head, num_classes=3)).specs()}
     arch = space.architecture(space.random(torch.Generator().manual_seed(3)))
     deeper = max((space.architecture(space.random(torch.Generator().manual_seed(i))) for i in range(9)), key=lambda a: len(a.blocks))
     assert 0 < again.predict(arch).latency_ms < 100
@@ -134,8 +140,8 @@ def test_what_was_measured_before_an_interruption_is_kept_and_not_measured_again
 
         return add
 
-    real_add = build._Journal.add
-    monkeypatch.setattr(build._Journal, "add", stop_after(40))
+    real_add = build.Journal.add
+    monkeypatch.setattr(build.Journal, "add", stop_after(40))
     with pytest.raises(KeyboardInterrupt):
         build_section(table, small_space(), (10,), networks=6, rounds=4)
     stopped = LatencyTable.load(table.path)
@@ -143,7 +149,7 @@ def test_what_was_measured_before_an_interruption_is_kept_and_not_measured_again
     kept += sum(len(n.timing.rounds) for n in stopped.sections["frostnet_0.35_16"].networks.values() if n.timing)
     assert kept == 40 and not stopped.sections["frostnet_0.35_16"].complete
 
-    monkeypatch.setattr(build._Journal, "add", real_add)
+    monkeypatch.setattr(build.Journal, "add", real_add)
     finished = build_section(stopped, small_space(), (10,), networks=6, rounds=4)
     assert finished.sections["frostnet_0.35_16"].complete and len(finished.sections["frostnet_0.35_16"].conditions) == 2
     for key, timing in stopped.entries.items():
@@ -151,27 +157,27 @@ def test_what_was_measured_before_an_interruption_is_kept_and_not_measured_again
 
 
 def test_the_file_is_saved_while_it_is_measured(table, fakes, monkeypatch):
-    monkeypatch.setattr(build, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(journal, "SAVE_SECONDS", 0.0)
     sizes = []
-    real_add = build._Journal.add
+    real_add = build.Journal.add
 
-    def add(journal, name, ms):
-        real_add(journal, name, ms)
+    def add(self, name, ms):
+        real_add(self, name, ms)
         sizes.append(sum(len(t.rounds) for t in LatencyTable.load(table.path).entries.values()))
 
-    monkeypatch.setattr(build._Journal, "add", add)
+    monkeypatch.setattr(build.Journal, "add", add)
     build_section(table, small_space(), (10,), networks=6, rounds=3)
-    assert sizes == sorted(sizes) and sizes[0] <= 1 and sizes[-1] >= 3 * len(small_space().specs()) - 1
+    assert sizes == sorted(sizes) and sizes[0] <= 1 and sizes[-1] >= 3 * len(small_space().specs()) + 2
 
 
 def test_another_number_of_networks_starts_them_afresh_and_keeps_the_blocks(table, fakes, monkeypatch):
-    monkeypatch.setattr(build, "_calibrated", lambda table, section: section)  # as if stopped just before the end
+    monkeypatch.setattr(build, "calibrated", lambda table, section: section)  # as if stopped just before the end
     stopped = build_section(table, small_space(), (10,), networks=6, rounds=3)
     monkeypatch.undo()
     fakes.clear()
     again = build._section(stopped, small_space(), networks=9, seed=0)
     assert len(again.networks) == 9 and all(n.timing is None for n in again.networks.values())
-    assert set(stopped.entries) == set(small_space().specs())
+    assert set(stopped.entries) == {CALL, *small_space().specs()}
 
 
 def test_a_finished_section_is_left_alone(table, fakes):
@@ -207,7 +213,7 @@ def test_a_changed_space_is_refused(table, fakes):
 
 
 def test_networks_that_disagree_wildly_with_their_blocks_are_refused(table, fakes, monkeypatch):
-    monkeypatch.setattr(prepare, "network", lambda arch, engine: lambda: sum(range(300 * 20 * len(arch.blocks))))
+    monkeypatch.setattr(prepare, "network", lambda arch, engine, batch: lambda: sum(range(300 * 20 * len(arch.blocks))))
     with pytest.raises(UserError, match="times the sum of their blocks, which cannot be true"):
         build_section(table, small_space(), (10,), networks=6, rounds=3)
 

@@ -2,9 +2,8 @@
 
 import contextlib
 import os
+import signal
 import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import retrain
 from nas import Run, UserError, ranks
+from nas.cli import guard
 from quant import QuantConfig, Schedule
 from supernet import Plan, Search, Supernet
 from tasks import Classification, Recipe, Stream, fit
 from tests.spaces import latency_of, tiny_space
 from tests.test_engine import Stopped, pictures, same, tiny_model, watched
-from tests.test_retrain import arguments, folder  # noqa: F401 (a fixture)
 
-ROOT = Path(retrain.__file__).parent
 RECIPE = Recipe(Schedule(epochs=4, float_epochs=1, observer_freeze=0.4, bn_freeze=0.7), lr=0.1)
 
 
@@ -104,8 +101,7 @@ def statistics():
 
 
 def one_rank(number: int, port: int, path: Path) -> None:
-    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
+    as_rank(number, port)
     with ranks.joined():
         stream = Stream(pictures(50), 6, seed=3)
         found = {
@@ -124,6 +120,40 @@ def one_rank(number: int, port: int, path: Path) -> None:
         torch.save(found, path / f"{number}.pt")
         ranks.only_main()
         torch.save({"numbers": [ranks.rank(), ranks.world_size(), ranks.is_main()]}, path / f"alone{number}.pt")
+
+
+def trouble(case: str) -> None:
+    """What goes wrong on one rank or on all."""
+    if case == "all" or case == f"rank {ranks.rank()}":
+        raise UserError("field: 7, must be 8")
+    if case == "Ctrl-C":
+        raise KeyboardInterrupt
+    if case == "kill" and ranks.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    ranks.barrier()
+
+
+@guard
+def program(case: str) -> None:
+    with ranks.joined():
+        print(f"a line for {case}")
+        trouble(case)
+
+
+def troubled_rank(number: int, ports: dict[str, int], path: Path) -> None:
+    for case, port in ports.items():
+        as_rank(number, port)
+        with open(path / f"{case} {number}", "w") as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            with pytest.raises(SystemExit) as end:
+                program(case)
+            print("exit", end.value.code)
+        ranks.stop()
+
+
+def as_rank(number: int, port: int) -> None:
+    """The environment that torchrun makes."""
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
 
 
 def free_port() -> int:
@@ -256,28 +286,16 @@ def test_a_run_of_two_ranks_is_not_continued_by_one(two):
     assert "was begun by 2 processes, and these are 1" in said(lambda: train(two[1] / "whole"))
 
 
-# ---- programs ------------------------------------------------------------------------------------------------
-
-
-def torchrun(*words, **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options.pop("flags", ()), *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
-
-
-def test_retrain_under_torchrun(folder, tmp_path):  # noqa: F811
-    process = torchrun("retrain.py", *arguments(folder, tmp_path, "--float-epochs", "1", epochs=2))
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    run = Run(tmp_path / "tiny_int8")
-    assert [row["step"] for row in run.read_log()] == [3, 6]  # 72 pictures, two ranks of 12
-    assert run.load_checkpoint()["ranks"] == 2 and run.has("int8.onnx") and run.has("report.html")
-    assert run.read_json("config.json")["command"].startswith("torchrun --nproc-per-node 2 retrain.py ")
-    assert out.count("parity on fbgemm") == 1 and "Traceback" not in err
-
-
-def test_a_mistake_is_said_once(folder, tmp_path):  # noqa: F811
-    process = torchrun("retrain.py", *arguments(folder, tmp_path, epochs=0))
-    _, err = process.communicate(timeout=120)
-    assert process.returncode != 0 and err.count("error: epochs: 0, must be at least 1") == 1
-    assert not (tmp_path / "tiny_int8").exists()
+def test_what_ends_one_rank_ends_all_and_is_said_once(tmp_path):
+    ports = {case: free_port() for case in ("rank 0", "rank 1", "all", "Ctrl-C", "kill")}
+    context = torch.multiprocessing.spawn(troubled_rank, (ports, tmp_path), nprocs=2, join=False)
+    for process in context.processes:
+        process.join(120)
+    said = {case: [(tmp_path / f"{case} {number}").read_text() for number in (0, 1)] for case in ports}
+    assert all(lines[0].startswith(f"a line for {case}") and lines[1].count("a line") == 0 for case, lines in said.items())
+    for case in ("rank 0", "rank 1", "all"):
+        assert "".join(said[case]).count("error: field: 7, must be 8\n") == 1, said[case]
+    ends = {case: [line.splitlines()[-1] for line in lines if line] for case, lines in said.items()}
+    assert ends == {case: ["exit 2"] * 2 for case in ("rank 0", "rank 1", "all")} | {"Ctrl-C": ["exit 130"] * 2, "kill": ["exit 2"]}
+    assert "".join(said["Ctrl-C"]).count("stopped; the same torchrun command goes on from the last checkpoint") == 1
+    assert "error: ranks: another process is gone (" in said["kill"][0]

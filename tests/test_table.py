@@ -13,32 +13,32 @@ from hypothesis import strategies as st
 import frostnet
 from latency_lut import LatencyTable
 from latency_lut.calibration import calibrate
-from latency_lut.sections import Network, Section
-from latency_lut.table import IDENTITY, parts
+from latency_lut.identity import CALL, IDENTITY, parts
+from latency_lut.sections import Network, Section, Validated
 from latency_lut.timing import Timing
-from nas import UserError, cost, frostnet_space, read_json, write_json
+from nas import Bottleneck, UserError, cost, frostnet_space, read_json, write_json
 
 SPACE = frostnet_space(0.5, 32, 10)
+CALL_MS = 0.004
 
 
 def made_up(path, space=SPACE, ratio=1.25):
-    """A complete table of `space` in which a part takes its MACs in nanoseconds and a network `ratio` times the sum."""
+    """A complete table of `space` in which a part takes its MACs in nanoseconds and a network `ratio` times the sum, less the calls."""
     generator = torch.Generator().manual_seed(0)
     archs = {f"random_{i:02}": space.architecture(space.random(generator)) for i in range(9)}
-    entries = {}
+    entries = {CALL: Timing((CALL_MS,) * 3)}
     for arch in [*archs.values(), *covering(space)]:
         for key, row in zip(parts(arch).values(), cost(arch).rows, strict=True):
             entries[key] = Timing((row.macs / 1e6 + 0.02, row.macs / 1e6 + 0.01, row.macs / 1e6 + 0.03))
-    sums = {name: sum(entries[key].ms for key in parts(arch).values()) for name, arch in archs.items()}
+    sums = {name: sum(entries[key].ms for key in parts(arch).values()) - (len(parts(arch)) - 1) * CALL_MS for name, arch in archs.items()}
     networks = {name: Network(tuple(parts(arch).values()), Timing((ratio * sums[name],) * 3)) for name, arch in archs.items()}
     ms = {key: timing.ms for key, timing in entries.items()}
-    fitted, names, validation = calibrate(ms, {name: (n.parts, n.timing.ms) for name, n in networks.items()})
+    fitted, names, validation = calibrate(ms, {name: (n.parts, n.timing.ms) for name, n in networks.items()}, CALL_MS)
     keys = tuple(key for key in space.specs() if not key.startswith("head"))
     conditions = ({"date": "2026-01-01 00:00:00", "seconds": 1.0, "load": 0.5, "steal": None},)
     section = Section(
         space.name, space.width, space.input_size, space.head.num_classes, space.hash(), keys, 0, networks, fitted, tuple(names),
-        validation,
-        conditions,
+        validation, conditions, Validated(1, networks, validation, conditions),
     )  # fmt: skip
     return replace(LatencyTable.new("fbgemm", 1, path), entries=entries).with_section(section)
 
@@ -70,7 +70,7 @@ def random_arch(seed, space=SPACE):
 def test_a_prediction_is_the_ratio_times_the_sum_of_the_parts(table, seed):
     arch = random_arch(seed)
     prediction = table.predict(arch)
-    raw = sum(row.macs / 1e6 + 0.01 for row in cost(arch).rows)
+    raw = sum(row.macs / 1e6 + 0.01 for row in cost(arch).rows) - (len(cost(arch).rows) - 1) * CALL_MS
     assert prediction.latency_ms == pytest.approx(1.25 * raw)
     assert list(prediction.rows) == [row.name for row in cost(arch).rows]
     assert sum(prediction.rows.values()) == pytest.approx(prediction.latency_ms)
@@ -93,7 +93,30 @@ def test_the_spaces_latencies_have_its_shape(table):
 
 def test_latencies_are_in_milliseconds(table):
     assert table.to_json()["unit"] == "ms"
-    assert table.predict(random_arch(1)).latency_ms == pytest.approx(1.25 * sum(r.macs / 1e6 + 0.01 for r in cost(random_arch(1)).rows))
+    rows = cost(random_arch(1)).rows
+    expected = 1.25 * (sum(r.macs / 1e6 + 0.01 for r in rows) - (len(rows) - 1) * CALL_MS)
+    assert table.predict(random_arch(1)).latency_ms == pytest.approx(expected)
+
+
+def test_a_network_pays_one_call(table):
+    rows = table.predict(random_arch(1)).rows
+    entries = [table.entries[key].ms for key in parts(random_arch(1)).values()]
+    assert rows["stem"] == pytest.approx(1.25 * entries[0])
+    assert list(rows.values())[1:] == pytest.approx([1.25 * (ms - CALL_MS) for ms in entries[1:]])
+
+
+def test_a_part_as_quick_as_an_empty_call_is_an_error_and_never_zero(table):
+    slow = replace(table, entries={**table.entries, CALL: Timing((10.0,) * 3)})
+    for ask in (lambda: slow.for_space(SPACE), lambda: slow.predict(random_arch(1))):
+        with pytest.raises(UserError, match="no more than a call that computes nothing .*cannot be true.*--restart"):
+            ask()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_every_calibrated_latency_is_a_positive_number(table, seed):
+    rows = table.predict(random_arch(seed)).rows.values()
+    assert all(math.isfinite(ms) and ms > 0 for ms in rows)
 
 
 def test_a_published_network_of_the_width_is_found(table):
@@ -123,8 +146,16 @@ def test_a_missing_class_count_names_the_command_that_adds_only_the_head(table):
 def test_a_block_of_no_space_is_an_error_and_no_guess(table):
     arch = random_arch(0)
     odd = replace(arch, blocks=(*arch.blocks, replace(arch.blocks[-1], in_channels=160, kernel_size=7, stride=1)))
-    with pytest.raises(UserError, match="no space that can be measured"):
+    with pytest.raises(UserError, match="no space that comes with the program"):
         table.predict(odd)
+
+
+@pytest.mark.parametrize("unlike", [{"op": "se", "squeeze_factor": 4}, {"activation": "hard_swish"}])
+def test_a_block_of_another_space_names_that_space(table, unlike):
+    space = frostnet_space(0.5, 32, 10, bottleneck=Bottleneck(unlike.get("op", "frost"), unlike.get("activation", "relu")))
+    arch = space.architecture(space.random(torch.Generator().manual_seed(0)))
+    with pytest.raises(UserError, match=f"add it: python .*--space {space.name} --width 0.5"):
+        table.predict(arch)
 
 
 def test_a_space_that_has_changed_is_refused(table):
@@ -155,6 +186,7 @@ def test_a_hardly_begun_head_is_no_figure(table):
 def test_a_table_of_this_machine_passes(table):
     table.check()
     table.check("fbgemm", 1)
+    replace(table, meta={**table.meta, "batch": 8}).check(batch=8)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +201,15 @@ def test_another_engine_or_thread_count_is_refused(table, asked, words):
         table.check(*asked)
 
 
-OTHERWISE = {"cpu": "Other", "flags": ["avx"], "torch": "1.0", "weight_qmax": 127, "batch": 8, "memory_format": "contiguous"}
+OTHERWISE = {
+    "cpu": "Other",
+    "flags": ["avx"],
+    "torch": "1.0",
+    "runtime": "none 1",
+    "weight_qmax": 127,
+    "batch": 8,
+    "memory_format": "contiguous",
+}
 
 
 @pytest.mark.parametrize("field, value", OTHERWISE.items())
@@ -178,7 +218,8 @@ def test_every_other_part_of_the_identity_is_refused_with_both_values(table, fie
     shown = " ".join(value) if isinstance(value, list) else str(value)
     with pytest.raises(UserError) as error:
         other.check()
-    assert f"{field}: the table was measured with {shown}, wanted is " in str(error.value) and "--restart" in str(error.value)
+    assert f"{field}: the table was measured with {shown}, wanted is " in str(error.value)
+    assert "python -m latency_lut --engine fbgemm --output" in str(error.value)  # the command that mends it
 
 
 def test_the_identity_is_covered_by_these_tests():
@@ -229,7 +270,7 @@ def test_foreign_json_is_refused(tmp_path, foreign):
 ENTRY = "stem_k3_relu_3-16_s1@32"
 SECTION = "frostnet_0.5_32"
 BROKEN = [  # where, what a hand put there, what the message must name
-    (("version",), 2, "version: 2"),
+    (("version",), 1, "version: 1, must be 2.*measure it anew with --restart"),
     (("unit",), "s", "unit: 's', must be 'ms'"),
     (("extra",), 1, "extra: unknown"),
     (("meta",), [], "meta: "),
@@ -260,6 +301,10 @@ BROKEN = [  # where, what a hand put there, what the message must name
     (("sections", SECTION, "validation"), None, f"sections.{SECTION}.validation: None"),
     (("sections", SECTION, "validation", "mape"), -0.1, f"sections.{SECTION}.validation.mape: -0.1"),
     (("sections", SECTION, "validation", "spearman"), 1.5, f"sections.{SECTION}.validation.spearman: 1.5"),
+    (("sections", SECTION, "validated", "figures", "mape"), -0.1, f"sections.{SECTION}.validated.figures.mape: -0.1"),
+    (("sections", SECTION, "validated", "seed"), -1, f"sections.{SECTION}.validated.seed: -1"),
+    (("sections", SECTION, "validated", "networks", "random_00", "timing"), None, "validated.networks.random_00.timing: missing"),
+    (("meta", "revision"), 3, "meta.revision: 3"),
     (("sections", SECTION, "networks", "random_00", "timing"), None, f"sections.{SECTION}.networks.random_00.timing: missing"),
     (("sections", SECTION, "networks", "random_00", "parts"), "stem", f"sections.{SECTION}.networks.random_00.parts: 'stem'"),
     (("sections", SECTION, "conditions"), [{}], rf"sections.{SECTION}.conditions\[0\].date: missing"),
@@ -291,7 +336,8 @@ def fields_of(data, path=()):
 
 def test_no_field_may_be_missing(table, tmp_path):
     whole = read_json(table.path)
-    free = {("entries", next(iter(whole["entries"]))), ("sections", SECTION), ("sections", SECTION, "networks", "random_00")}
+    section = ("sections", SECTION)
+    free = {section, (*section, "networks", "random_00"), (*section, "validated", "networks", "random_00")}
     tried = 0
     for path in fields_of(whole):
         data = copy.deepcopy(whole)
@@ -299,7 +345,7 @@ def test_no_field_may_be_missing(table, tmp_path):
         for key in path[:-1]:
             inner = inner[key]
         del inner[path[-1]]
-        if path in free - {("entries", ENTRY)}:
+        if path in free:
             continue  # a table with one section or network less is a table
         write_json(tmp_path / "less.json", data)
         with pytest.raises(UserError, match="less.json"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from latency_lut import Timing, time_interleaved, time_networks, torch_threads
-from latency_lut.timing import TICKS, burst_length, clock_tick
+from latency_lut.timing import TICKS, burst_length, clock_tick, visit
 
 MILLISECONDS = st.floats(1e-3, 1e3)
 
@@ -34,7 +34,7 @@ class World:
 
     def time(self, costs: dict[str, float], **options) -> dict[str, Timing]:
         workers = {name: self.worker(name, ms) for name, ms in costs.items()}
-        return time_interleaved(workers, clock=self.clock, spacing=0, **options)
+        return time_interleaved(workers, clock=self.clock, spacing=0, rest=0, **options)
 
 
 # ---- the statistic -------------------------------------------------------------------------------------------
@@ -104,8 +104,59 @@ def test_what_does_not_settle_is_visited_again_and_only_that():
     world = World()
     growing = iter(range(1, 10_000))
     callables = {"steady": world.worker("steady", 1.0), "restless": lambda: setattr(world, "now", world.now + 1e-3 * next(growing))}
-    timings = time_interleaved(callables, rounds=4, max_rounds=7, clock=world.clock, spacing=0)
+    timings = time_interleaved(callables, rounds=4, max_rounds=7, clock=world.clock, spacing=0, rest=0)
     assert (len(timings["steady"].rounds), len(timings["restless"].rounds)) == (4, 7)
+
+
+def test_after_its_time_nothing_is_visited_more_often_than_everything():
+    world, growing = World(), iter(range(1, 10_000))
+    restless = {"restless": lambda: setattr(world, "now", world.now + 1e-3 * next(growing))}
+    assert len(time_interleaved(restless, rounds=4, max_rounds=7, seconds=0, clock=world.clock, spacing=0)["restless"].rounds) == 4
+
+
+def test_what_is_to_be_visited_more_often_is_so_in_every_round():
+    world, order = World(), []
+    timings = world.time({"part": 1.0, "network": 9.0}, rounds=4, visits={"network": 3}, on_visit=lambda name, ms: order.append(name))
+    assert (len(timings["part"].rounds), len(timings["network"].rounds)) == (4, 12)
+    assert all(order[i : i + 4].count("network") == 3 for i in range(0, 16, 4))
+
+
+def test_a_visit_is_its_quickest_call():
+    world = World()
+    costs = iter([9.0, 5.0, 2.0, 4.0])  # the first is not timed
+
+    def work():
+        world.now += next(costs) / 1000
+
+    assert visit(work, 3, 1, world.clock) == pytest.approx(2.0, rel=1e-3)
+
+
+def test_a_typical_visit_is_the_median_of_all_its_calls():
+    world = World()
+    costs = iter([9.0, 5.0, 2.0, 4.0])
+
+    def work():
+        world.now += next(costs) / 1000
+        time.sleep(0.003)  # past the slice of time
+
+    assert visit(work, 3, 1, world.clock, typical=True) == pytest.approx(4.0, rel=1e-3)
+
+
+def test_a_visit_begins_with_a_rest():
+    world = World()
+    started = time.monotonic()
+    time_interleaved({"a": world.worker("a", 1.0)}, rounds=5, clock=world.clock, spacing=0, rest=0.01)
+    assert time.monotonic() - started >= 0.05
+
+
+def test_what_outlasts_a_slice_of_time_is_timed_once_a_visit():
+    calls = []
+
+    def work():
+        calls.append(time.sleep(0.003))
+
+    visit(work, 3, 1, time.perf_counter)
+    assert len(calls) == 2  # one that is not timed, one that is
 
 
 def test_rounds_measured_earlier_count():

@@ -1,0 +1,89 @@
+"""Compare two latency tables, of this or of other machines: how much faster, how alike the ranking, which parts differ most.
+
+python -m latency_lut diff --lut laptop.json server.json
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from latency_lut.calibration import spearman
+from latency_lut.identity import CALL, IDENTITY
+from latency_lut.table import LatencyTable
+from nas import UserError
+from nas.cli import guard, option, parse
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class DiffConfig:
+    """One call of the command line."""
+
+    lut: tuple[str, ...] = option(help="two latency tables")
+    top: int = option(8, "parts to list at each end")
+
+    def __post_init__(self):
+        if len(self.lut) != 2:
+            raise UserError(f"lut: {len(self.lut)} tables, must be two")
+        if self.top < 0:
+            raise UserError(f"top: {self.top}, must be 0 or more")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`ratios`: milliseconds of the second table by those of the first, by part, ascending."""
+
+    ratios: dict[str, float]
+    only_first: int
+    only_second: int
+    spearman: float
+
+    def quantile(self, share: float) -> float:
+        return float(np.quantile(list(self.ratios.values()), share))
+
+
+@guard
+def command(words: Sequence[str]) -> Difference:
+    """Print how two tables differ."""
+    config = parse(DiffConfig, words[1:], "python -m latency_lut diff", __doc__.splitlines()[0])
+    first, second = (LatencyTable.load(path) for path in config.lut)
+    difference = diff(first, second)
+    print(text(first, second, difference, config.top))
+    return difference
+
+
+def diff(first: LatencyTable, second: LatencyTable) -> Difference:
+    """Raises UserError where the tables have no part in common."""
+    keys = first.entries.keys() & second.entries.keys() - {CALL}
+    if not keys:
+        raise UserError(f"lut: {first.path} and {second.path} have no part in common; measure the same space, width and size for both")
+    ratios = {key: second.entries[key].ms / first.entries[key].ms for key in keys}
+    ranks = spearman([first.entries[key].ms for key in sorted(keys)], [second.entries[key].ms for key in sorted(keys)])
+    return Difference(
+        dict(sorted(ratios.items(), key=lambda item: item[1])), len(first.entries.keys() - keys - {CALL}),
+        len(second.entries.keys() - keys - {CALL}), ranks,
+    )  # fmt: skip
+
+
+def text(first: LatencyTable, second: LatencyTable, difference: Difference, top: int) -> str:
+    lines = [f"A: {first.path}\nB: {second.path}"]
+    lines += [f"{f}: {_shown(first, f)} / {_shown(second, f)}" for f in IDENTITY if first.meta[f] != second.meta[f]]
+    lines.append(f"{len(difference.ratios)} parts in both; {difference.only_first} only in A, {difference.only_second} only in B")
+    lines.append("B takes, as a multiple of A: " + ", ".join(f"{q:.0%} {difference.quantile(q):.3f}" for q in QUANTILES))
+    lines.append(f"Spearman over the parts: {difference.spearman:.3f}")
+    rows = list(difference.ratios.items())
+    if top:
+        lines += ["B's best parts, against A:", *_rows(rows[:top], first, second)]
+        lines += ["B's worst parts, against A:", *_rows(rows[:-top - 1:-1], first, second)]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _rows(rows: list[tuple[str, float]], first: LatencyTable, second: LatencyTable) -> list[str]:
+    return [f"  {ratio:6.3f}  {key:<44} {first.entries[key].ms:9.4f} {second.entries[key].ms:9.4f} ms" for key, ratio in rows]
+
+
+def _shown(table: LatencyTable, field: str) -> str:
+    value = table.meta[field]
+    return " ".join(value) or "none" if isinstance(value, list) else str(value)
