@@ -56,12 +56,18 @@ def main(argv=None) -> dict:
         for count in config.ranks:
             for row in launch(config, count):
                 times.setdefault((row["phase"], row["candidates"], count), []).append(row)
+        result = written(config, times)
+    print(table(result["rows"]).to_string(index=False))
+    print(json.dumps({"rows": result["rows"]}))
+    return result
+
+
+def written(config: ScalingConfig, times: dict[tuple, list[dict]]) -> dict:
+    """What has been found so far, as JSON and in the page."""
     rows = [summary(key, found) for key, found in times.items()]
     result = {"cpu": cpu_model(), "torch": torch.__version__, "load": os.getloadavg()[0], "settings": vars(config), "rows": rows}
     write_json(config.output, result)
     write_table(result)
-    print(table(rows).to_string(index=False))
-    print(json.dumps({"rows": rows}))
     return result
 
 

@@ -40,6 +40,11 @@ class Supernet(nn.Module):
         ]
         return [self.stem, *blocks, self.head]
 
+    def gated(self, op_gates: list[list[Gates]]) -> list[nn.Module]:
+        """The modules that `forward_gated` may run, whatever the depths."""
+        pairs = [pair for stage, ops in zip(self.stages, op_gates, strict=True) for pair in zip(stage, ops, strict=True)]
+        return [self.stem, *(slot[i] for slot, gates in pairs for i in gates.indices), self.head]
+
     def forward_gated(self, x: Tensor, op_gates: list[list[Gates]], depth_gates: list[Gates]) -> Tensor:
         """A weighted sum of alternatives in every slot, and of depths in every stage."""
         x = self.stem(x)
