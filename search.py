@@ -40,19 +40,19 @@ from supernet.judge import Judge, along_the_front, choose
 from tasks.data import DATA, num_classes, training_pictures
 from tasks.pictures import Pictures, Stream, balanced, in_order
 
-PRESETS = {  # on two cores at width 0.5: smoke a minute, demo six, small fifteen, cifar two hours; imagenet is for several GPUs
+PRESETS = {  # on two cores: smoke a minute, demo six at width 0.5, small fifteen at 0.75, cifar hours; imagenet is for several GPUs
     "smoke": {"base_steps": 8, "float_steps": 8, "quant_steps": 8, "joint_steps": 8, "train_images": 640,
               "rescored": 2, "controls": 2, "score_images": 64, "tune_steps": 2},
     "demo": {"base_steps": 160, "float_steps": 200, "quant_steps": 80, "joint_steps": 320, "train_images": 8000,
-             "rescored": 4, "controls": 4, "score_images": 192, "tune_steps": 20},
-    "small": {"base_steps": 250, "float_steps": 300, "quant_steps": 100, "joint_steps": 500, "train_images": None,
-              "rescored": 6, "controls": 6, "score_images": 256, "tune_steps": 60},
-    "cifar": {"base_steps": 1200, "float_steps": 2400, "quant_steps": 800, "joint_steps": 4800, "train_images": None,
-              "rescored": 8, "controls": 8, "score_images": 1000, "tune_steps": 200, "batch_size": 64, "lr": 0.03},
+             "rescored": 4, "controls": 4, "score_images": 192, "tune_steps": 40},
+    "small": {"base_steps": 250, "float_steps": 500, "quant_steps": 150, "joint_steps": 600, "train_images": None,
+              "rescored": 10, "controls": 6, "score_images": 256, "tune_steps": 120},
+    "cifar": {"base_steps": 1200, "float_steps": 3000, "quant_steps": 800, "joint_steps": 5000, "train_images": None,
+              "rescored": 12, "controls": 8, "score_images": 1000, "tune_steps": 400, "batch_size": 64, "lr": 0.05},
     "imagenet": {"base_steps": 5000, "float_steps": 20_000, "quant_steps": 5000, "joint_steps": 30_000, "train_images": None,
-                 "rescored": 8, "controls": 8, "score_images": 2000, "tune_steps": 500, "batch_size": 128, "lr": 0.1, "input_size": 224},
+                 "rescored": 12, "controls": 8, "score_images": 2000, "tune_steps": 500, "batch_size": 128, "lr": 0.1, "input_size": 224},
 }  # fmt: skip
-OTHERWISE = {"batch_size": 32, "lr": 0.015, "input_size": 32}  # where neither the command nor the preset says
+OTHERWISE = {"batch_size": 32, "lr": 0.04, "input_size": 32}  # where neither the command nor the preset says
 RECALIBRATION_BATCHES = 16
 HELD_OUT = 0.1  # share of the training pictures that moves alphas, and as much again that judges networks
 ALPHA_ROWS = 100  # about that many rows in alphas.jsonl
@@ -89,7 +89,7 @@ class SearchConfig:
     tune_steps: int | None = option(None, "steps that each of these networks trains alone before it is judged")
     pareto: int = option(0, "also write the best networks for so many targets, from the fastest to the slowest")
     batch_size: int | None = option(None, "pictures in a step, of each process under torchrun (default: 32)")
-    lr: float | None = option(None, "peak learning rate of the weights (default: 0.015)")
+    lr: float | None = option(None, "peak learning rate of the weights (default: 0.04)")
     sampler: Literal[tuple(supernet.SAMPLERS)] = option("proxyless", "how the alphas' gradient is found: all candidates of a slot (darts), "
                                                         "one (gumbel) or two (proxyless) in a step")  # fmt: skip
     alpha_lr: float = option(0.015, "learning rate of the alphas")
