@@ -29,7 +29,7 @@ from nas import Run, UserError, read_json, write_json
 from nas.cli import guard, option, parse
 from nas.draw import LINES
 from nas.draw import save as save_figure
-from nas.files import write_bytes
+from nas.files import plain, write_bytes
 from quant import Override, QuantConfig, Schedule
 from quant.quantizers import FLOAT
 from tasks import Classification, ClassificationData, Diverged, Pictures, Recipe, Stream, classification, fit, subset
@@ -135,7 +135,7 @@ def main(argv=None) -> Path:
 
 def claim(config: Any, free: tuple[str, ...] = FREE) -> None:
     """Make the folder of a study's runs; UserError where it holds cells made with other settings than `config`'s, those in `free` apart."""
-    settings = {name: value for name, value in asdict(config).items() if name not in free}
+    settings = plain({name: value for name, value in asdict(config).items() if name not in free})
     run = Run(config.runs)
     if run.has("settings.json") and (before := run.read_json("settings.json")) != settings:
         words = ", ".join(f"{k}: {before.get(k)} then, {v} now" for k, v in settings.items() if before.get(k) != v)
