@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -214,9 +215,30 @@ class _Writer:
         return helper.make_tensor_value_info(name, TensorProto.UINT8 if codes else TensorProto.FLOAT, shape)
 
 
+class _Shapes(Reference):
+    """Runs a graph for its shapes alone: what changes only values is left out, which is three quarters of the time."""
+
+    def conv(self, op: Op, x: Tensor) -> Tensor:
+        return F.conv2d(x.float(), op.weight.float(), **op.attrs).to(torch.uint8)
+
+    def linear(self, op: Op, x: Tensor) -> Tensor:
+        return F.linear(x.float(), op.weight.float()).to(torch.uint8)
+
+    def batch_norm(self, op: Op, x: Tensor) -> Tensor:
+        return x
+
+    def add(self, op: Op, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    mul = add
+
+    def cat(self, op: Op, *xs: Tensor) -> Tensor:
+        return torch.cat(xs, op.attrs["dim"])
+
+
 def _shapes(graph: IntGraph, shapes: list[tuple[int, ...]]) -> dict[str, object]:
     """Every result of the graph, without data."""
-    executor, rest, values = Reference(graph), list(shapes), {}
+    executor, rest, values = _Shapes(graph), list(shapes), {}
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         for op in graph.ops:
             dtype = torch.uint8 if op.qparams else torch.float32
