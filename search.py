@@ -13,10 +13,13 @@ same command is given again. With several processes or machines (docs/scaling.md
 """
 
 import dataclasses
+import functools
+import hashlib
+import json
 import shlex
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -24,12 +27,14 @@ from typing import Literal
 import pandas
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 import frostnet
 import quant
 import supernet
 from latency_lut import LatencyTable, prepare, time_interleaved, torch_threads
+from latency_lut.identity import revision
 from nas import Architecture, Bottleneck, Run, SearchSpace, UserError, find_space, ranks
 from nas.cli import check_folder_name, guard, option, parse
 from nas.derive import Point, check_target, front, latency_range
@@ -37,8 +42,9 @@ from nas.report import write_report
 from nas.runs import ALPHAS, CHECKPOINT
 from supernet.finalists import Finalist
 from supernet.judge import Judge, along_the_front, choose
+from supernet.results import describe, row, save_networks, save_numbers
 from tasks.data import DATA, num_classes, training_pictures
-from tasks.pictures import Pictures, Stream, balanced, in_order
+from tasks.pictures import Pictures, Stream, balanced, labelled
 
 PRESETS = {  # on two cores: smoke a minute, demo six at width 0.5, small fifteen at 0.75, cifar hours; imagenet is for several GPUs
     "smoke": {"base_steps": 8, "float_steps": 8, "quant_steps": 8, "joint_steps": 8, "train_images": 640,
@@ -54,9 +60,21 @@ PRESETS = {  # on two cores: smoke a minute, demo six at width 0.5, small fiftee
 }  # fmt: skip
 OTHERWISE = {"batch_size": 32, "lr": 0.04, "input_size": 32}  # where neither the command nor the preset says
 RECALIBRATION_BATCHES = 16
+BATCH_PIXELS = 256 * 32**2  # of the batches that networks are judged by
+MOST_JUDGED = 10_000
 HELD_OUT = 0.1  # share of the training pictures that moves alphas, and as much again that judges networks
 ALPHA_ROWS = 100  # about that many rows in alphas.jsonl
 
+FREE = (
+    "command",
+    "runs",
+    "restart",
+    "checkpoint_seconds",
+    "download",
+    "allow_other_cpu",
+    "latency_lut",
+    "bottleneck",
+)  # settings that do not change the search; files go by what they say, see `hashes`
 LOWEST = {"base_steps": 0, "float_steps": 0, "quant_steps": 0, "joint_steps": 1, "train_images": 20, "rescored": 1, "controls": 0,
           "score_images": 2, "batch_size": 2, "input_size": 8, "train_size": 8, "seed": 0, "checkpoint_seconds": 0, "tune_steps": 0,
           "pareto": 0}  # fmt: skip
@@ -138,9 +156,11 @@ def find(config: SearchConfig, command: str) -> Path:
     space = config.find_space()(config.width, config.input_size, num_classes(config.data, config.data_root))
     latency = table.for_space(space)
     target_ms = find_target(config, table, space, latency)
-    settings = {"command": command, **dataclasses.asdict(config), "target_ms": target_ms, "table_hash": table.hash}
+    settings = {"command": command, **dataclasses.asdict(config), "target_ms": target_ms, **hashes(space, latency)}
     run, ended = ranks.from_main(lambda: claim(config, settings, space))
     if ended:
+        if ranks.is_main() and not run.has("report.html"):
+            write_report(run.path)
         print(f"{run.path}: this search has ended; --restart searches again")
         return run.path
     search, parts = build(config, space, latency, target_ms, table.meta["engine"])
@@ -151,14 +171,20 @@ def find(config: SearchConfig, command: str) -> Path:
     judge = make_judge(search, space, parts, config, run, table.meta["threads"])
     networks = choose(judge, points, scores, config.rescored, config.controls)
     spread = along_the_front(judge, points, config.pareto)
-    save(judge, networks, spread, points, table, settings)
+    finish(judge, networks, spread, points, table, settings)
     return run.path
+
+
+def hashes(space: SearchSpace, latency) -> dict[str, str]:
+    """Of what files say: a search does not go on with another space or other latencies."""
+    text = json.dumps(dataclasses.asdict(latency), sort_keys=True)
+    return {"space_hash": space.hash(), "latency_hash": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def claim(config: SearchConfig, settings: dict, space: SearchSpace) -> tuple[Run, bool]:
     """The search's folder, made or found again, and whether it holds a search that has ended."""
     run = Run(Path(config.runs) / config.name)
-    resumes = run.claim({"program": "search", **settings}, config.restart, ("command", "runs", "restart", "checkpoint_seconds"))
+    resumes = run.claim({"program": "search", **settings}, config.restart, FREE)
     if resumes and run.has("metrics.json"):
         return run, True
     run.write_json("space.json", describe(space))
@@ -188,14 +214,16 @@ class Parts:
 
 
 def split(pictures: Pictures, seed: int) -> Parts:
-    """HELD_OUT of the pictures for alphas and as many for judging, balanced over the classes; the rest for weights."""
+    """HELD_OUT of the pictures for alphas and as many, up to MOST_JUDGED, for judging, balanced over the classes; the rest for weights."""
     labels = pictures.labels.cpu()
     held = balanced(labels, 2 * round(len(pictures) * HELD_OUT), seed)
     alphas = held[balanced(labels[held], len(held) // 2, seed)]
     rest, judge = torch.ones(len(pictures), dtype=torch.bool), torch.zeros(len(pictures), dtype=torch.bool)
     rest[held], judge[held] = False, True
     judge[alphas] = False
-    parts = Parts(pictures.select(rest.nonzero()[:, 0]), pictures.select(alphas), pictures.select(judge.nonzero()[:, 0]))
+    judge = judge.nonzero()[:, 0]
+    judge = judge[balanced(labels[judge], MOST_JUDGED, seed)]
+    parts = Parts(pictures.select(rest.nonzero()[:, 0]), pictures.select(alphas), pictures.select(judge))
     if min(len(part) for part in (parts.weights, parts.alphas, parts.judge)) < 2:
         raise UserError(f"train_images: {len(pictures)} pictures are too few to hold some out; give at least {round(4 / HELD_OUT)}")
     return parts
@@ -264,24 +292,20 @@ def probabilities(search: supernet.Search) -> dict:
     return {"ops": [[p.tolist() for p in stage] for stage in ops], "depths": [p.tolist() for p in depths]}
 
 
-def describe(space: SearchSpace) -> dict:
-    """The space in words, for the report."""
-
-    def words(spec) -> str:
-        squeeze = f" r{spec.squeeze_factor}" if spec.squeeze_factor else ""
-        return f"{spec.op} k{spec.kernel_size} e{spec.expand_ratio}{squeeze}" + f" {spec.activation}" * (spec.activation != "relu")
-
-    stages = [{"min_depth": s.min_depth, "slots": [[words(c) for c in slot.candidates] for slot in s.slots]} for s in space.stages]
-    return {"name": space.name, "tied": space.tied, "stages": stages}
-
-
 def score(search: supernet.Search, pictures: Pictures, config: SearchConfig) -> supernet.Scores:
     """Scores of all ops and depths: alphas and perturbed losses, blended."""
-    some = pictures.select(balanced(pictures.labels.cpu(), config.score_images, config.seed))
-    images, targets = next(iter(in_order(some, config.score_images)))
-    with tqdm(total=supernet.evaluations(search.supernet.space), desc="scoring ops and depths", unit="path") as bar:
-        losses = supernet.perturbation_scores(search.supernet, supernet.favourite(search.alphas), images, targets, search.loss, bar.update)
-    return supernet.blended_scores(search.alphas, losses)
+    batches = even_batches(pictures.select(balanced(pictures.labels.cpu(), config.score_images, config.seed)))
+    base = supernet.favourite(search.alphas)
+    with tqdm(total=len(batches) * supernet.evaluations(search.supernet.space), desc="scoring ops and depths", unit="path") as bar:
+        losses = [supernet.perturbation_scores(search.supernet, base, *batch(), search.loss, bar.update) for batch in batches]
+    return supernet.blended_scores(search.alphas, supernet.mean_scores(losses))
+
+
+def even_batches(pictures: Pictures) -> list[Callable[[], tuple[Tensor, Tensor]]]:
+    """All pictures once, each batch made when it is called for; nearly equal in size, since batch norm goes by the batch."""
+    most = max(32, BATCH_PIXELS // pictures.input_size**2)
+    parts = torch.arange(len(pictures)).tensor_split(-(-len(pictures) // most))
+    return [functools.partial(labelled, pictures, part) for part in parts]
 
 
 # ---- judging networks ----------------------------------------------------------------------------------------
@@ -294,8 +318,8 @@ def make_judge(search: supernet.Search, space: SearchSpace, parts: Parts, config
         search, space, run,
         recalibration=[plain.batch(i)[0] for i in range(RECALIBRATION_BATCHES)],
         train=Stream(parts.weights, config.batch_size, config.seed + 3).batch,
-        judged=list(in_order(parts.judge, 256)),
-        tune_steps=config.tune_steps, lr=config.lr,
+        judged=lambda: (batch() for batch in even_batches(parts.judge)), pictures=len(parts.judge),
+        tune_steps=config.tune_steps,
         measure=lambda archs: measure(archs, search.config.engine, threads),
     )  # fmt: skip
 
@@ -310,85 +334,22 @@ def measure(archs: dict[str, Architecture], engine: str, threads: int) -> dict[s
 # ---- results -------------------------------------------------------------------------------------------------
 
 
-def save(judge: Judge, networks: list[Finalist], spread: list[Finalist], points: list[Point], table: LatencyTable, settings: dict) -> None:
-    """Write arch.json, front.json, latency.json, metrics.json and the report of the chosen network, the first."""
-    run, search, chosen, known = judge.run, judge.search, networks[0], provenance(judge, settings)
-    arch = architecture(judge, chosen, run.path.name, known)
-    arch.save(run.path / "arch.json")
-    for i, network in enumerate(spread, 1):
-        architecture(judge, network, f"{run.path.name}_{i}", known).save(run.path / "pareto" / f"{run.path.name}_{i}.json")
-    for network in networks:
-        architecture(judge, network, network.name, known).save(run.path / "tried" / f"{network.name}.json")
-    if judge.space.tied:
-        found = kind(judge.space, chosen)
-        Bottleneck(found.op, found.activation).save(run.path / "bottleneck.json", {**known, "found": dataclasses.asdict(found)})
-    numbers = {"predicted_ms": chosen.latency_ms, "measured_ms": chosen.measured_ms, "target_ms": search.target_ms}
-    run.write_json("latency.json", {"parts": table.predict(arch).rows, **numbers})
-    rows = [row(judge.space, n) for n in (*networks, *spread)]
-    run.write_json("front.json", {
-        "target_ms": search.target_ms, "chosen": chosen.name, "networks": rows,
-        "points": [{"latency_ms": p.latency_ms, "score": p.score} for p in points],
-    })  # fmt: skip
-    metrics = summary(judge, networks)
-    run.write_json("metrics.json", metrics)
+def finish(
+    judge: Judge, networks: list[Finalist], spread: list[Finalist], points: list[Point], table: LatencyTable, settings: dict
+) -> None:
+    """Write everything down and say how it went; the chosen network is the first."""
+    run, chosen = judge.run, networks[0]
+    known = {k: settings[k] for k in ("command", "seed", "data", "width", "preset", "target_ms")}
+    known |= {"space": judge.space.name, "table_hash": table.hash, "engine": table.meta["engine"], "cpu": table.meta["cpu"]}
+    arch = save_networks(judge, networks, spread, {**known, "commit": revision(), "torch": torch.__version__})
+    metrics = save_numbers(judge, networks, spread, points, table.predict(arch).rows)
     report = write_report(run.path)
-    print(pandas.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format))
+    print(pandas.DataFrame([row(judge.space, n) for n in (*networks, *spread)]).to_string(index=False, float_format="{:.4f}".format))
     for warning in metrics["health"]["warnings"]:
         print(f"warning: {warning}")
-    print(f"chosen {chosen.name}: {chosen.measured_ms:.3f} ms measured, {chosen.latency_ms:.3f} predicted, target {search.target_ms:.3f}")
+    target = judge.search.target_ms
+    print(f"chosen {chosen.name}: {chosen.measured_ms:.3f} ms measured, {chosen.latency_ms:.3f} predicted, target {target:.3f}")
     print(f"{run.path / 'arch.json'}\n{report}")
-
-
-def provenance(judge: Judge, settings: dict) -> dict:
-    """Where a network comes from."""
-    known = {k: settings[k] for k in ("command", "seed", "data", "space", "width", "preset", "table_hash", "target_ms")}
-    return {**known, "engine": judge.search.config.engine, "commit": revision(), "torch": torch.__version__}
-
-
-def revision() -> str | None:
-    """The commit of this program, with "+" where files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-    git = lambda *words: subprocess.run(["git", "-C", here, *words], capture_output=True, text=True)  # noqa: E731
-    try:
-        head = git("rev-parse", "--short=12", "HEAD")
-        return head.stdout.strip() + "+" * bool(git("status", "--porcelain", "-uno").stdout) if head.returncode == 0 else None
-    except OSError:
-        return None
-
-
-def architecture(judge: Judge, network: Finalist, name: str, known: dict) -> Architecture:
-    found = {"predicted_ms": network.latency_ms, "measured_ms": network.measured_ms, "score": network.score,
-             "inherited_top1": network.inherited, "supernet_top1": network.accuracy}  # fmt: skip
-    return replace(judge.space.architecture(network.choice, name), provenance={**known, **found})
-
-
-def kind(space: SearchSpace, network: Finalist):
-    """The block that a network of a tied space repeats."""
-    slot, op = next((slot, op) for stage, row in zip(space.stages, network.choice.ops) for slot, op in zip(stage.slots, row)
-                    if len(slot.candidates) > 1)  # fmt: skip
-    widest = max((s for stage in space.stages for s in stage.slots if len(s.candidates) > 1), key=lambda s: s.candidates[0].in_channels)
-    return widest.candidates[op] if slot is not widest else slot.candidates[op]
-
-
-def row(space: SearchSpace, network: Finalist) -> dict:
-    """A network in the table of those tried; in a tied space with its block."""
-    found = {k: v for k, v in dataclasses.asdict(network).items() if k != "choice"}
-    if space.tied:
-        spec = kind(space, network)
-        found["block"] = f"{spec.op} k{spec.kernel_size} r{spec.squeeze_factor} {spec.activation}"
-    return found
-
-
-def summary(judge: Judge, networks: list[Finalist]) -> dict:
-    """The search in a few numbers, the winner beside its random controls, and its health."""
-    search, chosen = judge.search, networks[0]
-    controls = sorted(n.accuracy for n in networks if n.kind == "random")
-    return {
-        "target_ms": search.target_ms, "measured_ms": chosen.measured_ms, "predicted_ms": chosen.latency_ms,
-        "supernet_top1": chosen.accuracy, "random_top1_median": controls[len(controls) // 2] if controls else None,
-        "random_top1_best": controls[-1] if controls else None, "expected_ms": search.alphas.expected_latency(search.latency).item(),
-        "mu": search.mu, "health": supernet.health(search, chosen.choice, judge.judged),
-    }  # fmt: skip
 
 
 def cli() -> None:

@@ -12,6 +12,7 @@ Writes docs/results/bottleneck.{json,md} and brings them up to date after each s
 import functools
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from nas.cli import guard, option, parse
 from nas.files import write_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
-INSIDES = {"mb r0": "nothing", "se r4": "SE", "add r4": "squeeze-and-add", "frost r2": "squeeze-and-concat, r 2",
+INSIDES = {"mb": "nothing", "se r4": "SE", "add r4": "squeeze-and-add", "frost r2": "squeeze-and-concat, r 2",
            "frost r4": "squeeze-and-concat, r 4"}  # fmt: skip
 SMOKE = {"train_images": 640, "held_out_images": 100, "epochs": 2, "seeds": (0,), "preset": "smoke"}
 
@@ -90,7 +91,7 @@ def table_path(config: StudyConfig) -> Path:
 def search(config: StudyConfig, seed: int) -> None:
     words = {"latency-lut": table_path(config).resolve(), "space": "bottleneck", "width": config.width, "data": "imagefolder",
              "data-root": Path(config.data_root).resolve(), "preset": config.preset, "target-ms": config.target_ms, "controls": 0,
-             "name": f"search_{seed}", "seed": seed, "runs": Path(config.runs).resolve()}  # fmt: skip
+             "name": f"search_{seed}", "seed": seed, "train-images": config.train_images, "runs": Path(config.runs).resolve()}  # fmt: skip
     command = [sys.executable, str(ROOT / "search.py"), *(word for k, v in words.items() for word in (f"--{k}", str(v)))]
     with open(Path(config.runs) / f"search_{seed}.log", "a") as log:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT)
@@ -102,7 +103,7 @@ def search(config: StudyConfig, seed: int) -> None:
 
 
 def tried(config: StudyConfig) -> dict[str, list[dict]]:
-    """block ("frost k3 r2 relu") -> its network's row in each search."""
+    """block ("frost k3 e3 r2") -> its network's row in each search."""
     rows: dict[str, list[dict]] = {}
     for seed in config.seeds:
         folder = Path(config.runs) / f"search_{seed}"
@@ -113,9 +114,9 @@ def tried(config: StudyConfig) -> dict[str, list[dict]]:
 
 
 def inside(block: str) -> str:
-    """What is inside a block: "frost r2" of "frost k3 r2 relu"."""
-    op, _, squeeze, _ = block.split()
-    return f"{op} {squeeze}"
+    """What is inside a block: "frost r2" of "frost k3 e3 r2 hard_swish"."""
+    op, *rest = block.split()
+    return " ".join([op, *(word for word in rest if re.fullmatch(r"r\d+", word))])
 
 
 def candidates(config: StudyConfig) -> dict[str, str]:
@@ -177,7 +178,7 @@ def _means(result: dict) -> list[str]:
     lines = ["| ingredient | mean accuracy in the supernet |", "|---|---|"]
     groups: dict[str, list[float]] = {}
     for block, row in result["blocks"].items():
-        _, kernel, _, activation = block.split()
+        kernel, activation = block.split()[1], "hard_swish" if "hard_swish" in block else "relu"
         for word in (row["inside"], f"kernel {kernel[1:]}", activation):
             groups.setdefault(word, []).extend(n["accuracy"] for n in row["networks"])
     return [*lines, *(f"| {word} | {100 * statistics.mean(values):.1f} |" for word, values in groups.items())]

@@ -94,10 +94,9 @@ def measured(space: SearchSpace, config: StepConfig) -> dict:
     """Times, peaks and sizes of all kinds of steps in one space."""
     bench = Bench(space, config)
     ms = {kind: 1e3 * median(seconds) for kind, seconds in timed(bench, config.rounds).items()}
-    bench.favour_two()
-    peaks = {kind: peak_bytes(partial(step, 0)) / MIB for kind, step in bench.kinds.items()}
+    peaks = {kind: bench.peak_bytes(kind) / MIB for kind in bench.kinds}
     return {
-        "candidates": [min(c), max(c)] if (c := counts(space)) else [1, 1],
+        "candidates": [min(counts(space)), max(counts(space))],
         "ms": rounded(ms, 1), "over_plain": rounded({kind: value / ms["plain"] for kind, value in ms.items()}, 3),
         "peak_mib": rounded(peaks, 2), **rounded(bench.sizes(), 1),
     }  # fmt: skip
@@ -166,7 +165,7 @@ class Bench:
         self.search._path = lambda step, phase: self.paths[step % len(self.paths)]
         with torch.no_grad():
             for alpha in self.search.alphas.depths:
-                alpha[-1] = 20.0
+                alpha[-1] = 60.0
         samplers = {name: partial(self.alpha_step, name) for name in SAMPLERS}
         self.kinds: dict[str, Callable[[int], None]] = {"plain": self.plain_step, "path": self.weight_step, **samplers}
 
@@ -184,11 +183,12 @@ class Bench:
         self.search.plan = replace(PLAN, sampler=sampler)
         self.search._alpha_step(round_)
 
-    @torch.no_grad()
-    def favour_two(self) -> None:
-        """From here on the first two candidates of every slot are drawn, whatever the others."""
-        for alpha in (alpha for stage in self.search.alphas.ops for alpha in stage):
-            alpha.zero_()[:2] = 20.0
+    def peak_bytes(self, kind: str) -> int:
+        """The peak of a step in which a sampler of one path draws the first candidates, one of two paths the first two."""
+        with torch.no_grad():
+            for alpha in (alpha for stage in self.search.alphas.ops for alpha in stage):
+                alpha.zero_()[: 1 if kind == "gumbel" else 2] = 60.0
+        return peak_bytes(partial(self.kinds[kind], 0))
 
     def sizes(self) -> dict[str, float]:
         """MiB that grow with the candidates: of weights with their buffers, and of what the optimizer keeps for them."""
@@ -264,8 +264,8 @@ supernet's weight step on that path; the others are alpha steps with each sample
 
 MiB is the most memory alive at once in a step beyond what was alive before it, in bytes counted by torch's own allocator: activations, \
 gradients and temporaries. Weights (with batch norms and quantizers) and what the optimizer keeps (momentum, GradBoost's statistics) \
-exist once for the whole supernet, grow with the candidates and stand in columns of their own. Alpha steps are measured for memory with \
-the first two candidates of each slot favoured, so that sizes of candidates do not mix in; `darts` runs all of them.
+exist once for the whole supernet, grow with the candidates and stand in columns of their own. For memory the path and the \
+plain network take the first candidate of each slot, and so does `gumbel`; `proxyless` takes the first two, `darts` all of them.
 
 {chr(10).join(lines)}
 

@@ -19,6 +19,7 @@ from nas.files import plain, read_bytes, read_json, reason, write_bytes, write_j
 CHECKPOINT, LOG, ALPHAS, EVENTS = "checkpoint.pt", "log.jsonl", "alphas.jsonl", "tensorboard"
 NETWORKS = ("arch.json", "network.json", "calibrated.pt", "int8.pt", "int8.onnx")
 RESULTS = (*NETWORKS, "bottleneck.json", "rescored.json", "metrics.json", "front.json", "latency.json", "report.html")
+FOLDERS = (EVENTS, "tried", "pareto", "figures")
 _FORMAT = {"format": "checkpoint", "version": 1}
 
 
@@ -55,18 +56,18 @@ class Run:
         if self.has("config.json") and self.read_json("config.json").get("program") != config.get("program"):
             raise UserError(f"name: {self.path} holds a run of another program; choose another --name")
         if restart:
-            for name in (CHECKPOINT, *RESULTS):
-                (self.path / name).unlink(missing_ok=True)
+            (self.path / CHECKPOINT).unlink(missing_ok=True)
         elif self.has(CHECKPOINT) and self.has("config.json"):
             before = self.read_json("config.json")
             unlike = [words for k, v in plain(config).items() if k not in free for words in _differences(k, before.get(k), v)]
             if unlike:
                 mend = "repeat them, choose another --name, or add --restart"
                 raise UserError(f"{self.path}: holds a run with other settings ({', '.join(unlike)}); {mend}")
-        if not self.has(CHECKPOINT):  # it begins at its first step: nothing logged in an earlier sitting belongs to it
-            for name in (LOG, ALPHAS):
+        if not self.has(CHECKPOINT):  # it begins at its first step: nothing that an earlier sitting left belongs to it
+            for name in (LOG, ALPHAS, *RESULTS):
                 (self.path / name).unlink(missing_ok=True)
-            shutil.rmtree(self.path / EVENTS, ignore_errors=True)
+            for name in FOLDERS:
+                shutil.rmtree(self.path / name, ignore_errors=True)
         self.write_json("config.json", config)
         return self.has(CHECKPOINT)
 

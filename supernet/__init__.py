@@ -5,10 +5,10 @@ from supernet.health import health
 from supernet.loop import Plan, Search
 from supernet.model import Supernet
 from supernet.samplers import SAMPLERS, Gates, fair_choice, sampled_choice, sampled_gates
-from supernet.score import Scores, blended_scores, evaluations, favourite, perturbation_scores
+from supernet.score import Scores, blended_scores, evaluations, favourite, mean_scores, perturbation_scores
 from supernet.tune import inherited, recalibrate, top1, tune
 
 __all__ = [
     "SAMPLERS", "Alphas", "Gates", "Plan", "Scores", "Search", "Supernet", "blended_scores", "evaluations", "fair_choice", "favourite",
-    "health", "inherited", "perturbation_scores", "recalibrate", "sampled_choice", "sampled_gates", "top1", "tune",
+    "health", "inherited", "mean_scores", "perturbation_scores", "recalibrate", "sampled_choice", "sampled_gates", "top1", "tune",
 ]  # fmt: skip

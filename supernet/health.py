@@ -1,6 +1,6 @@
 """Whether a search went well: did the alphas decide, did they only save time, does the network they name do what the mixture did?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -16,14 +16,16 @@ NEAR = 1.1  # times the fastest network: a target so low leaves only cheap candi
 
 
 @torch.no_grad()
-def path_top1(search: Search, choice: Choice, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+def path_top1(search: Search, choice: Choice, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Accuracy in [0, 1] of a path with the supernet's weights, batch norm by the batch."""
+    right = total = 0
     with frozen_statistics(search.supernet):
-        right = sum((search.supernet(x, choice).argmax(1) == y).sum().item() for x, y in batches)
-    return right / sum(len(y) for _, y in batches)
+        for x, y in batches:
+            right, total = right + (search.supernet(x, choice).argmax(1) == y).sum().item(), total + len(y)
+    return right / total
 
 
-def health(search: Search, derived: Choice, batches: Sequence[tuple[Tensor, Tensor]]) -> dict:
+def health(search: Search, derived: Choice, batches: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> dict:
     """Entropy and share of the cheapest candidates of the final alphas, accuracy of the mixture (the mean of PATHS paths drawn by
     them) and of the derived network under the same conditions, and warnings in words."""
     temperature = search.plan.temperature[1]
@@ -31,8 +33,8 @@ def health(search: Search, derived: Choice, batches: Sequence[tuple[Tensor, Tens
     found = {
         "entropy": search.alphas.entropy(temperature).item(),
         "cheapest_share": search.alphas.cheapest_share(search.latency, temperature),
-        "mixed_top1": sum(path_top1(search, choice, batches) for choice in drawn) / PATHS,
-        "derived_top1": path_top1(search, derived, batches),
+        "mixed_top1": sum(path_top1(search, choice, batches()) for choice in drawn) / PATHS,
+        "derived_top1": path_top1(search, derived, batches()),
     }
     return found | {"warnings": warnings(found, search.target_ms > NEAR * latency_range(search.supernet.space, search.latency)[0])}
 

@@ -1,12 +1,13 @@
 """Which of the networks worth a closer look is the best, by its own accuracy and its measured latency."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor
 from tqdm import tqdm
 
+import quant
 from nas.arch import Architecture
 from nas.derive import Point, best_under
 from nas.errors import UserError
@@ -30,8 +31,8 @@ class Judge:
 
     space           the networks at the size at which they will run
     recalibration   batches of images for statistics
-    train           batches for the short training, of `tune_steps` from learning rate `lr`
-    judged          batches of held-out pictures
+    train           batches for the short training, of `tune_steps`
+    judged          gives the batches of held-out pictures, nearly equal in size
     measure         names and architectures -> milliseconds by name
     """
 
@@ -40,9 +41,9 @@ class Judge:
     run: Run
     recalibration: list[Tensor]
     train: Batch
-    judged: Sequence[tuple[Tensor, Tensor]]
+    judged: Callable[[], Iterable[tuple[Tensor, Tensor]]]
+    pictures: int  # in all of them
     tune_steps: int
-    lr: float
     measure: Callable[[dict[str, Architecture]], dict[str, float]]
     known: dict[str, list[float]] = field(init=False)
 
@@ -62,14 +63,19 @@ class Judge:
             network.measured_ms = measured[network.name]
 
     def top1(self, network: Finalist) -> list[float]:
-        """Accuracy under fake-quant with the supernet's weights, before and after a few steps of its own."""
+        """Accuracy under fake-quant with the supernet's weights, before and after a few steps of its own; 0 where these diverge."""
         graph = inherited(self.search.supernet, network.choice, self.search.config, self.recalibration)
-        before = top1(graph, self.judged)
+        before = top1(graph, self.judged())
         if not self.tune_steps:
             return [before, before]
-        tune(graph, self.train, self.tune_steps, self.lr, self.search.loss, self.search.seed)
+        try:
+            fine = tune(graph, self.train, self.tune_steps, self.search.plan, self.search.loss, self.search.seed)
+        except quant.QuantError:  # there is no grid for what is not finite
+            fine = False
+        if not fine:
+            return [before, 0.0]
         recalibrate(graph, self.recalibration)
-        return [before, top1(graph, self.judged)]
+        return [before, top1(graph, self.judged())]
 
 
 def choose(judge: Judge, points: list[Point], scores: Scores, derived: int, controls: int) -> list[Finalist]:
@@ -85,8 +91,9 @@ def choose(judge: Judge, points: list[Point], scores: Scores, derived: int, cont
         found = [n for n in networks if n.kind == "derived"]
         met = [n for n in found if n.measured_ms <= target * (1.0 if attempt < TRIES - 1 else SLACK)]
         if met:
-            pictures = sum(len(targets) for _, targets in judge.judged)
-            best = max(met, key=lambda n: n.accuracy) if judge.space.tied else slowest_of_the_best(met, pictures)
+            best = max(met, key=lambda n: n.accuracy) if judge.space.tied else slowest_of_the_best(met, judge.pictures)
+            if best.measured_ms > target:
+                print(f"no network met {target:.3f} ms as measured; {best.name} is {100 * (best.measured_ms / target - 1):.1f} % above it")
             return [best, *(n for n in networks if n is not best)]
         slowdown = min(n.measured_ms / n.latency_ms for n in found)
         aim = max(target / slowdown, points[0].latency_ms)
@@ -108,11 +115,13 @@ def slowest_of_the_best(networks: list[Finalist], pictures: int) -> Finalist:
 
 
 def along_the_front(judge: Judge, points: list[Point], count: int) -> list[Finalist]:
-    """The best networks for `count` targets, evenly spread over the logarithms of the front's latencies, judged."""
+    """The best networks for `count` predicted latencies, from the fastest to the slowest of the front, evenly spread over their
+    logarithms; judged. Fewer where one network is the best for several of them."""
     low, high = points[0].latency_ms, points[-1].latency_ms
-    targets = [max(low, low * (high / low) ** ((i + 1) / count)) for i in range(count)]
-    best = [best_under(points, high if i + 1 == count else target)[0] for i, target in enumerate(targets)]
-    networks = [Finalist(f"pareto_{i}", "pareto", p.choice, p.latency_ms, p.score) for i, p in enumerate(best, 1)]
+    shares = [i / (count - 1) for i in range(count)] if count > 1 else [1.0] * count
+    best = [best_under(points, low * (high / low) ** share * (1 + 1e-9))[0] for share in shares]
+    distinct = {point.choice: point for point in best}.values()
+    networks = [Finalist(f"pareto_{i}", "pareto", p.choice, p.latency_ms, p.score) for i, p in enumerate(distinct, 1)]
     if networks:
         judge(networks)
     return networks

@@ -1,6 +1,7 @@
 """The search: phases, the joint training of weights and alphas, and the latency constraint. Everything it holds is in state_dict().
 
-base     weights of the largest candidate of every slot alone; then all candidates start from its weights (supernet.inherit)
+base     weights of the largest candidate of every slot alone; then all candidates start from its weights (supernet.inherit). In a tied
+         space, which is there to compare unlike blocks, fair paths from the start: none is to profit from being near the largest
 float    fair paths: every candidate learns, the optimizer and batch norm gather statistics (StatAssist)
 quant    the same under fake-quant with GradBoost, alphas still frozen
 joint    weights on paths drawn half by the alphas, half fairly; every `alpha_every` steps the alphas on a held-out batch:
@@ -32,7 +33,7 @@ from supernet.inherit import hand_down
 from supernet.model import Supernet
 from supernet.samplers import fair_choice, largest_choice, round_length, sampled_choice, sampled_gates, seed_for
 
-LOWEST_MU = 1.0  # bound on the reward for slower networks
+LOWEST_MU = -1.0  # bound on the reward for slower networks
 Batch = Callable[[int], tuple[Tensor, Tensor]]  # step -> (images, targets), the same for the same step
 
 
@@ -43,7 +44,7 @@ class Plan:
     base_steps float_steps quant_steps joint_steps   weight steps in each phase
     alpha_every     weight steps between two alpha steps
     lr momentum weight_decay              of the weights' SGD; lr falls along a cosine after a short warm-up
-    alpha_lr        of the alphas' Adam (beta1 = 0: an alpha that was not sampled does not drift, arXiv:1812.00332)
+    alpha_lr        of the alphas' Adam (beta1 = 0: the task's gradient moves an alpha only while it is sampled, arXiv:1812.00332)
     temperature     of the softmax at the beginning and the end of the joint phase, falling exponentially
     mu_rate rho     how fast the dual variable follows the missed target, and the weight of the squared miss
     entropy         weight of the entropy term: explores in the first half of the joint phase, commits in the second
@@ -130,7 +131,7 @@ class Search:
         step, phase = self.step_index, self.plan.phase(self.step_index)
         torch.manual_seed(seed_for(self.seed, 6, step))  # dropout's masks: the same whether or not the search was stopped before
         ranks.reseed(self.seed, step)
-        if step == self.plan.base_steps:
+        if step == self.plan.base_steps and not self.supernet.space.tied:
             hand_down(self.supernet)
         if phase in ("quant", "joint") and not self.attached:
             self._attach()
@@ -173,7 +174,7 @@ class Search:
         return value
 
     def _path(self, step: int, phase: str) -> Choice:
-        if phase == "base":
+        if phase == "base" and not self.supernet.space.tied:
             return largest_choice(self.supernet.space, self.seed, step)
         if phase == "joint" and step % 2:
             return sampled_choice(self.alphas, self.plan.temperature_at(step), self.plan.uniform_share, self.seed, step)
@@ -199,7 +200,7 @@ class Search:
         self._finite(loss, step, "joint")
         self.alpha_optimizer.step()
         ranks.assert_equal(self.alphas.state_dict(), "alphas")  # before a path is drawn by them: unlike paths crash or hang
-        self.mu = max(-LOWEST_MU, self.mu + self.steered * self.plan.mu_rate * excess.item())
+        self.mu = max(LOWEST_MU, self.mu + self.steered * self.plan.mu_rate * excess.item())
         return {"val_loss": task_loss.item(), "expected_ms": expected.item(), "target_ms": self.target_ms, "mu": self.mu,
                 "entropy": entropy.item(), "cheapest_share": self.alphas.cheapest_share(self.latency, temperature),
                 "temperature": temperature}  # fmt: skip
@@ -239,7 +240,7 @@ class Search:
 
     def refuse_broken(self) -> None:
         """Raise UserError where a weight or an alpha is not a number: such a state must not replace a good checkpoint."""
-        tensors = [*self.supernet.parameters(), *self.alphas.parameters()]
+        tensors = [*self.supernet.parameters(), *self.supernet.buffers(), *self.alphas.parameters()]
         if not all(bool(p.isfinite().all()) for p in tensors):
             raise UserError(f"weights: not finite after step {self.step_index - 1} of the search; lower --lr and start over with --restart")
 

@@ -78,6 +78,13 @@ def first_choice_only(space: SearchSpace, row: list[float]) -> list[list[list[fl
     return zeros
 
 
+def mean_scores(several: list[Scores]) -> Scores:
+    """The mean of scores found on several batches."""
+    mean = lambda rows: [sum(values) / len(values) for values in zip(*rows, strict=True)]  # noqa: E731
+    ops = [[mean(slot) for slot in zip(*stage, strict=True)] for stage in zip(*(ops for ops, _ in several), strict=True)]
+    return ops, [mean(stage) for stage in zip(*(depths for _, depths in several), strict=True)]
+
+
 def evaluations(space: SearchSpace) -> int:
     """How often `perturbation_scores` evaluates the supernet."""
     depths = sum(len(stage.slots) - stage.min_depth for stage in space.stages)

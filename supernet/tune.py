@@ -9,10 +9,10 @@ import quant
 from frostnet import FrostNet
 from nas.space import Choice
 from quant.quantizers import ActivationQuantizer
-from supernet.loop import Batch, weight_groups
+from supernet.loop import Batch, Plan, weight_groups
 from supernet.model import Supernet
 
-MOMENTUM = 0.9
+PEAK, WARM_UP = 0.5, 0.1  # of the search's learning rate, and of the steps
 
 
 @torch.no_grad()
@@ -31,7 +31,10 @@ def inherited(supernet: Supernet, choice: Choice, config: quant.QuantConfig, bat
 
 @torch.no_grad()
 def recalibrate(graph: fx.GraphModule, batches: Iterable[Tensor]) -> None:
-    """Replace batch-norm statistics by the plain average over `batches` and move the ranges to them; back as it was otherwise."""
+    """Replace batch-norm statistics by the plain average over `batches` and move the ranges to them; back as it was otherwise.
+
+    Nothing drops out meanwhile: evaluation does not, and the result is the same whatever was drawn before.
+    """
     norms = [m for m in graph.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     ranges = [m for m in graph.modules() if isinstance(m, ActivationQuantizer) and hasattr(m, "momentum")]
     before = [m.momentum for m in (*norms, *ranges)]
@@ -41,28 +44,35 @@ def recalibrate(graph: fx.GraphModule, batches: Iterable[Tensor]) -> None:
     for m in ranges:
         m.momentum = 0.3
     graph.train()
+    for m in graph.modules():
+        if isinstance(m, nn.modules.dropout._DropoutNd):
+            m.eval()
     for images in batches:
         graph(images)
+    graph.train()
     for m, momentum in zip((*norms, *ranges), before, strict=True):
         m.momentum = momentum
 
 
-def tune(graph: nn.Module, train: Batch, steps: int, lr: float, loss: Callable, seed: int = 0) -> None:
-    """Train an attached network in place for `steps` steps, from learning rate `lr` straight down to 0.
+def tune(graph: nn.Module, train: Batch, steps: int, plan: Plan, loss: Callable, seed: int = 0) -> bool:
+    """Train an attached network in place for `steps` steps as the search trained its weights; returns whether that went well.
 
-    In the supernet weights serve many networks; a few steps alone tell better which of them are good.
+    In the supernet weights serve many networks; a few steps alone tell better which of them are good. The learning rate rises to PEAK
+    of the search's and falls straight to 0.
     """
     torch.manual_seed(seed)  # of dropout
-    optimizer = torch.optim.SGD(weight_groups(graph, 1e-5), lr=lr, momentum=MOMENTUM, nesterov=True)
+    optimizer = torch.optim.SGD(weight_groups(graph, plan.weight_decay), lr=plan.lr, momentum=plan.momentum, nesterov=True)
     device = next(graph.parameters()).device
     graph.train()
     for step in range(steps):
         images, targets = (t.to(device) for t in train(step))
         for group in optimizer.param_groups:
-            group["lr"] = lr * (1.0 - step / steps)
+            group["lr"] = PEAK * plan.lr * min((step + 1) / max(1.0, WARM_UP * steps), 1.0 - step / steps)
         optimizer.zero_grad()
         loss(graph(images), targets).backward()
+        nn.utils.clip_grad_norm_(graph.parameters(), plan.clip_norm)
         optimizer.step()
+    return all(bool(p.isfinite().all()) for p in graph.parameters())
 
 
 @torch.no_grad()

@@ -108,10 +108,10 @@ def test_cells_come_seed_by_seed_and_random_networks_once(monkeypatch):
 def test_the_bottleneck_page_ranks_blocks_and_averages_ingredients(tmp_path):
     config = bottleneck_study.StudyConfig(data_root="pictures", runs=str(tmp_path), seeds=(0, 1))
     blocks = {
-        "mb k3 r0 relu": (0.4, 0.5),
-        "frost k3 r2 relu": (0.6, 0.6),
-        "frost k5 r2 hard_swish": (0.5, 0.8),
-        "se k3 r4 relu": (0.3, 0.3),
+        "mb k3 e3": (0.4, 0.5),
+        "frost k3 e3 r2": (0.6, 0.6),
+        "frost k5 e3 r2 hard_swish": (0.5, 0.8),
+        "se k3 e3 r4": (0.3, 0.3),
     }
     for seed in (0, 1):
         rows = [
@@ -120,17 +120,17 @@ def test_the_bottleneck_page_ranks_blocks_and_averages_ingredients(tmp_path):
         ]
         write_json(tmp_path / f"search_{seed}" / "front.json", {"networks": rows})
     chosen = bottleneck_study.candidates(config)
-    assert set(chosen) == {"mb_k3_r0_relu", "frost_k5_r2_hard_swish", "se_k3_r4_relu"}, "of each inside the best by the mean"
-    assert chosen["se_k3_r4_relu"].endswith("search_0/tried/derived_3.json")
+    assert set(chosen) == {"mb_k3_e3", "frost_k5_e3_r2_hard_swish", "se_k3_e3_r4"}, "of each inside the best by the mean"
+    assert chosen["se_k3_e3_r4"].endswith("search_0/tried/derived_3.json")
     kinds = {b: bottleneck_study.INSIDES[bottleneck_study.inside(b)] for b in blocks}
     found = {
         "settings": {"engine": "fbgemm", "width": 0.5, "preset": "demo", "target_ms": 0.5, "train_images": 10, "epochs": 3},
         "seeds": [0, 1], "cpu": "a CPU", "torch": "2",
         "chosen": [{"op": "frost", "kernel_size": 3, "squeeze_factor": 2, "activation": "relu"}],
         "blocks": {b: {"inside": kinds[b], "networks": rows} for b, rows in bottleneck_study.tried(config).items()},
-        "alone": {"frost k3 r2 relu": [cell(0.5), cell(0.6, 1)], "mb k3 r0 relu": []},
+        "alone": {"frost k3 e3 r2": [cell(0.5), cell(0.6, 1)], "mb k3 e3": []},
     }  # fmt: skip
     text = bottleneck_study.page(found)
-    assert text.index("| frost k5 r2 hard_swish |") < text.index("| frost k3 r2 relu |") < text.index("| mb k3 r0 relu |")
+    assert text.index("| frost k5 e3 r2 hard_swish |") < text.index("| frost k3 e3 r2 |") < text.index("| mb k3 e3 |")
     assert "| squeeze-and-concat, r 2 | 62.5 |" in text and "| hard_swish | 65.0 |" in text
-    assert "| frost k3 r2 relu | 55.0 ± 7.1 | 2 |" in text
+    assert "| frost k3 e3 r2 | 55.0 ± 7.1 | 2 |" in text
