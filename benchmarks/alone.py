@@ -1,6 +1,8 @@
 """Networks trained alone by one short recipe and judged as integer networks: the truth that searches and rankings are measured by."""
 
 import functools
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +50,17 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.network}_{self.seed}"
+        """Of its folder; another architecture in the same file is another training."""
+        return f"{self.network}_{digest(self.source)}_{self.seed}"
+
+
+def digest(source: str) -> str:
+    """A few characters that stand for a network: for its blocks, whatever the file says beside them."""
+    if not source.endswith(".json"):
+        return hashlib.sha256(source.encode()).hexdigest()[:8]
+    arch = Architecture.load(source).to_json()
+    text = json.dumps([arch[part] for part in ("stem", "blocks", "head")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def run_cell(training: Training, cell: Cell) -> str:

@@ -24,7 +24,7 @@ import torch
 
 import latency_lut.__main__ as latency_lut_program
 import quant
-from benchmarks.alone import SIZE, Cell, Training, build, run_cell
+from benchmarks.alone import SIZE, Cell, Training, build, digest, run_cell
 from benchmarks.low_bit import RESULT, claim, in_parallel, workers
 from benchmarks.search_report import write
 from frostnet import architecture
@@ -186,9 +186,11 @@ def randoms(config: StudyConfig) -> list[Entry]:
     """The random networks that each search judged as its controls."""
     entries = []
     for target in config.targets:
-        for path in sorted((Path(config.runs) / run_name(target) / "tried").glob("random_*.json"))[: config.randoms]:
-            name = f"{path.stem}_{target:g}ms".replace(".", "_")
-            entries.append(Entry(name, "random", "random", target, str(path)))
+        folder = Path(config.runs) / run_name(target)
+        names = [row["name"] for row in read_json(folder / "front.json")["networks"] if row["kind"] == "random"]
+        for name in names[: config.randoms]:
+            source = folder / "tried" / f"{name}.json"
+            entries.append(Entry(f"{name}_{target:g}ms".replace(".", "_"), "random", "random", target, str(source)))
     return entries
 
 
@@ -212,7 +214,9 @@ def results(config: StudyConfig, networks: list[Entry]) -> dict:
     for entry in networks:
         done = [Run(Path(config.runs) / Cell(entry.name, entry.source, seed).name) for seed in config.seeds]
         cells = [run.read_json(RESULT) for run in done if run.has(RESULT)]
-        rows.append({**asdict(entry), "source": Path(entry.source).name, **latencies[entry.name], "cells": cells, **scores(entry)})
+        rows.append(
+            {**asdict(entry), "source": Path(entry.source).name, **latencies[digest(entry.source)], "cells": cells, **scores(entry)}
+        )
     table = LatencyTable.load(table_path(config))
     return {
         "settings": {k: v for k, v in asdict(config).items() if k not in FREE}, "seeds": list(config.seeds), "cpu": table.meta["cpu"],
@@ -228,16 +232,16 @@ def scores(entry: Entry) -> dict:
 
 
 def measured(config: StudyConfig, networks: list[Entry]) -> dict[str, dict]:
-    """Parameters, multiply-accumulates, INT8 and float milliseconds of every network, all in the same rounds; measured once."""
-    file, names = Path(config.runs) / "latencies.json", {e.name: e.source for e in networks}
+    """Parameters, MACs, INT8 and float milliseconds of every network by its digest, all in the same rounds; measured once."""
+    file, sources = Path(config.runs) / "latencies.json", {digest(e.source): e.source for e in networks}
     known = read_json(file) if file.is_file() else {}
-    if set(names) - set(known):
+    if set(sources) - set(known):
         forms, image = {}, torch.zeros(1, 3, SIZE, SIZE)
-        for name, path in names.items():
-            forms[f"{name} int8_ms"] = freeze(build(path, 10), config.engine)
-            forms[f"{name} float_ms"] = quant.freeze_float(build(path, 10).eval(), image)
+        for key, source in sources.items():
+            forms[f"{key} int8_ms"] = freeze(build(source, 10), config.engine)
+            forms[f"{key} float_ms"] = quant.freeze_float(build(source, 10).eval(), image)
         timings = time_networks(forms, image, engine=config.engine)
-        known = {n: {k: timings[f"{n} {k}"].ms for k in ("int8_ms", "float_ms")} | size(path) for n, path in names.items()}
+        known = {n: {k: timings[f"{n} {k}"].ms for k in ("int8_ms", "float_ms")} | size(source) for n, source in sources.items()}
         write_json(file, known)
     return known
 
