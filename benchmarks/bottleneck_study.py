@@ -11,28 +11,24 @@ Writes docs/results/bottleneck.{json,md} and brings them up to date after each s
 
 import functools
 import math
-import os
 import re
 import statistics
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import latency_lut.__main__ as latency_lut_program
 import quant
-from benchmarks.alone import SIZE, Cell, Training, run_cell
+from benchmarks.alone import Cell, Training, run_cell
 from benchmarks.low_bit import RESULT, claim, in_parallel, workers
 from benchmarks.search_report import spread
+from benchmarks.searching import measure_table, run_search
 from latency_lut import LatencyTable
-from nas import Run, UserError, read_json, write_json
+from nas import Run, read_json, write_json
 from nas.cli import guard, option, parse
 from nas.files import write_bytes
 
-ROOT = Path(__file__).resolve().parent.parent
 INSIDES = {"mb": "nothing", "se r4": "SE", "add r4": "squeeze-and-add", "frost r2": "squeeze-and-concat, r 2",
            "frost r4": "squeeze-and-concat, r 4"}  # fmt: skip
 SMOKE = {"train_images": 640, "held_out_images": 100, "epochs": 2, "seeds": (0,), "preset": "smoke"}
@@ -68,8 +64,7 @@ def main(argv=None) -> Path:
         config = replace(config, **SMOKE, runs=f"{config.runs}_smoke", output=f"{config.runs}_smoke")
     claim(config, FREE)
     until = time.monotonic() + 60 * config.minutes
-    latency_lut_program.main(["--engine", config.engine, "--output", str(table_path(config)), "--input-size", str(SIZE), "--width",
-                              str(config.width), "--num-classes", "10", "--space", "bottleneck"])  # fmt: skip
+    measure_table(table_path(config), config.engine, config.width, "bottleneck")
     with ThreadPoolExecutor(config.processes) as pool:
         list(pool.map(functools.partial(search, config), config.seeds))
     write(config)
@@ -89,14 +84,9 @@ def table_path(config: StudyConfig) -> Path:
 
 
 def search(config: StudyConfig, seed: int) -> None:
-    words = {"latency-lut": table_path(config).resolve(), "space": "bottleneck", "width": config.width, "data": "imagefolder",
-             "data-root": Path(config.data_root).resolve(), "preset": config.preset, "target-ms": config.target_ms, "controls": 0,
-             "name": f"search_{seed}", "seed": seed, "train-images": config.train_images, "runs": Path(config.runs).resolve()}  # fmt: skip
-    command = [sys.executable, str(ROOT / "search.py"), *(word for k, v in words.items() for word in (f"--{k}", str(v)))]
-    with open(Path(config.runs) / f"search_{seed}.log", "a") as log:
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT)
-    if done.returncode:
-        raise UserError(f"search.py stopped with exit code {done.returncode}; see {log.name}")
+    run_search(config.runs, f"search_{seed}", latency_lut=table_path(config).resolve(), space="bottleneck", width=config.width,
+               data="imagefolder", data_root=Path(config.data_root).resolve(), preset=config.preset, target_ms=config.target_ms, controls=0,
+               seed=seed, train_images=config.train_images)  # fmt: skip
 
 
 # ---- results -------------------------------------------------------------------------------------------------

@@ -12,27 +12,24 @@ Writes docs/results/search.{json,md,png} and brings them up to date after each t
 
 import functools
 import math
-import os
-import subprocess
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-import latency_lut.__main__ as latency_lut_program
 import quant
 from benchmarks.alone import SIZE, Cell, Training, build, digest, run_cell
 from benchmarks.low_bit import RESULT, claim, in_parallel, workers
 from benchmarks.search_report import write
+from benchmarks.searching import measure_table, run_search
 from frostnet import architecture
 from latency_lut import LatencyTable, prepare, time_networks
 from nas import Architecture, Run, UserError, count, read_json, write_json
 from nas.cli import guard, option, parse
 
-ROOT = Path(__file__).resolve().parent.parent
 FROSTNETS = {f"frostnet_{size}": size for size in ("small", "base")}
 MOBILENETS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_small_relu")
 FAMILIES = (*FROSTNETS, *MOBILENETS)
@@ -78,7 +75,7 @@ def main(argv=None) -> Path:
     started = time.monotonic()
     networks = rivals(config)
     if config.stage == "all":
-        measure_table(config)
+        measure_table(table_path(config), config.engine, config.width)
         search_all(config)
         networks = [*found(config), *networks, *randoms(config)]
     train_all(config, networks, started + 60 * config.minutes)
@@ -150,28 +147,16 @@ def table_path(config: StudyConfig) -> Path:
     return Path(config.runs) / "table.json"
 
 
-def measure_table(config: StudyConfig) -> None:
-    latency_lut_program.main(["--engine", config.engine, "--output", str(table_path(config)), "--input-size", str(SIZE),
-                              "--width", str(config.width), "--num-classes", "10"])  # fmt: skip
-
-
 def search_all(config: StudyConfig) -> None:
-    """A search for each latency, side by side in processes of their own."""
-    commands = {run_name(target): search_command(config, target) for target in config.targets}
-    running = {}
-    for name, command in commands.items():
-        log = open(Path(config.runs) / f"{name}.log", "a")  # noqa: SIM115
-        running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT)
-    for name, process in running.items():
-        if process.wait():
-            raise UserError(f"search.py stopped with exit code {process.returncode}; see {Path(config.runs) / name}.log")
+    """A search for each latency, as many at a time as there are processes."""
+    with ThreadPoolExecutor(config.processes) as pool:
+        list(pool.map(functools.partial(search, config), config.targets))
 
 
-def search_command(config: StudyConfig, target: float) -> list[str]:
-    words = {"latency-lut": table_path(config).resolve(), "width": config.width, "data": "imagefolder",
-             "data-root": Path(config.data_root).resolve(), "preset": config.preset, "target-ms": target, "name": run_name(target),
-             "runs": Path(config.runs).resolve(), "train-images": config.train_images, "controls": config.randoms}  # fmt: skip
-    return [sys.executable, str(ROOT / "search.py"), *(word for k, v in words.items() for word in (f"--{k}", str(v)))]
+def search(config: StudyConfig, target: float) -> None:
+    run_search(config.runs, run_name(target), latency_lut=table_path(config).resolve(), width=config.width, data="imagefolder",
+               data_root=Path(config.data_root).resolve(), preset=config.preset, target_ms=target, train_images=config.train_images,
+               controls=config.randoms)  # fmt: skip
 
 
 def run_name(target: float) -> str:
