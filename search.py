@@ -44,7 +44,7 @@ from supernet.finalists import Finalist
 from supernet.judge import Judge, along_the_front, choose
 from supernet.results import describe, row, save_networks, save_numbers
 from tasks.data import DATA, num_classes, training_pictures
-from tasks.pictures import Pictures, Stream, balanced, labelled
+from tasks.pictures import Pictures, Stream, balanced, generator, labelled
 
 PRESETS = {  # on two cores: smoke a minute, demo six at width 0.5, small fifteen at 0.75, cifar hours; imagenet is for several GPUs
     "smoke": {"base_steps": 8, "float_steps": 8, "quant_steps": 8, "joint_steps": 8, "train_images": 640,
@@ -167,11 +167,10 @@ def find(config: SearchConfig, command: str) -> Path:
     train(search, run, config.checkpoint_seconds)
     ranks.only_main()
     scores = score(search, parts.alphas, config)
-    points = front(space, *scores, latency)
     judge = make_judge(search, space, parts, config, run, table.meta["threads"])
-    networks = choose(judge, points, scores, config.rescored, config.controls)
-    spread = along_the_front(judge, points, config.pareto)
-    finish(judge, networks, spread, points, table, settings)
+    networks = choose(judge, scores, config.rescored, config.controls)
+    spread = along_the_front(judge, scores, config.pareto)
+    finish(judge, networks, spread, front(space, *scores, latency), table, settings)
     return run.path
 
 
@@ -196,7 +195,12 @@ def find_target(config: SearchConfig, table: LatencyTable, space: SearchSpace, l
     fastest, slowest = latency_range(space, latency)
     target = config.target_ms
     if target is None:
-        target = table.predict(frostnet.architecture("small", config.width, space.head.num_classes, config.input_size)).latency_ms
+        small = frostnet.architecture("small", config.width, space.head.num_classes, config.input_size)
+        try:
+            target = table.predict(small).latency_ms
+        except UserError as error:
+            raise UserError(f"target_ms: missing, and this table does not know FrostNet-Small, whose latency is the default; give one "
+                            f"from {fastest:.4g} to {slowest:.4g} ms") from error  # fmt: skip
     check_target(target, fastest, slowest)
     print(f"target {target:.3f} ms; networks of this space take {fastest:.3f} to {slowest:.3f} ms on {table.meta['engine']}")
     if target > slowest:
@@ -304,7 +308,10 @@ def score(search: supernet.Search, pictures: Pictures, config: SearchConfig) -> 
 def even_batches(pictures: Pictures) -> list[Callable[[], tuple[Tensor, Tensor]]]:
     """All pictures once, each batch made when it is called for; nearly equal in size, since batch norm goes by the batch."""
     most = max(32, BATCH_PIXELS // pictures.input_size**2)
-    parts = torch.arange(len(pictures)).tensor_split(-(-len(pictures) // most))
+    order = torch.randperm(
+        len(pictures), generator=generator(0, 0)
+    )  # they are sorted by class, and a batch of one class has other statistics
+    parts = order.tensor_split(-(-len(pictures) // most))
     return [functools.partial(labelled, pictures, part) for part in parts]
 
 

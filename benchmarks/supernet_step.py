@@ -5,11 +5,12 @@
 
 Plain networks are the architectures of the paths that the supernet samples, attached alone, with the same pictures and an optimizer of
 the same kind. Rounds take one step of every kind in turn, so whatever slows the machine slows all; reported are ratios of medians of the
-CPU time of one thread. The supernets are that of the default space and those of the space `bottleneck` cut to so many candidates a slot.
-The last line is JSON.
+CPU time of one thread. The supernets are that of the default space and some whose slots all have equally many candidates, Frost blocks
+of several expansions, kernels and activations. The last line is JSON.
 """
 
 import gc
+import itertools
 import json
 import os
 import time
@@ -30,6 +31,7 @@ import quant
 from frostnet import FrostNet
 from latency_lut.machine import cpu_model
 from nas import Choice, SearchSpace, UserError, find_space
+from nas.arch import BlockSpec, resolve
 from nas.cli import guard, option, parse
 from nas.files import write_bytes, write_json
 from nas.space import Slot
@@ -37,6 +39,7 @@ from supernet import SAMPLERS, Plan, Search, Supernet, fair_choice
 from supernet.loop import weight_groups
 from supernet.samplers import round_length
 
+KINDS = tuple(itertools.product((6, 5, 4, 3, 2), (3, 5), ("relu", "hard_swish")))  # expansion, kernel, activation of frost blocks
 CLASSES, CONFIG = 10, quant.QuantConfig(engine="fbgemm")
 ONE_PATH, TWO_PATHS = 1.3, 2.3  # times the plain step: the bars
 ALIKE = 0.01  # relative difference between peaks that are called the same
@@ -59,8 +62,8 @@ class StepConfig:
             if getattr(self, field) < 1:
                 raise UserError(f"{field}: {getattr(self, field)}, must be at least 1")
         for count in self.candidates:
-            if not 2 <= count <= find_space("bottleneck")().tied_count:
-                raise UserError(f"candidates: {count}, must be 2 to {find_space('bottleneck')().tied_count}")
+            if not 2 <= count <= len(KINDS):
+                raise UserError(f"candidates: {count}, must be 2 to {len(KINDS)}")
 
 
 @guard
@@ -84,10 +87,15 @@ def main(argv=None) -> dict:
 
 
 def cut(count: int, config: StepConfig) -> SearchSpace:
-    """The space `bottleneck`, untied, with its last `count` kinds in every slot: the frost blocks come first, the plain ones last."""
-    space = find_space("bottleneck")(config.width, config.input_size, CLASSES)
-    stages = (replace(s, slots=tuple(Slot(slot.candidates[::-1][:count]) for slot in s.slots)) for s in space.stages)
-    return replace(space, tied=False, stages=tuple(stages))
+    """The default space with the first `count` of KINDS in every slot with a choice."""
+    space = find_space("frostnet")(config.width, config.input_size, CLASSES)
+
+    def kinds(slot: Slot) -> Slot:
+        at = slot.candidates[0]
+        specs = (BlockSpec("frost", k, at.in_channels, at.out_channels, at.stride, e, 4, act) for e, k, act in KINDS[:count])
+        return Slot(tuple(map(resolve, specs))) if len(slot.candidates) > 1 else slot
+
+    return replace(space, name="cut", stages=tuple(replace(s, slots=tuple(map(kinds, s.slots))) for s in space.stages))
 
 
 def measured(space: SearchSpace, config: StepConfig) -> dict:
@@ -260,7 +268,8 @@ Written by `PYTHONPATH=. python benchmarks/supernet_step.py`; the numbers are in
 {result["cpu"]}, one thread, torch {result["torch"]}, load {result["load"]:.1f}. Width {settings["width"]}, {settings["input_size"]} px, \
 batch {settings["batch_size"]}, under fake-quant with GradBoost; medians of {settings["rounds"]} interleaved rounds of CPU time. \
 `plain` is the training step of the network that a path samples, alone (forward, backward, clipping, GradBoost on SGD); `path` is the \
-supernet's weight step on that path; the others are alpha steps with each sampler, at full depth. × is the time over `plain`.
+supernet's weight step on that path; the others are alpha steps with each sampler, at full depth. × is the time over `plain`. \
+Spaces: the default one, and the same places with so many Frost blocks of unlike expansion, kernel and activation in each.
 
 MiB is the most memory alive at once in a step beyond what was alive before it, in bytes counted by torch's own allocator: activations, \
 gradients and temporaries. Weights (with batch norms and quantizers) and what the optimizer keeps (momentum, GradBoost's statistics) \

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from nas.arch import Architecture, BlockSpec, HeadSpec, StemSpec, signature
+from nas.arch import Architecture, BlockSpec, HeadSpec, StemSpec, resolve, signature
 from nas.errors import UserError
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class Slot:
 @dataclass(frozen=True)
 class Stage:
     slots: tuple[Slot, ...]
-    min_depth: int
+    min_depth: int  # at least 1: there is no path around a stage
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """`tied`: every slot with a choice takes the same one, so that the space searches one block for the whole network."""
+    """Construction checks that every choice is a network. Raises UserError naming stage, slot and field.
+
+    `tied`: every slot with a choice takes the same one, so that the space searches one block for the whole network.
+    """
 
     name: str
     width: float
@@ -51,9 +54,10 @@ class SearchSpace:
     tied: bool = False
 
     def __post_init__(self):
-        counts = {len(slot.candidates) for stage in self.stages for slot in stage.slots} - {1}
-        if self.tied and len(counts) != 1:
-            raise UserError(f"space {self.name!r}: tied, but its slots have {sorted(counts)} candidates; give all the same number, above 1")
+        try:
+            _check(self)
+        except UserError as error:
+            raise UserError(f"space {self.name!r}: {error}") from error
 
     @property
     def tied_count(self) -> int:
@@ -107,11 +111,14 @@ class SearchSpace:
     def random(self, generator: torch.Generator) -> Choice:
         """Uniform depth in every stage, uniform candidate in every slot that runs."""
 
-        def draw(low: int, high: int) -> int:
-            return int(torch.randint(low, high, (), generator=generator))
+        def candidate(stage: int, slot: int) -> int:
+            return int(torch.randint(len(self.stages[stage].slots[slot].candidates), (), generator=generator))
 
-        depths = tuple(draw(stage.min_depth, len(stage.slots) + 1) for stage in self.stages)
-        return self.choice(depths, self.each_slot(lambda i, j: draw(0, len(self.stages[i].slots[j].candidates))))
+        return self.choice(self.random_depths(generator), self.each_slot(candidate))
+
+    def random_depths(self, generator: torch.Generator) -> tuple[int, ...]:
+        """A uniform depth for every stage."""
+        return tuple(int(torch.randint(stage.min_depth, len(stage.slots) + 1, (), generator=generator)) for stage in self.stages)
 
     def choice(self, depths: tuple[int, ...], ops: list[list[int]]) -> Choice:
         """A choice from candidates of every slot, running or not."""
@@ -164,3 +171,78 @@ def _fit(stages: tuple[Stage, ...], blocks: tuple[BlockSpec, ...]) -> list[tuple
             return None
         ops.append(first.slots[depth].candidates.index(blocks[depth]))
     return None
+
+
+# ---- checks --------------------------------------------------------------------------------------------------
+
+
+def _check(space: SearchSpace) -> None:
+    for field, kind in (("stem", StemSpec), ("head", HeadSpec)):
+        if not isinstance(getattr(space, field), kind):
+            raise UserError(f"{field}: a {type(getattr(space, field)).__name__}, must be a nas.{kind.__name__}")
+    _check_all("stages", space.stages, Stage)
+    channels = space.stem.out_channels
+    for i, stage in enumerate(space.stages):
+        channels = _check_stage(f"stage {i}", stage, channels, space.tied)
+    if space.head.in_channels != channels:
+        raise UserError(f"head.in_channels: {space.head.in_channels}, must be {channels}, what the last stage gives")
+    if space.tied:
+        _check_tied(space.stages)
+    deepest = space.choice(tuple(len(stage.slots) for stage in space.stages), [[0] * len(stage.slots) for stage in space.stages])
+    space.architecture(deepest)  # the input size and the number of blocks
+
+
+def _check_all(place: str, items: tuple, kind: type) -> None:
+    if not isinstance(items, tuple) or not all(isinstance(item, kind) for item in items):
+        raise UserError(f"{place}: {items!r:.80}, must be a tuple of nas.{kind.__name__}")
+    if not items:
+        raise UserError(f"{place}: none, must be at least one")
+
+
+def _check_stage(place: str, stage: Stage, channels: int, tied: bool) -> int:
+    """Check a stage that is given `channels`; returns how many it gives."""
+    _check_all(f"{place}: slots", stage.slots, Slot)
+    if type(stage.min_depth) is not int or not 1 <= stage.min_depth <= len(stage.slots):
+        raise UserError(f"{place}: min_depth: {stage.min_depth!r}, must be a whole number from 1 to {len(stage.slots)}, its slots")
+    for j, slot in enumerate(stage.slots):
+        _check_slot(f"{place}, slot {j}", slot, channels, tied)
+        first = slot.candidates[0]
+        for field, kept in (("stride", 1), ("out_channels", channels)):
+            if j > 0 and getattr(first, field) != kept:
+                raise UserError(
+                    f"{place}, slot {j}: {field}: {getattr(first, field)}, must be {kept}: a stage may end after any slot, so only its "
+                    "first changes the shape; begin a new stage here"
+                )
+        channels = first.out_channels
+    return channels
+
+
+def _check_slot(place: str, slot: Slot, channels: int, tied: bool) -> None:
+    _check_all(f"{place}: candidates", slot.candidates, BlockSpec)
+    first, seen = slot.candidates[0], {}
+    if first.in_channels != channels:
+        raise UserError(f"{place}: in_channels: {first.in_channels}, must be {channels}, what comes out before it")
+    for k, spec in enumerate(slot.candidates):
+        for field in ("in_channels", "out_channels", "stride"):
+            value, wanted = getattr(spec, field), getattr(first, field)
+            if value != wanted:
+                raise UserError(f"{place}, candidate {k}: {field}: {value}, must be {wanted} as in candidate 0, which it can stand in for")
+        if resolve(spec) != spec:
+            raise UserError(f"{place}, candidate {k}: op: {spec.op!r}, but {spec} has no room for a squeeze; give nas.resolve of it")
+        built = (spec.op, spec.kernel_size, spec.expand_ratio, spec.squeeze_channels, spec.activation)
+        if seen.setdefault(built, k) != k and not tied:
+            raise UserError(f"{place}, candidate {k}: {spec} builds the same block as candidate {seen[built]}; give each block once")
+
+
+def _check_tied(stages: tuple[Stage, ...]) -> None:
+    choices = [(i, j, len(slot.candidates)) for i, stage in enumerate(stages) for j, slot in enumerate(stage.slots)]
+    choices = [row for row in choices if row[2] > 1]
+    counts = sorted({count for _, _, count in choices})
+    if len(counts) != 1:
+        raise UserError(f"tied, but its slots have {counts or 1} candidates; give all the same number, above 1")
+    i, j, _ = choices[0]
+    if j >= stages[i].min_depth:  # what a tied candidate is worth is written down in that slot
+        raise UserError(
+            f"stage {i}: min_depth: {stages[i].min_depth}, must be {j + 1} or more in a tied space, whose first slot with a choice, here "
+            f"slot {j}, must always run"
+        )

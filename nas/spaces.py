@@ -7,6 +7,7 @@ A space of one's own is a function (width, input_size, num_classes) -> SearchSpa
 """
 
 import importlib
+import inspect
 import itertools
 import sys
 from collections.abc import Callable
@@ -150,18 +151,46 @@ def find_space(name: str) -> Callable[[float, int, int], SearchSpace]:
     return partial(_own, name, _imported(name, module, function))
 
 
+# ---- a space of one's own -------------------------------------------------------------------------------------
+
+
 def _imported(name: str, module: str, function: str) -> Callable:
+    """A user's function, with the right arguments."""
+    mend = "give module:function of a Python file here, without .py"
+    if "" in (*module.split("."), function):
+        raise UserError(f"space: {name!r}, must be module:function; {mend}")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"space: {name!r}: {error}; give module:function of a Python file here, without .py") from error
+        found = getattr(importlib.import_module(module), function, None)
+    except (Exception, SystemExit) as error:  # whatever a user's file may do
+        raise UserError(f"space: {name!r}: module {module!r} does not import: {_words(error)}; {mend}, that imports") from error
+    if not callable(found):
+        raise UserError(f"space: {name!r}: module {module!r} has no function {function!r}; {mend}")
+    try:
+        inspect.signature(found).bind(1.0, 32, 10)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"space: {name!r}: {function}: {error}; must take (width, input_size, num_classes)") from error
+    return found
 
 
-def _own(name: str, function: Callable, *args, **options) -> SearchSpace:
+def _own(name: str, function: Callable, width: float, input_size: int, num_classes: int) -> SearchSpace:
     """A user's space under the name by which it is found again."""
-    space = function(*args, **options)
+    try:
+        space = function(width, input_size, num_classes)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"space: {name!r}: {_words(error)}") from error
     if not isinstance(space, SearchSpace):
         raise UserError(f"space: {name!r} returned a {type(space).__name__}, must return a nas.SearchSpace")
+    if (space.input_size, space.head.num_classes) != (input_size, num_classes):
+        raise UserError(
+            f"space: {name!r} returned input_size {space.input_size} and num_classes {space.head.num_classes}, was asked for {input_size} "
+            f"and {num_classes}; pass its arguments on"
+        )
+    if all(stage.min_depth == len(stage.slots) and all(len(slot.candidates) == 1 for slot in stage.slots) for stage in space.stages):
+        raise UserError(f"space: {name!r} holds one network; give a slot a second candidate or a stage a min_depth below its slots")
     return replace(space, name=name)
+
+
+def _words(error: BaseException) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -43,9 +43,11 @@ class Alphas(nn.Module):
         return total
 
     def entropy(self, temperature: float = 1.0) -> Tensor:
-        """Mean over all distributions of their entropy relative to uniform, in [0, 1]; 0-dim, differentiable."""
+        """Mean over all distributions of their entropy relative to uniform, in [0, 1], 0 where there is none; 0-dim, differentiable."""
         ops, depths = self.probabilities(temperature)
         rows = [p for p in [*(p for stage in ops for p in stage), *depths] if len(p) > 1]
+        if not rows:
+            return depths[0].new_zeros(())
         return torch.stack([-(p * p.clamp(min=1e-12).log()).sum() / torch.tensor(float(len(p))).log() for p in rows]).mean()
 
     @torch.no_grad()

@@ -1,14 +1,19 @@
 """From trained alphas to the few networks worth a closer look, and the random networks that they must beat."""
 
+import itertools
+import statistics
 from dataclasses import dataclass
 
-from nas.derive import Point, best_under, tied_fronts
+from nas.derive import Point, best_under, front, latency_range, tied_fronts
 from nas.space import Choice, SearchSpace
 from supernet.samplers import generator_for
 from supernet.score import Scores
 
 CONTROL_DRAWS = 2000
 DISTANCE = 3
+FILLED = 0.97  # of a target: a network that takes less has not used what it was given
+FIRST_PRICE = 0.25  # score that a block of ordinary latency gains by it
+PRICES = 12  # each twice the one before
 
 
 @dataclass
@@ -30,22 +35,54 @@ class Finalist:
     measured_ms: float | None = None
 
 
-def finalists(space: SearchSpace, points: list[Point], scores: Scores, latency, target_ms: float, derived: int, controls: int,
+def finalists(space: SearchSpace, fronts: list[list[Point]], scores: Scores, latency, target_ms: float, derived: int, controls: int,
               seed: int) -> list[Finalist]:  # fmt: skip
-    """The best-scoring unlike networks of the front at or under the target, and random ones as close under it as chance allows.
+    """The best-scoring unlike networks of the `fronts_for` a target, in turns, and random ones as close under it as chance allows.
 
     In a tied space the derived ones are the best network of every candidate that can meet the target.
     """
     if space.tied:
-        fronts = tied_fronts(space, *scores, latency)
         best = [best_under(front, target_ms)[0] for front in fronts if front[0].latency_ms <= target_ms]
     else:
-        best = unlike(best_under(points, target_ms, len(points)), derived)
+        ranked = [best_under(front, target_ms, len(front)) for front in fronts]
+        best = unlike([p for turn in itertools.zip_longest(*ranked) for p in turn if p is not None], derived)
     drawn = random_feasible(space, latency, target_ms, controls, seed)
+    choices = [("derived", point.choice) for point in best] + [("random", choice) for choice in drawn]
+    numbers = {kind: itertools.count(1) for kind in ("derived", "random")}
     return [
-        *(Finalist(f"derived_{i}", "derived", p.choice, p.latency_ms, p.score) for i, p in enumerate(best, 1)),
-        *(Finalist(f"random_{i}", "random", c, path_latency(c, latency), path_score(c, scores, space)) for i, c in enumerate(drawn, 1)),
+        Finalist(f"{kind}_{next(numbers[kind])}", kind, choice, path_latency(choice, latency), path_score(choice, scores, space))
+        for kind, choice in choices
     ]
+
+
+def fronts_for(space: SearchSpace, scores: Scores, latency, target_ms: float) -> list[list[Point]]:
+    """Fronts of latency against score, the first by the scores alone, the last of networks that use the target.
+
+    The alphas were trained under a price on latency, and a supernet that has trained briefly prefers what is small: the best score may
+    belong to a network far below the target. What the target leaves costs nothing, so latency is given back a rising price, until the
+    best network under the target uses FILLED of it. In a tied space: the front of every candidate, as scored.
+    """
+    if space.tied:
+        return tied_fronts(space, *scores, latency)
+    fronts = [front(space, *scores, latency)]
+    price = FIRST_PRICE / _mean_ms(latency)
+    while len(fronts) <= PRICES and best_under(fronts[-1], target_ms)[0].latency_ms < FILLED * min(
+        target_ms, latency_range(space, latency)[1]
+    ):
+        fronts.append(front(space, *priced(scores, latency, price), latency))
+        price *= 2
+    return fronts
+
+
+def priced(scores: Scores, latency, price: float) -> Scores:
+    """Scores with `price` more for each millisecond of a candidate."""
+    ops, depths = scores
+    add = lambda row, ms: [score + price * t for score, t in zip(row, ms, strict=True)]  # noqa: E731
+    return [[add(row, ms) for row, ms in zip(rows, mss, strict=True)] for rows, mss in zip(ops, latency.blocks, strict=True)], depths
+
+
+def _mean_ms(latency) -> float:
+    return statistics.mean(ms for stage in latency.blocks for slot in stage for ms in slot)
 
 
 def unlike(points: list[Point], count: int) -> list[Point]:

@@ -27,25 +27,28 @@ def hand_down(supernet: Supernet) -> None:
 
 @torch.no_grad()
 def inherit(giver: Block, taker: Block) -> None:
-    """Fill `taker` from `giver`, a block with the same input and output channels and at least as many in between.
+    """Fill `taker` from `giver`, a block with the same input and output channels.
 
-    What the giver does not have, such as a gate, stays as it is.
+    What the giver does not have, or has less of, stays as it is: a gate, a squeeze; the whole block where the giver has fewer hidden
+    channels, or where one of the two has no expansion, whose hidden channels are the input itself.
     """
+    if taker.project.conv.in_channels > giver.project.conv.in_channels or (giver.expand is None) != (taker.expand is None):
+        return
     hidden = _important(giver.project.conv.weight, taker.project.conv.in_channels)
     given, taken = _joined(giver), _joined(taker)
-    kept = _important(giver.expand.conv.weight[:, :given], taken) if given and taken else torch.arange(0)
-    if taken and given:
+    kept = _important(giver.expand.conv.weight[:, :given], taken) if 0 < taken <= given else torch.arange(0)
+    if len(kept):
         _take(giver.squeeze, taker.squeeze, kept, None)
-    if giver.restore is not None and taker.restore is not None:
+    if giver.restore is not None and taker.restore is not None and taker.squeeze.conv.out_channels <= giver.squeeze.conv.out_channels:
         added = _important(giver.restore.conv.weight, taker.restore.conv.in_channels)
         _take(giver.squeeze, taker.squeeze, added, None)
         _take(giver.restore, taker.restore, None, added)
-    if giver.expand is not None and (given or not taken):
+    if giver.expand is not None and taken <= given:
         beside = torch.arange(given, giver.expand.conv.in_channels)
         _take(giver.expand, taker.expand, hidden, torch.cat([kept, beside.to(kept.device)]))
     _take(giver.depthwise, taker.depthwise, hidden, None)
     _take(giver.project, taker.project, None, hidden)
-    if giver.excite is not None and taker.excite is not None:
+    if giver.excite is not None and taker.excite is not None and taker.excite.fc1.out_channels <= giver.excite.fc1.out_channels:
         _take_gate(giver.excite, taker.excite, hidden)
 
 

@@ -9,11 +9,11 @@ from tqdm import tqdm
 
 import quant
 from nas.arch import Architecture
-from nas.derive import Point, best_under
+from nas.derive import best_under, latency_range
 from nas.errors import UserError
 from nas.runs import Run
-from nas.space import SearchSpace
-from supernet.finalists import Finalist, finalists
+from nas.space import Choice, SearchSpace
+from supernet.finalists import Finalist, finalists, fronts_for, path_latency, path_score
 from supernet.loop import Batch, Search
 from supernet.score import Scores
 from supernet.tune import inherited, recalibrate, top1, tune
@@ -78,7 +78,7 @@ class Judge:
         return [before, top1(graph, self.judged())]
 
 
-def choose(judge: Judge, points: list[Point], scores: Scores, derived: int, controls: int) -> list[Finalist]:
+def choose(judge: Judge, scores: Scores, derived: int, controls: int) -> list[Finalist]:
     """Judge finalists until one meets the target as measured; the chosen one comes first. Raises UserError where none does.
 
     derived, controls: how many networks of the front, and how many random ones beside them.
@@ -86,7 +86,8 @@ def choose(judge: Judge, points: list[Point], scores: Scores, derived: int, cont
     search = judge.search
     aim = target = search.target_ms
     for attempt in range(TRIES):
-        networks = finalists(judge.space, points, scores, search.latency, aim, derived, controls, search.seed)
+        fronts = fronts_for(judge.space, scores, search.latency, aim)
+        networks = finalists(judge.space, fronts, scores, search.latency, aim, derived, controls, search.seed)
         judge(networks)
         found = [n for n in networks if n.kind == "derived"]
         met = [n for n in found if n.measured_ms <= target * (1.0 if attempt < TRIES - 1 else SLACK)]
@@ -96,7 +97,7 @@ def choose(judge: Judge, points: list[Point], scores: Scores, derived: int, cont
                 print(f"no network met {target:.3f} ms as measured; {best.name} is {100 * (best.measured_ms / target - 1):.1f} % above it")
             return [best, *(n for n in networks if n is not best)]
         slowdown = min(n.measured_ms / n.latency_ms for n in found)
-        aim = max(target / slowdown, points[0].latency_ms)
+        aim = max(target / slowdown, latency_range(judge.space, search.latency)[0])
         print(f"no derived network met {target:.3f} ms as measured; deriving again for {aim:.3f} ms predicted")
     raise UserError(
         f"target_ms: {target:.4g}, but measured networks take {slowdown:.2f} times their prediction and miss it; is something else "
@@ -114,14 +115,25 @@ def slowest_of_the_best(networks: list[Finalist], pictures: int) -> Finalist:
     return max((n for n in networks if n.accuracy >= best - error), key=lambda n: n.measured_ms)
 
 
-def along_the_front(judge: Judge, points: list[Point], count: int) -> list[Finalist]:
-    """The best networks for `count` predicted latencies, from the fastest to the slowest of the front, evenly spread over their
+def along_the_front(judge: Judge, scores: Scores, count: int) -> list[Finalist]:
+    """The best networks for `count` predicted latencies, from the fastest to the slowest of the space, evenly spread over their
     logarithms; judged. Fewer where one network is the best for several of them."""
-    low, high = points[0].latency_ms, points[-1].latency_ms
+    latency = judge.search.latency
+    low, high = latency_range(judge.space, latency)
     shares = [i / (count - 1) for i in range(count)] if count > 1 else [1.0] * count
-    best = [best_under(points, low * (high / low) ** share * (1 + 1e-9))[0] for share in shares]
-    distinct = {point.choice: point for point in best}.values()
-    networks = [Finalist(f"pareto_{i}", "pareto", p.choice, p.latency_ms, p.score) for i, p in enumerate(distinct, 1)]
+    targets = [low * (high / low) ** share * (1 + 1e-9) for share in shares]
+    choices = dict.fromkeys(best_for(judge.space, scores, latency, target) for target in targets)
+    networks = [
+        Finalist(f"pareto_{i}", "pareto", choice, path_latency(choice, latency), path_score(choice, scores, judge.space))
+        for i, choice in enumerate(choices, 1)
+    ]
     if networks:
         judge(networks)
     return networks
+
+
+def best_for(space: SearchSpace, scores: Scores, latency, target_ms: float) -> Choice:
+    """The network that the last of the fronts for a target names."""
+    fronts = fronts_for(space, scores, latency, target_ms)
+    feasible = [best_under(front, target_ms)[0] for front in fronts if front[0].latency_ms <= target_ms]
+    return (max(feasible, key=lambda point: point.score) if space.tied else feasible[-1]).choice

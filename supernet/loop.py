@@ -31,7 +31,7 @@ from quant.quantizers import Quantizer
 from supernet.alphas import Alphas
 from supernet.inherit import hand_down
 from supernet.model import Supernet
-from supernet.samplers import fair_choice, largest_choice, round_length, sampled_choice, sampled_gates, seed_for
+from supernet.samplers import covering_length, fair_choice, largest_choice, sampled_choice, sampled_gates, seed_for
 
 LOWEST_MU = -1.0  # bound on the reward for slower networks
 Batch = Callable[[int], tuple[Tensor, Tensor]]  # step -> (images, targets), the same for the same step
@@ -150,9 +150,9 @@ class Search:
 
     @torch.no_grad()
     def _calibrate(self) -> None:
-        """One full round of paths, so that every quantizer has seen data before anything depends on it."""
+        """The first paths of a round, so that every quantizer has seen data before anything depends on it."""
         images = self.train(0)[0].to(self.device)
-        for position in range(round_length(self.supernet.space)):
+        for position in range(covering_length(self.supernet.space)):
             choice = fair_choice(self.supernet.space, self.seed, position)
             self.supernet(images, choice)
             ranks.average(self.supernet.path(choice))

@@ -31,8 +31,20 @@ def generator_for(seed: int, stream: int, index: int) -> torch.Generator:
 
 
 def round_length(space: SearchSpace) -> int:
-    """Steps in which every candidate of every slot runs equally often: the least common multiple of their counts."""
-    return math.lcm(*(len(slot.candidates) for stage in space.stages for slot in stage.slots))
+    """Steps in which every candidate of every slot runs equally often: the least common multiple of their counts.
+
+    NOTE: unlike counts make long rounds (5, 7, 8, 9 and 11 candidates: 27,720 steps), and fairness holds only over whole ones.
+    """
+    return math.lcm(*_counts(space))
+
+
+def covering_length(space: SearchSpace) -> int:
+    """Steps from the beginning of a round of `fair_choice` in which every candidate of every running slot runs at least once."""
+    return max(_counts(space))  # a round is made of permutations, so a slot of n candidates has run all of them after n steps
+
+
+def _counts(space: SearchSpace) -> list[int]:
+    return [len(slot.candidates) for stage in space.stages for slot in stage.slots]
 
 
 def largest(slot: Slot) -> int:
@@ -43,13 +55,8 @@ def largest(slot: Slot) -> int:
 
 def largest_choice(space: SearchSpace, seed: int, step: int) -> Choice:
     """The largest candidates; every slot in even steps, random depths in odd ones."""
-    generator = generator_for(seed, 5, step)
-    depths = tuple(
-        len(stage.slots) if step % 2 == 0 else int(torch.randint(stage.min_depth, len(stage.slots) + 1, (), generator=generator))
-        for stage in space.stages
-    )
-    ops = tuple(tuple(largest(slot) if i < d else 0 for i, slot in enumerate(stage.slots)) for stage, d in zip(space.stages, depths))
-    return Choice(depths, ops)
+    depths = _depths(space, step % 2 == 0, generator_for(seed, 5, step))
+    return space.choice(depths, [[largest(slot) for slot in stage.slots] for stage in space.stages])
 
 
 def fair_choice(space: SearchSpace, seed: int, step: int) -> Choice:
@@ -57,13 +64,13 @@ def fair_choice(space: SearchSpace, seed: int, step: int) -> Choice:
     length = round_length(space)
     index, position = divmod(step, length)
     generator = generator_for(seed, 1, index)
-    full = index % 2 == 0
-    depths = tuple(
-        len(stage.slots) if full else int(torch.randint(stage.min_depth, len(stage.slots) + 1, (), generator=generator))
-        for stage in space.stages
-    )
+    depths = _depths(space, index % 2 == 0, generator)
     ops = space.each_slot(lambda i, j: _shuffled(len(space.stages[i].slots[j].candidates), length, generator)[position])
     return space.choice(depths, ops)
+
+
+def _depths(space: SearchSpace, full: bool, generator: torch.Generator) -> tuple[int, ...]:
+    return tuple(len(stage.slots) for stage in space.stages) if full else space.random_depths(generator)
 
 
 def _shuffled(count: int, length: int, generator: torch.Generator) -> list[int]:

@@ -110,6 +110,8 @@ def blended_scores(alphas: Alphas, losses: Scores) -> Scores:
 
 
 def _spread(scores: Scores) -> float:
-    """Standard deviation of the scores within their slots, over all slots and stages with a choice."""
+    """Standard deviation of the scores within their slots, over all slots and stages with a choice; 1 where there is none."""
     rows = [torch.tensor(row) for row in [*(r for stage in scores[0] for r in stage), *scores[1]] if len(row) > 1]
+    if not rows:
+        return 1.0
     return max(torch.cat([row - row.mean() for row in rows]).square().mean().sqrt().item(), 1e-12)

@@ -187,7 +187,7 @@ def test_derived_networks_meet_the_target_whatever_the_scores(problem):
     for point in best_under(points, target_ms, len(points)):
         assert path_latency(point.choice, latency) <= target_ms * (1 + 1e-12)
     with mock.patch("supernet.finalists.CONTROL_DRAWS", 20):
-        networks = finalists(SPACE, points, scores, latency, target_ms, derived=3, controls=1, seed=0)
+        networks = finalists(SPACE, [points], scores, latency, target_ms, derived=3, controls=1, seed=0)
     assert networks[0].kind == "derived"
     assert all(path_latency(n.choice, latency) <= target_ms * (1 + 1e-12) for n in networks)
 

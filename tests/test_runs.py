@@ -142,3 +142,17 @@ def test_json_files_live_in_the_folder(tmp_path):
     run.write_json("metrics.json", {"top1": 0.5})
     assert run.has("metrics.json") and not run.has("arch.json")
     assert run.read_json("metrics.json") == {"top1": 0.5}
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_run_that_begins_anew_keeps_nothing_of_an_earlier_one(tmp_path, restart):
+    run = Run(tmp_path / "a")
+    run.claim({"program": "search", "seed": 0})
+    run.save_checkpoint({})
+    run.append_log({"step": 1})
+    for name in ("metrics.json", "rescored.json", "arch.json", "tried/random_2.json", "pareto/a_4.json"):
+        run.write_json(name, {})
+    if not restart:
+        (run.path / "checkpoint.pt").unlink()  # as the message about a broken one advises
+    assert not run.claim({"program": "search", "seed": 7}, restart)
+    assert sorted(p.name for p in run.path.iterdir()) == ["config.json"]

@@ -1,7 +1,9 @@
 """The shipped spaces, one's own, and the bottleneck that one search hands to the next."""
 
 import json
+import sys
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 import torch
@@ -9,8 +11,11 @@ import torch.nn.functional as F
 
 from nas import SPACES, BlockSpec, Bottleneck, UserError, bottleneck_space, build_block, find_space, frostnet_space, init_weights
 from nas.spaces import INSIDES
+from supernet.alphas import Alphas
 from supernet.inherit import inherit
-from supernet.samplers import largest
+from supernet.samplers import covering_length, fair_choice, largest, round_length
+from supernet.score import blended_scores
+from tests.spaces import tiny_space
 
 SPACE = bottleneck_space(0.5, 32, 10)
 
@@ -87,11 +92,75 @@ def test_a_space_of_ones_own_is_found_by_module_and_function(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     space = find_space("my_spaces:narrow")(1.0, 32, 10)
     assert space.name == "my_spaces:narrow" and space.stages == frostnet_space(0.5, 32, 10).stages
-    for name, words in (("my_spaces:wide", "wide"), ("no_such:f", "no_such"), ("nonsense", "must be one of")):
-        with pytest.raises(UserError, match=words):
-            find_space(name)
     with pytest.raises(UserError, match="returned a int"):
         find_space("my_spaces:wrong")(1.0, 32, 10)
+
+
+OWN = """
+from dataclasses import replace
+from nas import UserError, frostnet_space
+number = 3
+def none(): pass
+def named(width, size): pass
+def fails(width, input_size, num_classes): return {}["x"]
+def leaves(width, input_size, num_classes): raise SystemExit(2)
+def refuses(width, input_size, num_classes): raise UserError("width: too odd")
+def broken(width, input_size, num_classes): return replace(frostnet_space(width, input_size, num_classes), name="mine", stages=())
+def large(width, input_size, num_classes): return frostnet_space(width, 224, num_classes)
+def alone(width, input_size, num_classes):
+    space = frostnet_space(width, input_size, num_classes)
+    one = lambda stage: replace(stage, slots=(replace(stage.slots[0], candidates=stage.slots[0].candidates[:1]),))
+    return replace(space, stages=tuple(map(one, space.stages)))
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A working folder with modules of one's own, forgotten afterwards."""
+    files = {"own_good": OWN, "own_syntax": "def f(:\n", "own_raises": "1 / 0\n", "own_leaves": "raise SystemExit('no GPU')\n"}
+    for name, text in files.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("nonsense", "must be one of"),
+        (":f", "must be module:function"),
+        (".own_good:f", "must be module:function"),
+        ("own_good:", "must be module:function"),
+        ("no_such:f", "module 'no_such' does not import: ModuleNotFoundError: No module named 'no_such'"),
+        ("own_good.py:f", "module 'own_good.py' does not import: ModuleNotFoundError: .* without .py"),
+        ("own_syntax:f", "module 'own_syntax' does not import: SyntaxError: .*own_syntax.py, line 1"),
+        ("own_raises:f", "module 'own_raises' does not import: ZeroDivisionError: division by zero"),
+        ("own_leaves:f", "module 'own_leaves' does not import: SystemExit: no GPU"),
+        ("own_good:wide", "module 'own_good' has no function 'wide'"),
+        ("own_good:number", "module 'own_good' has no function 'number'"),
+        ("own_good:none", r"none: too many positional arguments; must take \(width, input_size, num_classes\)"),
+        ("own_good:named", r"named: too many positional arguments; must take"),
+    ],
+)
+def test_a_name_that_leads_to_no_function_is_refused_with_the_cause(own, name, words):
+    with pytest.raises(UserError, match=f"space: '{name}'.*{words}"):
+        find_space(name)
+
+
+@pytest.mark.parametrize(
+    "function, words",
+    [
+        ("fails", ": KeyError: 'x'"),
+        ("leaves", ": SystemExit: 2"),
+        ("refuses", ": width: too odd"),
+        ("broken", ": space 'mine': stages: none"),
+        ("large", " returned input_size 224 and num_classes 10, was asked for 32 and 10"),
+        ("alone", " holds one network; give a slot a second candidate"),
+    ],
+)
+def test_a_function_that_gives_no_space_to_search_is_refused_with_the_cause(own, function, words):
+    with pytest.raises(UserError, match=f"space: 'own_good:{function}'{words}"):
+        find_space(f"own_good:{function}")(1.0, 32, 10)
 
 
 # ---- the blocks ----------------------------------------------------------------------------------------------
@@ -159,3 +228,66 @@ def test_every_candidate_of_a_slot_can_inherit_from_its_largest():
                 inherit(giver, taker)
                 assert all(p.isfinite().all() for p in taker.parameters())
                 assert torch.equal(taker.project.bn.bias, giver.project.bn.bias)
+
+
+KINDS = [
+    ("mb", 4, 1),
+    ("mb", 4, 2),
+    ("mb", 4, 6),
+    ("se", 2, 1),
+    ("se", 8, 6),
+    ("frost", 2, 3),
+    ("frost", 4, 6),
+    ("add", 2, 3),
+    ("add", 4, 6),
+]
+
+
+@pytest.mark.parametrize("giver, taker", list(permutations(KINDS, 2)))
+def test_a_block_of_any_kind_takes_what_fits_from_another(giver, taker):
+    giver, taker = built(giver[0], giver[1], 5, giver[2]), built(taker[0], taker[1], 3, taker[2], seed=1)
+    before = {name: value.clone() for name, value in taker.state_dict().items()}
+    inherit(giver, taker)
+    fits = taker.project.conv.in_channels <= giver.project.conv.in_channels and (giver.expand is None) == (taker.expand is None)
+    assert torch.equal(taker.project.bn.bias, (giver.project.bn.bias if fits else before["project.bn.bias"]))
+    if not fits:
+        assert all(torch.equal(value, before[name]) for name, value in taker.state_dict().items())
+
+
+def test_more_squeeze_than_the_giver_has_stays_as_it_was():
+    for op, part in (("frost", "squeeze.conv.weight"), ("add", "restore.conv.weight"), ("se", "excite.fc1.weight")):
+        giver, taker = built(op, factor=4, expand=6), built(op, factor=2, expand=6 if op == "se" else 3, seed=1)
+        before = taker.get_parameter(part).clone()
+        inherit(giver, taker)
+        assert torch.equal(taker.get_parameter(part), before) and torch.equal(taker.project.bn.bias, giver.project.bn.bias)
+
+
+# ---- rounds, and nothing to choose ---------------------------------------------------------------------------
+
+
+def counted(*counts):
+    """The tiny space with so many candidates in the slots of its two stages."""
+    space = tiny_space()
+    kinds = [(k, e) for k in (1, 3, 5, 7) for e in (2, 3, 4)]
+    slot = lambda slot, n: replace(slot, candidates=tuple(  # noqa: E731
+        replace(slot.candidates[0], kernel_size=k, expand_ratio=e) for k, e in kinds[:n]))  # fmt: skip
+    slots = [slot(s, n) for s, n in zip([s for stage in space.stages[1:] for s in stage.slots], counts, strict=True)]
+    stages = replace(space.stages[1], slots=tuple(slots[:2])), replace(space.stages[2], slots=tuple(slots[2:]))
+    return replace(space, stages=(space.stages[0], *stages))
+
+
+def test_the_first_steps_of_a_round_touch_every_candidate():
+    space = counted(5, 7, 9, 11)
+    assert round_length(space) == 3465 and covering_length(space) == 11
+    choices = [fair_choice(space, 3, i) for i in range(covering_length(space))]
+    for i, stage in enumerate(space.stages):
+        for j, slot in enumerate(stage.slots):
+            assert {c.ops[i][j] for c in choices if c.depths[i] > j} == set(range(len(slot.candidates)))
+
+
+def test_where_there_is_nothing_to_choose_entropy_and_scores_are_zero():
+    space = counted(1, 1, 1, 1)
+    space = replace(space, stages=tuple(replace(stage, min_depth=len(stage.slots)) for stage in space.stages))
+    alphas = Alphas(space)
+    assert alphas.entropy().item() == 0.0
+    assert blended_scores(alphas, alphas.log_scores()) == alphas.log_scores()

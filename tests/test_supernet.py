@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ from torch import nn
 
 import quant
 from frostnet import FrostNet
-from nas import UserError
+from nas import UserError, find_space
 from nas.arch import BlockSpec
 from nas.blocks import build_block
 from nas.derive import front
-from nas.space import Choice
+from nas.space import Choice, Slot, Stage
 from supernet import (
     SAMPLERS,
     Alphas,
@@ -26,17 +27,20 @@ from supernet import (
     favourite,
     inherited,
     perturbation_scores,
+    recalibrate,
     sampled_choice,
     sampled_gates,
     top1,
+    tune,
 )
-from supernet.finalists import distance, finalists, path_latency, path_score, random_feasible, unlike
+from supernet.finalists import FILLED, distance, finalists, fronts_for, path_latency, path_score, priced, random_feasible, unlike
 from supernet.inherit import hand_down, inherit
 from supernet.loop import frozen_statistics
 from supernet.samplers import Gates, largest, round_length
 from supernet.score import evaluations, first_choice_only
 from tests.spaces import latency_of, tiny_space
 
+ROOT = Path(__file__).parent.parent
 SPACE = tiny_space()
 CONFIG = quant.QuantConfig(engine="fbgemm")
 
@@ -258,7 +262,7 @@ def test_a_tied_search_runs_and_every_candidate_is_a_finalist():
     losses = perturbation_scores(s.supernet, favourite(s.alphas), x, y, F.cross_entropy, lambda: counted.append(1))
     assert len(counted) == evaluations(TIED)
     scores = blended_scores(s.alphas, losses)
-    networks = finalists(TIED, front(TIED, *scores, s.latency), scores, s.latency, 1.0, 2, 2, 0)
+    networks = finalists(TIED, fronts_for(TIED, scores, s.latency, 1.0), scores, s.latency, 1.0, 2, 2, 0)
     assert [n.kind for n in networks] == ["derived"] * 3 + ["random"] * 2
     assert {next(iter(one_everywhere(n.choice))) for n in networks[:3]} == {0, 1, 2}
     assert all(n.latency_ms <= 1.0 for n in networks)
@@ -419,6 +423,31 @@ def test_handing_down_leaves_the_largest_as_it_is_and_changes_the_others():
             assert torch.equal(before[k], v) == k.startswith(largest_prefix)
 
 
+# ---- a space of one's own ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [0.35, 1.0])
+def test_the_example_of_docs_search_is_a_space_that_can_be_searched(width):
+    space = find_space("examples.kernels:kernels")(width, 32, 4)
+    assert space.name == "examples.kernels:kernels"
+    for stage in space.stages:
+        assert stage.min_depth == 1 and all(c.stride == 1 for slot in stage.slots[1:] for c in slot.candidates)
+        assert all(len({(c.in_channels, c.out_channels, c.stride) for c in slot.candidates}) == 1 for slot in stage.slots)
+        assert all(c.out_channels % 8 == 0 for slot in stage.slots for c in slot.candidates)
+    assert all({c.kernel_size for c in slot.candidates} == {3, 5, 7} for stage in space.stages for slot in stage.slots)
+
+
+def test_a_search_of_the_example_runs_through_all_phases():
+    space = find_space("examples.kernels:kernels")(0.35, 32, 4)
+    pictures = lambda step: (torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(step)), torch.arange(8) % 4)  # noqa: E731
+    s = Search(Supernet(space), Plan(1, 1, 1, 2), latency_of(space), 2.0, F.cross_entropy, pictures, pictures, CONFIG)
+    run(s)
+    point = front(space, *blended_scores(s.alphas, perturbation_scores(s.supernet, favourite(s.alphas), *pictures(0), F.cross_entropy)),
+                  s.latency)[-1]  # fmt: skip
+    assert space.choice_of(space.architecture(point.choice)) == point.choice
+    assert "(../examples/kernels.py)" in (ROOT / "docs" / "search.md").read_text()
+
+
 # ---- scores and finalists ------------------------------------------------------------------------------------
 
 
@@ -455,14 +484,92 @@ def test_a_target_that_every_network_meets_steers_nothing():
     assert all(row["mu"] == 0.0 for row in run(s) if "mu" in row)
 
 
+def long_space():
+    """Three stages of four slots."""
+    space = tiny_space()
+    follow = lambda slot: Slot(tuple(replace(c, in_channels=c.out_channels, stride=1) for c in slot.candidates))  # noqa: E731
+    firsts = [stage.slots[0] for stage in space.stages[1:]]
+    stages = (space.stages[0], *(Stage((slot, *[follow(slot)] * 3), 1) for slot in firsts))
+    return replace(space, stages=stages)
+
+
+def random_scores(space, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    row = lambda count: torch.randn(count, generator=generator).tolist()  # noqa: E731
+    ops = [[row(len(slot.candidates)) for slot in stage.slots] for stage in space.stages]
+    return ops, [row(len(stage.slots) - stage.min_depth + 1) for stage in space.stages]
+
+
 def test_finalists_differ_in_several_slots():
-    latency = latency_of(SPACE)
-    generator = torch.Generator().manual_seed(0)
-    rows = [[torch.rand(len(slot.candidates), generator=generator).tolist() for slot in stage.slots] for stage in SPACE.stages]
-    points = front(SPACE, rows, [[0.0, 0.1][: len(stage.slots)] for stage in SPACE.stages], latency)
+    space = long_space()
+    points = front(space, *random_scores(space), latency_of(space))
     kept = unlike(points[::-1], 3)
-    assert kept[0] is points[-1]
+    assert kept[0] is points[-1] and len(kept) >= 2
     assert all(distance(a.choice, b.choice) >= 3 for a, b in itertools.combinations(kept, 2))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_target_leaves_is_used_even_if_scores_prefer_small_networks(seed):
+    space = long_space()
+    latency, (ops, depths) = latency_of(space), random_scores(space, seed)
+    scores = priced((ops, depths), latency, -20.0)  # a price that the alphas were trained under
+    fronts = fronts_for(space, scores, latency, 1.4)
+    best = [max((p for p in points if p.latency_ms <= 1.4), key=lambda p: p.score) for points in fronts]
+    assert best[0].latency_ms < FILLED * 1.4 <= best[-1].latency_ms <= 1.4
+    assert [p.latency_ms for p in best] == sorted(p.latency_ms for p in best)
+    assert len(fronts_for(space, scores, latency, best[0].latency_ms)) == 1, "where the scores use the target they are left alone"
+
+
+def test_a_price_changes_the_score_of_a_network_by_its_latency():
+    space = long_space()
+    latency, scores = latency_of(space), random_scores(space)
+    choice = space.random(torch.Generator().manual_seed(1))
+    blocks = path_latency(choice, latency) - latency.stem_ms - latency.head_ms
+    assert path_score(choice, priced(scores, latency, 3.0), space) == pytest.approx(path_score(choice, scores, space) + 3.0 * blocks)
+
+
+# ---- networks by themselves ----------------------------------------------------------------------------------
+
+
+def tuned(steps=40, lr=0.05, seed=0, before=None):
+    torch.manual_seed(0)
+    graph = quant.attach(FrostNet(SPACE.architecture(all_choices(SPACE)[0])), images(), CONFIG)
+    graph.train()(images())
+    if before is not None:
+        torch.manual_seed(before)
+    fine = tune(graph, batch, steps, replace(PLAN, lr=lr), F.cross_entropy, seed)
+    return graph, fine
+
+
+def test_tuning_learns():
+    graph, fine = tuned(steps=100, lr=0.1)
+    assert fine and top1(graph, [batch(1000)]) > 0.6
+    untouched, _ = tuned(steps=0)
+    assert top1(untouched, [batch(1000)]) < 0.4
+
+
+def test_tuning_and_recalibration_do_not_depend_on_what_was_drawn_before():
+    ends = []
+    for drawn in (1, 2):
+        graph, _ = tuned(steps=3, before=drawn)
+        torch.manual_seed(drawn + 10)
+        recalibrate(graph, [images(8, 1), images(8, 2)])
+        ends.append(graph.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(ends[0].values(), ends[1].values()) if isinstance(a, torch.Tensor))
+
+
+def test_recalibration_leaves_momenta_and_modes_as_they_were():
+    graph, _ = tuned(steps=1)
+    before = {name: (m.training, getattr(m, "momentum", None)) for name, m in graph.named_modules()}
+    recalibrate(graph, [images(8, 1)])
+    assert before == {name: (m.training, getattr(m, "momentum", None)) for name, m in graph.named_modules()}
+
+
+def test_a_tuning_that_diverges_says_so():
+    try:
+        assert not tuned(steps=30, lr=1e30)[1]
+    except quant.QuantError as error:
+        assert "diverged" in str(error)
 
 
 def test_distance_counts_slots_that_only_one_choice_runs():
@@ -491,8 +598,7 @@ def test_finalists_meet_the_target_by_the_table():
         [[[0.1 * i for i in range(len(s.candidates))] for s in st.slots] for st in SPACE.stages],
         [[0.0, 0.1][: len(st.slots)] for st in SPACE.stages],
     )
-    points = front(SPACE, *scores, latency)
-    found = finalists(SPACE, points, scores, latency, 1.0, 3, 4, seed=0)
+    found = finalists(SPACE, fronts_for(SPACE, scores, latency, 1.0), scores, latency, 1.0, 3, 4, seed=0)
     assert [f.kind for f in found if f.kind == "random"] == ["random"] * 4
     assert 1 <= sum(f.kind == "derived" for f in found) <= 3
     assert all(f.latency_ms <= 1.0 for f in found)
