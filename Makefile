@@ -19,7 +19,7 @@ smoke: .venv/ready
 	$(VENV)/python retrain.py --arch smoke/found --epochs 2 --train-images 640 --name int8 --runs smoke
 
 test: .venv/ready
-	$(VENV)/python -m pytest -q
+	$(VENV)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/ready
 	$(VENV)/python -m pytest -q -m slow
