@@ -1,7 +1,7 @@
 """Find an INT8 network for a measured CPU: latency table in, architecture out.
 
     python -m latency_lut --engine fbgemm --output fbgemm.json
-    python search.py --latency-lut fbgemm.json --target-ms 3
+    python search.py --latency-lut fbgemm.json --target-ms 0.6
     python search.py --latency-lut fbgemm.json --space bottleneck --name block     # first find the block: runs/block/bottleneck.json,
     python search.py --latency-lut fbgemm.json --bottleneck runs/block/bottleneck.json     # then the network that it makes
 
@@ -42,7 +42,7 @@ from nas.report import write_report
 from nas.runs import ALPHAS, CHECKPOINT
 from supernet.finalists import Finalist
 from supernet.judge import Judge, along_the_front, choose
-from supernet.results import describe, row, save_networks, save_numbers
+from supernet.results import describe, row, save_networks, save_numbers, save_pareto
 from tasks.data import DATA, num_classes, training_pictures
 from tasks.pictures import Pictures, Stream, balanced, generator, labelled
 
@@ -65,16 +65,8 @@ MOST_JUDGED = 10_000
 HELD_OUT = 0.1  # share of the training pictures that moves alphas, and as much again that judges networks
 ALPHA_ROWS = 100  # about that many rows in alphas.jsonl
 
-FREE = (
-    "command",
-    "runs",
-    "restart",
-    "checkpoint_seconds",
-    "download",
-    "allow_other_cpu",
-    "latency_lut",
-    "bottleneck",
-)  # settings that do not change the search; files go by what they say, see `hashes`
+FREE = ("command", "runs", "restart", "checkpoint_seconds", "download", "allow_other_cpu", "pareto",
+        "latency_lut", "bottleneck")  # settings that do not change the search; files go by what they say, see `hashes`  # fmt: skip
 LOWEST = {"base_steps": 0, "float_steps": 0, "quant_steps": 0, "joint_steps": 1, "train_images": 20, "rescored": 1, "controls": 0,
           "score_images": 2, "batch_size": 2, "input_size": 8, "train_size": 8, "seed": 0, "checkpoint_seconds": 0, "tune_steps": 0,
           "pareto": 0}  # fmt: skip
@@ -159,8 +151,6 @@ def find(config: SearchConfig, command: str) -> Path:
     settings = {"command": command, **dataclasses.asdict(config), "target_ms": target_ms, **hashes(space, latency)}
     run, ended = ranks.from_main(lambda: claim(config, settings, space))
     if ended:
-        if ranks.is_main() and not run.has("report.html"):
-            write_report(run.path)
         print(f"{run.path}: this search has ended; --restart searches again")
         return run.path
     search, parts = build(config, space, latency, target_ms, table.meta["engine"])
@@ -168,9 +158,11 @@ def find(config: SearchConfig, command: str) -> Path:
     ranks.only_main()
     scores = score(search, parts.alphas, config)
     judge = make_judge(search, space, parts, config, run, table.meta["threads"])
-    networks = choose(judge, scores, config.rescored, config.controls)
-    spread = along_the_front(judge, scores, config.pareto)
-    finish(judge, networks, spread, front(space, *scores, latency), table, settings)
+    if not run.has("metrics.json"):
+        finish(judge, choose(judge, scores, config.rescored, config.controls), front(space, *scores, latency), table, settings)
+    if config.pareto:
+        save_pareto(judge, along_the_front(judge, scores, config.pareto), config.pareto, provenance(judge, table, settings))
+    print(write_report(run.path))
     return run.path
 
 
@@ -184,10 +176,9 @@ def claim(config: SearchConfig, settings: dict, space: SearchSpace) -> tuple[Run
     """The search's folder, made or found again, and whether it holds a search that has ended."""
     run = Run(Path(config.runs) / config.name)
     resumes = run.claim({"program": "search", **settings}, config.restart, FREE)
-    if resumes and run.has("metrics.json"):
-        return run, True
     run.write_json("space.json", describe(space))
-    return run, False
+    whole = resumes and run.has("metrics.json") and run.has("report.html")
+    return run, whole and config.pareto in (0, run.read_json("metrics.json").get("pareto"))
 
 
 def find_target(config: SearchConfig, table: LatencyTable, space: SearchSpace, latency) -> float:
@@ -341,22 +332,23 @@ def measure(archs: dict[str, Architecture], engine: str, threads: int) -> dict[s
 # ---- results -------------------------------------------------------------------------------------------------
 
 
-def finish(
-    judge: Judge, networks: list[Finalist], spread: list[Finalist], points: list[Point], table: LatencyTable, settings: dict
-) -> None:
+def finish(judge: Judge, networks: list[Finalist], points: list[Point], table: LatencyTable, settings: dict) -> None:
     """Write everything down and say how it went; the chosen network is the first."""
-    run, chosen = judge.run, networks[0]
-    known = {k: settings[k] for k in ("command", "seed", "data", "width", "preset", "target_ms")}
-    known |= {"space": judge.space.name, "table_hash": table.hash, "engine": table.meta["engine"], "cpu": table.meta["cpu"]}
-    arch = save_networks(judge, networks, spread, {**known, "commit": revision(), "torch": torch.__version__})
-    metrics = save_numbers(judge, networks, spread, points, table.predict(arch).rows)
-    report = write_report(run.path)
-    print(pandas.DataFrame([row(judge.space, n) for n in (*networks, *spread)]).to_string(index=False, float_format="{:.4f}".format))
+    run, chosen, target = judge.run, networks[0], judge.search.target_ms
+    arch = save_networks(judge, networks, provenance(judge, table, settings))
+    metrics = save_numbers(judge, networks, points, table.predict(arch, space=judge.space).rows)
+    print(pandas.DataFrame([row(judge.space, n) for n in networks]).to_string(index=False, float_format="{:.4f}".format))
     for warning in metrics["health"]["warnings"]:
         print(f"warning: {warning}")
-    target = judge.search.target_ms
     print(f"chosen {chosen.name}: {chosen.measured_ms:.3f} ms measured, {chosen.latency_ms:.3f} predicted, target {target:.3f}")
-    print(f"{run.path / 'arch.json'}\n{report}")
+    print(run.path / "arch.json")
+
+
+def provenance(judge: Judge, table: LatencyTable, settings: dict) -> dict:
+    """Where a network comes from."""
+    known = {k: settings[k] for k in ("command", "seed", "data", "width", "preset", "target_ms")}
+    known |= {"space": judge.space.name, "table_hash": table.hash, "engine": table.meta["engine"], "cpu": table.meta["cpu"]}
+    return {**known, "commit": revision(), "torch": torch.__version__}
 
 
 def cli() -> None:

@@ -151,7 +151,9 @@ def page(result: dict) -> str:
         f"The space `bottleneck` at width {s['width']} was searched with seeds {', '.join(map(str, result['seeds']))} (`--preset "
         f"{s['preset']}`, CIFAR-10 pictures, under fake-quant, gradients of the alphas by two paths). Every block appears with the depths "
         f"that its search thought best within {s['target_ms']:g} ms by the measured table: a cheaper block affords a deeper network. "
-        "Accuracy is that of the supernet's weights after a few steps of each network's own, on pictures held out of training.", "",
+        "Accuracy is that of the supernet's weights after a few steps of each network's own, on pictures held out of training. Every kind "
+        "has weights of its own, trained in a twentieth of the steps: these figures are far from a trained network's, and their standard "
+        "errors are of the size of the differences.", "",
         "| block | inside | accuracy in the supernet | as inherited | measured ms |", "|---|---|---|---|---|",
     ]  # fmt: skip
     ranked = sorted(result["blocks"].items(), key=lambda item: -statistics.mean(n["accuracy"] for n in item[1]["networks"]))
@@ -184,10 +186,13 @@ def _alone(result: dict) -> list[str]:
         f"{s['epochs']} epochs and judged as an integer network on pictures that neither a training nor a search has seen.", "",
         "| block | INT8 top-1 | seeds |", "|---|---|---|",
     ]  # fmt: skip
+    pictures = max(c.get("pictures", 0) for cells in result["alone"].values() for c in cells)
+    error = 100 * math.sqrt(2 * 0.25 / pictures)
+    after = f"The pictures alone give a difference of two rows a standard error of about {error:.1f} points; the seeds add to it."
     rows = {block: [c["int8"] for c in cells if c["int8"] is not None] for block, cells in result["alone"].items() if cells}
     for block, values in sorted(rows.items(), key=lambda item: -statistics.mean(item[1] or [0.0])):
         lines.append(f"| {block} | {spread(values)} | {len(values)} |")
-    return lines
+    return [*lines, "", after]
 
 
 if __name__ == "__main__":

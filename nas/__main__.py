@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     file = find_file(args.arch)
     if file is None:
-        raise UserError(f"arch: {args.arch!r} is no file and no run; for a published network: python frostnet.py NAME")
+        raise UserError(f"arch: {args.arch!r} is no file and no run; for a published network: python frostnet.py {args.arch}")
     arch = Architecture.load(file)
     arch = arch.for_input(args.input_size) if args.input_size else arch
     if args.picture:

@@ -48,7 +48,7 @@ def _judged(ax: Axes, networks: list[dict], data: dict) -> None:
     measured = all(is_number(n.get("measured_ms")) for n in networks)
     _scatter(ax, networks, "accuracy", "measured_ms" if measured else "latency_ms", data)
     _target(ax, data)
-    finish(ax, x=f"{'measured' if measured else 'predicted'} latency (ms)", y="top-1 with inherited weights")
+    finish(ax, x=f"{'measured' if measured else 'predicted'} latency (ms)", y="top-1 after a short training of its own")
 
 
 def _scatter(ax: Axes, networks: list[dict], height: str, along: str, data: dict) -> None:

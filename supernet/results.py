@@ -1,6 +1,7 @@
 """What a search leaves in its folder: the networks, where they come from, numbers for its report."""
 
 import dataclasses
+import shutil
 import statistics
 from dataclasses import replace
 
@@ -30,19 +31,30 @@ def words(spec: BlockSpec) -> str:
     return f"{spec.op} k{spec.kernel_size} e{spec.expand_ratio}{squeeze}{activation}"
 
 
-def save_networks(judge: Judge, networks: list[Finalist], spread: list[Finalist], provenance: dict) -> Architecture:
-    """Write arch.json of the chosen network, the first; all that were judged into tried/ and, those of `spread`, into pareto/; of a tied
-    space bottleneck.json. Returns the chosen one."""
+def save_networks(judge: Judge, networks: list[Finalist], provenance: dict) -> Architecture:
+    """Write arch.json of the chosen network, the first, and all that were judged into tried/; of a tied space also bottleneck.json.
+    Returns the chosen one."""
     path, space = judge.run.path, judge.space
-    places = {path / "tried" / f"{n.name}.json": n for n in networks}
-    places |= {path / "pareto" / f"{path.name}_{i}.json": n for i, n in enumerate(spread, 1)}
-    for place, network in {**places, path / "arch.json": networks[0]}.items():
-        name = path.name if place.name == "arch.json" else place.stem
-        architecture(space, network, name, provenance).save(place)
+    for network in networks:
+        architecture(space, network, network.name, provenance).save(path / "tried" / f"{network.name}.json")
+    chosen = architecture(space, networks[0], path.name, provenance)
+    chosen.save(path / "arch.json")
     if space.tied:
         found = kind(space, networks[0])
         Bottleneck(found.op, found.activation).save(path / "bottleneck.json", {**provenance, "found": dataclasses.asdict(found)})
-    return architecture(space, networks[0], path.name, provenance)
+    return chosen
+
+
+def save_pareto(judge: Judge, networks: list[Finalist], wanted: int, provenance: dict) -> None:
+    """Write the best networks for `wanted` targets into pareto/, in the place of earlier ones, and add them to front.json."""
+    run, name = judge.run, judge.run.path.name
+    shutil.rmtree(run.path / "pareto", ignore_errors=True)
+    for i, network in enumerate(networks, 1):
+        architecture(judge.space, network, f"{name}_{i}", provenance).save(run.path / "pareto" / f"{name}_{i}.json")
+    found = run.read_json("front.json")
+    others = [n for n in found["networks"] if n["kind"] != "pareto"]
+    run.write_json("front.json", {**found, "networks": [*others, *(row(judge.space, n) for n in networks)]})
+    run.write_json("metrics.json", {**run.read_json("metrics.json"), "pareto": wanted})
 
 
 def architecture(space: SearchSpace, network: Finalist, name: str, provenance: dict) -> Architecture:
@@ -52,13 +64,13 @@ def architecture(space: SearchSpace, network: Finalist, name: str, provenance: d
     return replace(space.architecture(network.choice, name), provenance={**provenance, **found})
 
 
-def save_numbers(judge: Judge, networks: list[Finalist], spread: list[Finalist], points: list[Point], parts_ms: dict[str, float]) -> dict:
-    """Write latency.json, front.json and, last, metrics.json, with which a search has ended; returns the metrics."""
+def save_numbers(judge: Judge, networks: list[Finalist], points: list[Point], parts_ms: dict[str, float]) -> dict:
+    """Write latency.json, front.json and, last, metrics.json, with which a network is chosen; returns the metrics."""
     run, search, chosen = judge.run, judge.search, networks[0]
     numbers = {"predicted_ms": chosen.latency_ms, "measured_ms": chosen.measured_ms, "target_ms": search.target_ms}
     run.write_json("latency.json", {"parts": parts_ms, **numbers})
     run.write_json("front.json", {
-        "target_ms": search.target_ms, "chosen": chosen.name, "networks": [row(judge.space, n) for n in (*networks, *spread)],
+        "target_ms": search.target_ms, "chosen": chosen.name, "networks": [row(judge.space, n) for n in networks],
         "points": [{"latency_ms": p.latency_ms, "score": p.score} for p in points],
     })  # fmt: skip
     metrics = summary(judge, networks)

@@ -45,7 +45,7 @@ def pictures(tmp_path_factory):
 def world(tmp_path, pictures, monkeypatch):
     """argv of a small search; the space is tiny, whole networks 'take' 90 % of what the table says, the report is not drawn."""
     monkeypatch.setitem(SPACES, "frostnet", lambda width, size, num_classes: tiny_space(size, num_classes))
-    monkeypatch.setattr(search, "write_report", lambda path: path / "report.html")
+    monkeypatch.setattr(search, "write_report", lambda path: (path / "report.html").touch())
     space = tiny_space(16, 4)
     table = made_up(tmp_path / "table.json", space)
     table.save()
@@ -174,6 +174,21 @@ def test_one_search_gives_networks_for_many_targets(world, tmp_path):
     rows = [n for n in json.loads((path / "front.json").read_text())["networks"] if n["kind"] == "pareto"]
     assert [n["latency_ms"] for n in rows] == predicted
     assert all(0 <= n["accuracy"] <= 1 and n["measured_ms"] > 0 for n in rows)
+
+
+def test_more_targets_can_be_asked_for_when_a_search_has_ended(world, tmp_path, capsys):
+    path = search.main(world)
+    before = {name: (path / name).read_bytes() for name in ("arch.json", "log.jsonl", "checkpoint.pt")}
+    search.main([*world, "--pareto", "3"])
+    assert len(list((path / "pareto").iterdir())) == 3
+    assert before == {name: (path / name).read_bytes() for name in before}, "the chosen network stays"
+    kinds = [n["kind"] for n in json.loads((path / "front.json").read_text())["networks"]]
+    assert kinds.count("pareto") == 3 and "derived" in kinds
+    capsys.readouterr()
+    search.main([*world, "--pareto", "3"])
+    assert "has ended" in capsys.readouterr().out
+    search.main([*world, "--pareto", "2"])
+    assert len(list((path / "pareto").iterdir())) == 2
 
 
 def test_a_tied_search_writes_the_block_and_the_next_search_places_it(world, tmp_path, monkeypatch):
@@ -354,4 +369,4 @@ def test_another_engine_or_torch_is_refused(world, capsys):
     data["meta"]["torch"] = "1.0"
     path.write_text(json.dumps(data))
     message = refused(capsys, world)
-    assert "torch" in message and torch.__version__ in message and "--restart" in message
+    assert "torch" in message and torch.__version__ in message and "python -m latency_lut" in message
