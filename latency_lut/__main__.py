@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Literal
 
 import quant
-from latency_lut.build import NETWORKS, build_section
+from latency_lut.build import NETWORKS, begun, build_section
 from latency_lut.report import odd_pairs, table_text
+from latency_lut.restart import without
+from latency_lut.sections import space_key
 from latency_lut.table import ENGINES, LatencyTable
-from nas import SPACES, UserError, find_space
+from nas import SPACES, SearchSpace, UserError, find_space
 from nas.cli import guard, option, parse
 
 FEWEST_NETWORKS = 24
@@ -49,7 +51,7 @@ class Config:
     space: str = option("frostnet", f"search space: {', '.join(SPACES)}, or module:function of your own")
     networks: int = option(NETWORKS, "random networks timed whole: a third calibrates, the rest judges")
     seed: int = option(0, "seed of the random networks and of the order of visits")
-    restart: bool = option(False, "start over where the output file exists")
+    restart: bool = option(False, "measure the sections of this space, width and input sizes anew; others in the file stay")
 
     def __post_init__(self):
         for field, low, high in (("threads", 1, 1024), ("batch", 1, 1024), ("networks", FEWEST_NETWORKS, 1000), ("seed", 0, 2**63 - 1)):
@@ -64,6 +66,10 @@ class Config:
             raise UserError(f"engine: {self.engine!r} does not run here; choose from {', '.join(quant.available())}")
         find_space(self.space)
 
+    def spaces(self) -> list[SearchSpace]:
+        """The space at each input size."""
+        return [find_space(self.space)(self.width, size, self.class_counts(size)[0]) for size in self.input_size]
+
     def class_counts(self, size: int) -> tuple[int, ...]:
         return self.num_classes or (10 if size <= SMALL_INPUT else 1000,)
 
@@ -76,33 +82,35 @@ def main(argv=None):
     words = words[1:] if words[:1] == ["build"] else words
     if "--restart" not in words:
         return _measure(words)
-    table = guard(_started_over)(words)
-    return _measure([w for w in words if w != "--restart"]) if table else table  # so that resuming does not start over again
+    guard(_start_over)(words)
+    return _measure([w for w in words if w != "--restart"])  # so that resuming does not start over again
 
 
 @guard(errors=(quant.QuantError,))
 def _measure(argv: list[str]) -> LatencyTable:
     config = _parsed(argv)
+    spaces = config.spaces()
     table = LatencyTable.load(config.output) if Path(config.output).exists() else _new(config, argv)
     table.check(config.engine, config.threads, batch=config.batch)
     if config.threads > 1:
         print("note: on several threads it is wall time that counts; leave the machine alone meanwhile")
-    for size in config.input_size:
-        classes = config.class_counts(size)
-        space = find_space(config.space)(config.width, size, classes[0])
-        table = build_section(table, space, classes, config.networks, config.seed)
+    for space in spaces:
+        table = build_section(table, space, config.class_counts(space.input_size), config.networks, config.seed)
         for remark in odd_pairs(table, space):
             print(f"note: {remark}")
     print(table_text(table))
     return table
 
 
-def _started_over(argv: list[str]) -> LatencyTable:
-    """An empty table in the place of the old one."""
+def _start_over(argv: list[str]) -> None:
+    """Forget the sections that the flags name; nothing is touched before all that can be wrong has been looked at."""
     config = _parsed(argv)
-    table = _new(config, argv)
+    spaces, table = config.spaces(), _new(config, [word for word in argv if word != "--restart"])
+    if Path(config.output).exists():
+        table = without(LatencyTable.load(config.output), [space_key(space) for space in spaces], table)
+    for space in spaces:
+        begun(table, space, config.networks, config.seed)
     table.save()
-    return table
 
 
 def _new(config: Config, argv: list[str]) -> LatencyTable:

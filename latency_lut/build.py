@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 import quant
 from latency_lut import prepare
-from latency_lut.calibration import calibrate
+from latency_lut.fitting import calibrated
 from latency_lut.identity import CALL, parts
 from latency_lut.journal import Journal
 from latency_lut.machine import Watch
-from latency_lut.sections import HIGHEST_RATIO, LOWEST_RATIO, Network, Section, space_key
+from latency_lut.sections import Network, Section, space_key
 from latency_lut.table import LatencyTable
 from latency_lut.timing import BEST, time_interleaved, torch_threads
 from nas import Architecture, HeadSpec, SearchSpace, UserError, cost, signature
@@ -47,10 +47,11 @@ def build_section(
     Raises UserError where the section's space has changed, or where the result cannot be true.
     """
     space = replace(space, head=replace(space.head, num_classes=class_counts[0]))
-    section = _section(table, space, networks, seed)
+    rounds = rounds or (CHEAP_ROUNDS if space.input_size <= CHEAP_SIZE else ROUNDS)
+    section = begun(table, space, networks, seed)
     wanted = {CALL: None} | space.specs() | _heads(space, class_counts)
     if section.complete:
-        todo, archs = {key: value for key, value in wanted.items() if _short(table, key)}, {}
+        todo, archs = {key: value for key, value in wanted.items() if _short(table, section, key, rounds)}, {}
     else:
         todo, archs = wanted, sample_networks(space, len(section.networks), section.seed)
     if todo:
@@ -84,7 +85,7 @@ def sample_networks(space: SearchSpace, count: int, seed: int) -> dict[str, Arch
     return {f"random_{n:02}": drawn[i].with_name(f"random_{n:02}") for n, i in enumerate(chosen)}
 
 
-def _section(table: LatencyTable, space: SearchSpace, networks: int, seed: int) -> Section:
+def begun(table: LatencyTable, space: SearchSpace, networks: int, seed: int) -> Section:
     """The section of a space: the table's own where it can be gone on with, else a new one without measurements."""
     old = table.sections.get(space_key(space))
     if old and old.hash != space.hash():
@@ -109,9 +110,10 @@ def _heads(space: SearchSpace, class_counts: tuple[int, ...]) -> dict[str, tuple
     return {signature(spec, space.head_size): (spec, space.head_size) for spec in specs}
 
 
-def _short(table: LatencyTable, key: str) -> bool:
-    """Whether a part was not measured, or hardly begun."""
-    return key not in table.entries or len(table.entries[key].rounds) < BEST
+def _short(table: LatencyTable, section: Section, key: str, rounds: int) -> bool:
+    """Whether a part of a finished section was not measured to the end: a further head may have been stopped in the middle."""
+    least = BEST if key in {CALL, *section.needed()} else rounds
+    return key not in table.entries or len(table.entries[key].rounds) < least
 
 
 def measure(
@@ -155,16 +157,3 @@ def _prepare(specs: Mapping[str, tuple | None], archs: Mapping[str, Architecture
             callables[name] = prepare.network(arch, engine, batch)
             bar.update()
     return callables
-
-
-def calibrated(table: LatencyTable, section: Section) -> Section:
-    """The section with ratio and errors from its networks."""
-    networks = {name: (network.parts, network.timing.ms) for name, network in section.networks.items()}
-    entries = {key: timing.ms for key, timing in table.entries.items()}
-    ratio, fitted_on, validation = calibrate(entries, networks, entries[CALL])
-    if not LOWEST_RATIO <= ratio <= HIGHEST_RATIO:
-        raise UserError(
-            f"{section.key}: whole networks take {ratio:.2f} times the sum of their blocks, which cannot be true; "
-            "measure again with --restart while the machine is less busy"
-        )
-    return replace(section, ratio=ratio, fitted_on=tuple(fitted_on), validation=validation)

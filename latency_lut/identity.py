@@ -3,6 +3,7 @@
 import importlib.metadata
 import shlex
 import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -56,14 +57,16 @@ def parts(arch: Architecture) -> dict[str, str]:
     return {"stem": signature(arch.stem, arch.input_size), **blocks, "head": signature(arch.head, head_size)}
 
 
-def command(meta: dict, path: Path, space: str = "frostnet", width: float = 1.0, input_size: int | None = None,
-            num_classes: int | None = None) -> str:  # fmt: skip
-    """The command line that measures (what is missing of) a space into a table."""
+def command(meta: Mapping, path: str | Path, space: str = "frostnet", width: float = 1.0, input_size: Iterable[int] | None = None,
+            num_classes: Iterable[int] | None = None) -> str:  # fmt: skip
+    """The command line that measures (what is missing of) a space into a table, at these input sizes and with these class counts."""
     words = ["python", "-m", "latency_lut", "--engine", meta["engine"], "--output", str(path)]
     optional = (
         ("--threads", meta["threads"], 1), ("--batch", meta.get("batch", 1), 1), ("--space", space, "frostnet"),
-        ("--width", f"{width:g}", "1"), ("--input-size", input_size, None), ("--num-classes", num_classes, None),
+        ("--width", f"{width:g}", "1"),
     )  # fmt: skip
     for flag, value, default in optional:
         words += [flag, str(value)] if value != default else []
+    for flag, values in (("--input-size", input_size), ("--num-classes", num_classes)):
+        words += [flag, *map(str, values)] if values is not None else []
     return shlex.join(words)

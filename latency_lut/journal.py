@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from latency_lut.fitting import refitted_since
 from latency_lut.sections import Network, Section
 from latency_lut.table import LatencyTable
 from latency_lut.timing import Timing
@@ -38,12 +39,13 @@ class Journal:
         self.table().save()
 
     def table(self) -> LatencyTable:
+        """The table as measured so far; finished sections that share re-timed parts are fitted anew."""
         timings = {name: Timing(tuple(values)) for name, values in self.rounds.items() if values}
         entries = {**self.old.entries, **{key: timing for key, timing in timings.items() if key not in self.networks}}
         section = replace(self.section, networks=_timed(self.section.networks, timings))
         if section.validated:
             section = replace(section, validated=replace(section.validated, networks=_timed(section.validated.networks, timings)))
-        return replace(self.old, entries=entries).with_section(section)
+        return refitted_since(replace(self.old, entries=entries).with_section(section), self.old)
 
 
 def _timed(networks: Mapping[str, Network], timings: Mapping[str, Timing]) -> dict[str, Network]:

@@ -38,7 +38,7 @@ def command(words: Sequence[str]) -> LatencyTable:
             print(f"note: {remark}")
     if config.picture:
         if not grids:
-            raise UserError(f"picture: {table.path} holds no complete section yet; go on measuring: {table.command_line()}")
+            raise UserError(f"picture: {table.path} holds no complete section yet; go on measuring: {table.go_on()}")
         draw.save(figure(grids), config.picture)
         print(f"written: {config.picture}")
     return table

@@ -19,6 +19,7 @@ from typing import Any
 
 import quant
 from frostnet import WIDTHS
+from latency_lut import commands
 from latency_lut.checks import a_text, a_whole, an_object, texts
 from latency_lut.identity import CALL, IDENTITY, command, identity, parts, revision
 from latency_lut.sections import Section, section_from_json, space_key, timing_from_json, timing_to_json
@@ -26,16 +27,18 @@ from latency_lut.timing import BEST, Timing
 from nas import SPACES, Architecture, SearchSpace, UserError, find_space, read_json, signature, write_json
 
 FORMAT, VERSION, UNIT = "latency_lut", 2, "ms"
+ELSEWHERE = ("cpu", "flags", "torch", "runtime")  # what may differ where a table of another machine is allowed
 ABOUT = ("cores", "created", "revision", "command")  # of meta, beside the identity
 ENGINES = tuple(engine for engine in quant.ENGINES if engine != "reference")  # the reference is an oracle, not fast
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """`rows`: calibrated milliseconds of each part, "stem", "blocks.0", .., "head"; their sum is `latency_ms`."""
+    """`rows`: calibrated milliseconds of each part, "stem", "blocks.0", .., "head"; their sum is `latency_ms`. `section`: whose ratio."""
 
     latency_ms: float
     rows: dict[str, float]
+    section: str
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class LatencyTable:
         try:
             return _table(data, Path(path))
         except UserError as error:
-            raise UserError(f"{path}: {error}; restore the file or measure it anew with --restart") from error
+            raise UserError(f"{path}: {error}; restore the file, or measure into another one") from error
 
     def with_section(self, section: Section) -> "LatencyTable":
         return replace(self, sections={**self.sections, section.key: section})
@@ -97,14 +100,16 @@ class LatencyTable:
     def check(self, engine: str | None = None, threads: int | None = None, allow_other_cpu: bool = False, batch: int = 1) -> None:
         """Refuse a table that does not speak for this machine, engine and thread count (default: the table's own), and batch size.
 
-        Raises UserError naming the field, both values and the command that mends it. `allow_other_cpu` lets another
-        CPU pass: the figures are then that CPU's.
+        Raises UserError naming the field, both values and the command that mends it. `allow_other_cpu` lets another CPU pass, and prints
+        a note where its torch or runtime is another, too: the figures are then that machine's. The codes of weights must be the same.
         """
         here = identity(engine or self.meta["engine"], threads or self.meta["threads"], batch)
         for field in IDENTITY:
-            if allow_other_cpu and field in ("cpu", "flags"):
-                continue
             if self.meta[field] != here[field]:
+                if allow_other_cpu and field in ELSEWHERE:
+                    if field in ("torch", "runtime"):
+                        print(f"note: {self.path}: {field}: measured with {self.meta[field]}, here is {here[field]}")
+                    continue
                 raise UserError(
                     f"{self.path}: {field}: the table was measured with {_worded(self.meta[field])}, wanted is "
                     f"{_worded(here[field])}; {self._mend(field, here)}"
@@ -114,9 +119,14 @@ class LatencyTable:
         if field in ("engine", "threads", "batch"):
             more = f"_batch{here['batch']}" if here["batch"] > 1 else ""
             other = self.path.with_name(f"{here['engine']}_{here['threads']}{more}.json")
-            return f"measure a table for it: {command(here, other)}"
-        again = f"measure it anew: {command(self.meta, self.path)} --restart"
+            return f"measure a table for it: {self._commands(here, other)}"
+        again = f"measure it anew: {self.anew()}"
+        if field == "weight_qmax":
+            again += "; a search would quantize otherwise than the table's machine, so search where the engine has the same range"
         return again + ("; or pass --allow-other-cpu to use that CPU's figures" if field in ("cpu", "flags") else "")
+
+    def _commands(self, meta: dict, path: Path) -> str:
+        return " && ".join(commands.to_measure(meta, path, self.sections.values(), self.entries))
 
     # ---- look-ups ----
 
@@ -134,7 +144,7 @@ class LatencyTable:
         if ms <= call:
             raise UserError(
                 f"{self.path}: {key} took {ms:g} ms, no more than a call that computes nothing ({call:g} ms), which cannot be true; "
-                f"measure it anew: {command(self.meta, self.path)} --restart"
+                f"measure it anew: {self.anew()}"
             )
         return ms - call
 
@@ -170,12 +180,27 @@ class LatencyTable:
         stem_ms = ratio * self.entry_ms(signature(space.stem, space.input_size), mend)
         return SpaceLatency(stem_ms, ms(space.head, space.head_size), blocks, ratio)
 
-    def predict(self, arch: Architecture) -> Prediction:
-        """Calibrated latency of a network whose parts one section holds. Raises UserError where none does."""
-        named = parts(arch)
-        for section in self.sections.values():
-            if section.complete and section.input_size == arch.input_size and set(list(named.values())[:-1]) <= set(section.parts):
-                return self.sum_up(section, named, f"measure it: {self._command_for(section.space, section.width, arch)}")
+    def predict(self, arch: Architecture, space: SearchSpace | None = None) -> Prediction:
+        """Calibrated latency of a network by the section of `space`, else by the first that holds it. Raises UserError where none does.
+
+        Sections have ratios of their own: what a search of a space is to be compared with must be asked for by that space.
+        """
+        if space is None:
+            return self.predict_by(self.holding(arch)[0], arch)
+        section = self.section(space)
+        if not _holds(section, arch):
+            raise UserError(f"{self.path}: sections.{section.key} does not hold the blocks of {arch.name} ({arch.input_size} px)")
+        return self.predict_by(section, arch)
+
+    def predict_by(self, section: Section, arch: Architecture) -> Prediction:
+        """Calibrated latency of a network by a section that holds its blocks."""
+        return self.sum_up(section, parts(arch), f"measure it: {self._command_for(section.space, section.width, arch)}")
+
+    def holding(self, arch: Architecture) -> list[Section]:
+        """The complete sections that hold a network's blocks. Raises UserError where none does."""
+        found = [section for section in self.sections.values() if section.complete and _holds(section, arch)]
+        if found:
+            return found
         home = _home_of(arch)
         if home is None:
             raise UserError(f"{arch.name}: its blocks are in no space that comes with the program, so that no table of one can hold them")
@@ -189,21 +214,33 @@ class LatencyTable:
         stem, *others = named
         rows = {stem: section.ratio * self.entry_ms(named[stem], mend)}
         rows |= {name: section.ratio * self.inside_ms(named[name], mend) for name in others}
-        return Prediction(sum(rows.values()), rows)
+        return Prediction(sum(rows.values()), rows, section.key)
 
     def command_for(self, space: SearchSpace) -> str:
         """The command that measures what is missing of a space, into this file."""
-        return command(self.meta, self.path, space.name, space.width, space.input_size, space.head.num_classes)
+        return command(self.meta, self.path, space.name, space.width, (space.input_size,), (space.head.num_classes,))
 
-    def command_line(self, sizes: tuple[int, ...] | None = None) -> str:
-        """The command that goes on measuring into this file, at these input sizes."""
-        return " ".join([command(self.meta, self.path), *(("--input-size", *map(str, sizes)) if sizes else ())])
+    def go_on(self, sizes: tuple[int, ...] | None = None) -> str:
+        """The commands that go on measuring what this file holds, or add these input sizes to its spaces."""
+        if sizes is None:
+            return self._commands(self.meta, self.path)
+        return " && ".join(commands.to_add(self.meta, self.path, self.sections.values(), sizes))
+
+    def anew(self) -> str:
+        """The commands that measure what this file holds into another one."""
+        return self._commands(self.meta, self.path.with_stem(f"{self.path.stem}_new"))
 
     def _command_for(self, space: str, width: float, arch: Architecture) -> str:
-        return command(self.meta, self.path, space, width, arch.input_size, arch.head.num_classes)
+        return command(self.meta, self.path, space, width, (arch.input_size,), (arch.head.num_classes,))
 
 
 # ---- names ---------------------------------------------------------------------------------------------------
+
+
+def _holds(section: Section, arch: Architecture) -> bool:
+    """Whether all parts of a network but its head, which is looked up by class count, are of a section."""
+    *others, _ = parts(arch).values()
+    return section.input_size == arch.input_size and set(others) <= set(section.parts)
 
 
 def _home_of(arch: Architecture) -> tuple[str, float] | None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import quant
 from latency_lut.build import measure, sample_networks
-from latency_lut.calibration import judge
+from latency_lut.fitting import judged
 from latency_lut.identity import parts
 from latency_lut.report import figures_text
 from latency_lut.sections import Network, Section, Validated
@@ -78,15 +78,35 @@ def _gate(text: str) -> Gate:
     return Gate(found[1], found[2], float(found[3]))
 
 
-@guard(errors=(quant.QuantError,))
 def command(words: Sequence[str]) -> LatencyTable:
     """Validate the sections of a table; exits with 1 where a gate fails."""
+    if "--restart" in words:
+        guard(_forget)(words)
+    return _validate([word for word in words if word != "--restart"])  # so that resuming does not start over again
+
+
+def _opened(words: Sequence[str]) -> tuple[ValidateConfig, LatencyTable, list[str]]:
+    """The settings, the table, and the names of the sections to validate."""
     config = parse(ValidateConfig, words[1:], "python -m latency_lut validate", __doc__.splitlines()[0])
     table = LatencyTable.load(config.lut)
     table.check(batch=table.meta["batch"])
+    return config, table, _sections(table, config.input_size)
+
+
+def _forget(words: Sequence[str]) -> None:
+    """Drop what was validated before."""
+    _, table, keys = _opened(words)
+    for key in keys:
+        table = table.with_section(replace(table.sections[key], validated=None))
+    table.save()
+
+
+@guard(errors=(quant.QuantError,))
+def _validate(words: Sequence[str]) -> LatencyTable:
+    config, table, keys = _opened(words)
     failed = []
-    for key in _sections(table, config.input_size):
-        table = validate(table, key, config.networks, config.seed, config.restart)
+    for key in keys:
+        table = validate(table, key, config.networks, config.seed)
         figures = table.sections[key].validated.figures
         print(figures_text(key, table.sections[key].validated))
         failed += [f"{key}: {gate}, it is {gate.value(figures):.4g}" for gate in gates(config.fail_if) if gate.fails(figures)]
@@ -96,8 +116,7 @@ def command(words: Sequence[str]) -> LatencyTable:
     return table
 
 
-def validate(table: LatencyTable, key: str, networks: int = NETWORKS, seed: int | None = None, restart: bool = False,
-             rounds: int | None = None) -> LatencyTable:  # fmt: skip
+def validate(table: LatencyTable, key: str, networks: int = NETWORKS, seed: int | None = None, rounds: int | None = None) -> LatencyTable:
     """`table`, saved, with its predictions for fresh networks judged in sections[key].validated.
 
     seed: of these networks (default: the section's plus one). Raises UserError where the section is not complete, or its space has changed.
@@ -109,7 +128,7 @@ def validate(table: LatencyTable, key: str, networks: int = NETWORKS, seed: int 
     if seed == section.seed:
         raise UserError(f"seed: {seed} is the table's own: its networks calibrated the predictions; give another")
     archs = fresh_networks(space, section, networks, seed)
-    table = table.with_section(replace(section, validated=_begun(section, archs, seed, restart)))
+    table = table.with_section(replace(section, validated=_begun(section, archs, seed)))
     if table.sections[key].validated.figures is None:
         table = measure(table, table.sections[key], {}, archs, rounds)
         table = table.with_section(judged(table, table.sections[key]))
@@ -128,21 +147,12 @@ def fresh_networks(space: SearchSpace, section: Section, count: int, seed: int) 
     return {f"fresh_{i:02}": arch.with_name(f"fresh_{i:02}") for i, arch in enumerate(kept)}
 
 
-def _begun(section: Section, archs: dict[str, Architecture], seed: int, restart: bool) -> Validated:
+def _begun(section: Section, archs: dict[str, Architecture], seed: int) -> Validated:
     """What was validated or begun before with the same networks, else a new beginning."""
     networks = {name: Network(tuple(parts(arch).values()), None) for name, arch in archs.items()}
     old = section.validated
-    same = old and not restart and {n: x.parts for n, x in old.networks.items()} == {n: x.parts for n, x in networks.items()}
+    same = old and {n: x.parts for n, x in old.networks.items()} == {n: x.parts for n, x in networks.items()}
     return old if same else Validated(seed, networks)
-
-
-def judged(table: LatencyTable, section: Section) -> Section:
-    """The section with the figures of its fresh networks."""
-    networks = section.validated.networks.values()
-    named = [dict(zip(map(str, range(len(n.parts))), n.parts)) for n in networks]
-    predicted = [table.sum_up(section, names, "measure the table again").latency_ms for names in named]
-    figures = judge(predicted, [network.timing.ms for network in networks])
-    return replace(section, validated=replace(section.validated, figures=figures))
 
 
 def _sections(table: LatencyTable, sizes: tuple[int, ...] | None) -> list[str]:
@@ -150,5 +160,5 @@ def _sections(table: LatencyTable, sizes: tuple[int, ...] | None) -> list[str]:
     found = [key for key, section in table.sections.items() if sizes is None or section.input_size in sizes]
     if not found or (sizes and {table.sections[key].input_size for key in found} != set(sizes)):
         shown = ", ".join(table.sections) or "nothing"
-        raise UserError(f"input_size: {table.path} holds {shown}; measure what is missing first: {table.command_line(sizes)}")
+        raise UserError(f"input_size: {table.path} holds {shown}; measure what is missing first: {table.go_on(sizes)}")
     return found

@@ -53,12 +53,14 @@ class Run:
         A run that was begun with other settings is not mixed with this one: UserError naming the fields that differ (those
         in `free`, which do not change results, may). `restart` deletes what such a run left.
         """
-        if self.has("config.json") and self.read_json("config.json").get("program") != config.get("program"):
+        before = self.read_json("config.json") if self.has("config.json") else {"program": config.get("program")}
+        if not isinstance(before, dict):
+            raise UserError(f"{self.path / 'config.json'}: a {type(before).__name__}, must be an object; choose another --name")
+        if before.get("program") != config.get("program"):
             raise UserError(f"name: {self.path} holds a run of another program; choose another --name")
         if restart:
             (self.path / CHECKPOINT).unlink(missing_ok=True)
         elif self.has(CHECKPOINT) and self.has("config.json"):
-            before = self.read_json("config.json")
             unlike = [words for k, v in plain(config).items() if k not in free for words in _differences(k, before.get(k), v)]
             if unlike:
                 mend = "repeat them, choose another --name, or add --restart"

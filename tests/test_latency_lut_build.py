@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import quant
-from latency_lut import LatencyTable, build, journal, prepare
+from latency_lut import LatencyTable, build, fitting, journal, prepare
 from latency_lut.__main__ import main
 from latency_lut.build import build_section, sample_networks
+from latency_lut.fitting import refitted_since
 from latency_lut.identity import CALL
 from latency_lut.report import odd_pairs, table_text
 from latency_lut.timing import Timing
@@ -175,7 +176,7 @@ def test_another_number_of_networks_starts_them_afresh_and_keeps_the_blocks(tabl
     stopped = build_section(table, small_space(), (10,), networks=6, rounds=3)
     monkeypatch.undo()
     fakes.clear()
-    again = build._section(stopped, small_space(), networks=9, seed=0)
+    again = build.begun(stopped, small_space(), networks=9, seed=0)
     assert len(again.networks) == 9 and all(n.timing is None for n in again.networks.values())
     assert set(stopped.entries) == {CALL, *small_space().specs()}
 
@@ -195,6 +196,33 @@ def test_a_further_class_count_measures_that_head_only(table, fakes):
     assert more.sections["frostnet_0.35_16"].num_classes == 10
     assert {k: v for k, v in more.entries.items() if k != fakes[0]} == done.entries
     assert more.for_space(small_space(num_classes=100)).head_ms > 0
+
+
+def test_a_further_head_that_was_interrupted_is_measured_to_the_end(table, fakes):
+    done = build_section(table, small_space(), (10,), networks=6, rounds=5)
+    head = "head_relu_24-32-100@4"
+    stopped = replace(done, entries={**done.entries, head: Timing((1.0, 1.0, 1.0))})
+    fakes.clear()
+    more = build_section(stopped, small_space(num_classes=100), (100,), networks=6, rounds=5)
+    assert fakes == [head] and len(more.entries[head].rounds) >= 5
+    fakes.clear()
+    assert build_section(more, small_space(num_classes=100), (100,), networks=6, rounds=5) == more and fakes == []
+
+
+def test_a_section_is_fitted_anew_where_another_space_measures_its_parts_quicker(table, fakes):
+    """The second space measures all parts of the first again, as it stops and as it ends: ratio and figures keep step with them."""
+    done = build_section(table, small_space(), (10,), networks=6, rounds=3)
+    slow = {key: Timing(tuple(100 * ms for ms in timing.rounds)) for key, timing in done.entries.items() if key != CALL}
+    first = replace(done.sections["frostnet_0.35_16"], ratio=done.sections["frostnet_0.35_16"].ratio / 100)
+    late = replace(done, entries={**done.entries, **slow}).with_section(first)
+    other = replace(small_space(), name="other")
+    both = build_section(late, other, (10,), networks=6, rounds=6)
+    assert all(both.entries[key].ms < late.entries[key].ms / 10 for key in slow)
+    assert both.sections["frostnet_0.35_16"].ratio == fitting.calibrated(both, first).ratio > 10 * first.ratio
+    assert LatencyTable.load(table.path) == both
+
+    untouched = refitted_since(late, late)
+    assert untouched == late
 
 
 def test_a_further_input_size_measures_only_what_is_new(table, fakes):
@@ -259,10 +287,61 @@ def test_the_command_measures_several_sizes_with_their_heads(tmp_path, fakes, sm
     assert LatencyTable.load(tmp_path / "lut.json") == table
 
 
-def test_restart_forgets_what_was_measured(tmp_path, fakes, small):
-    run(tmp_path, "--input-size", "16")
-    assert set(run(tmp_path, "--input-size", "24").sections) == {"frostnet_0.35_16", "frostnet_0.35_24"}
-    assert set(run(tmp_path, "--input-size", "24", "--restart").sections) == {"frostnet_0.35_24"}
+def test_restart_forgets_the_sections_that_it_names_and_no_others(tmp_path, fakes, small):
+    before = run(tmp_path, "--input-size", "16", "24", "--num-classes", "10", "100")
+    fakes.clear()
+    after = run(tmp_path, "--input-size", "24", "--restart")
+    assert set(after.sections) == {"frostnet_0.35_16", "frostnet_0.35_24"} and not any(name.endswith("@16") for name in fakes)
+    kept, anew = after.sections["frostnet_0.35_16"], after.sections["frostnet_0.35_24"]
+    assert (kept.networks, kept.parts) == (before.sections["frostnet_0.35_16"].networks, before.sections["frostnet_0.35_16"].parts)
+    shared = {CALL, *kept.needed()}
+    assert all(after.entries[key].rounds[:3] == before.entries[key].rounds[:3] for key in shared)
+    own = anew.needed() - shared
+    assert own and all(after.entries[key].rounds != before.entries[key].rounds for key in own)
+    assert "head_relu_24-32-100@4" in after.entries and "head_relu_24-32-100@6" not in after.entries
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--space", "no_module:make"], "no_module"),
+        (["--input-size", "24", "--width", "9"], "width: 9"),
+        (["--input-size", "24", "--num-classes", "0"], "num_classes"),
+    ],
+)
+def test_a_restart_that_cannot_be_leaves_the_table_as_it_is(tmp_path, fakes, words, message, capsys):
+    from tests.test_table import made_up
+
+    made_up(tmp_path / "lut.json").save()
+    before = (tmp_path / "lut.json").read_bytes()
+    with pytest.raises(SystemExit) as refused:
+        run(tmp_path, *words, "--restart")
+    assert refused.value.code == 2 and message in capsys.readouterr().err
+    assert (tmp_path / "lut.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "text", ['{"format": "architecture", "version": 1}', "[]", "dear notes", '{"format": "latency_lut", "version": 1}']
+)
+def test_a_restart_does_not_write_over_another_file(tmp_path, fakes, small, text, capsys):
+    (tmp_path / "lut.json").write_text(text)
+    with pytest.raises(SystemExit) as refused:
+        run(tmp_path, "--input-size", "16", "--restart")
+    assert refused.value.code == 2 and "lut.json: " in capsys.readouterr().err
+    assert (tmp_path / "lut.json").read_text() == text
+
+
+def test_a_restart_on_another_machine_must_name_all_sections(tmp_path, fakes, small, capsys):
+    table = run(tmp_path, "--input-size", "16", "24")
+    replace(table, meta={**table.meta, "cpu": "Other"}).save()
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--input-size", "24", "--restart")
+    said = capsys.readouterr().err
+    assert "cpu: the table was measured with Other" in said and "forget frostnet_0.35_16, too; measure into another file" in said
+    assert LatencyTable.load(tmp_path / "lut.json").meta["cpu"] == "Other"
+    again = run(tmp_path, "--input-size", "16", "24", "--restart")
+    assert again.meta["cpu"] == table.meta["cpu"] and set(again.sections) == set(table.sections)
+    assert "--restart" not in again.meta["command"]
 
 
 def test_ctrl_c_exits_with_130_and_the_command_that_goes_on(tmp_path, fakes, small, monkeypatch, capsys):

@@ -71,9 +71,28 @@ def test_a_machine_that_is_a_tenth_slower_shows_as_bias(table, timed):
 def test_what_was_validated_is_not_timed_again_unless_asked(table, timed):
     done = validate(table, KEY, 10)
     assert validate(done, KEY, 10) == done and len(timed) == 2
-    validate(done, KEY, 10, restart=True)
     validate(done, KEY, 12)
+    assert len(timed) == 3
+    words = ["validate", "--lut", str(table.path), "--networks", "10"]
+    done.save()
+    main(words)
+    assert len(timed) == 3
+    main([*words, "--restart"])
     assert len(timed) == 4
+
+
+def test_a_restart_that_is_stopped_goes_on_and_does_not_start_over(table, timed, monkeypatch, capsys):
+    validate(table, KEY, 10)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(validating, "measure", stop)
+    with pytest.raises(SystemExit) as stopped:
+        main(["validate", "--lut", str(table.path), "--networks", "10", "--restart"])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 130 and "stopped; resume with:" in said and "--restart" not in said
+    assert LatencyTable.load(table.path).sections[KEY].validated is None  # so that the command measures what was asked for
 
 
 def test_the_tables_own_seed_is_refused(table, timed):
@@ -127,7 +146,7 @@ def test_the_command_exits_with_1_where_a_gate_fails(table, timed, capsys, facto
 def test_a_size_that_was_not_measured_names_the_command(table, timed, capsys):
     with pytest.raises(SystemExit) as refused:
         main(["validate", "--lut", str(table.path), "--input-size", "96"])
-    assert refused.value.code == 2 and "--input-size 96" in capsys.readouterr().err
+    assert refused.value.code == 2 and "--width 0.5 --input-size 96 --num-classes 10" in capsys.readouterr().err
 
 
 def test_an_interrupted_validation_goes_on(table, monkeypatch):

@@ -126,6 +126,17 @@ def test_a_run_is_not_mixed_with_one_of_other_settings(tmp_path):
     assert run.claim({"lr": 0.1, "bars": False}, free=("bars",)) is True
 
 
+@pytest.mark.parametrize("config", [[], 3, "text", None])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_config_that_is_no_object_is_named(tmp_path, config, restart):
+    run = Run(tmp_path)
+    run.write_json("config.json", config)
+    run.save_checkpoint({"step": 1})
+    with pytest.raises(UserError, match=r"config.json: .*must be an object; choose another --name"):
+        run.claim({"program": "search", "lr": 0.1}, restart)
+    assert run.load_checkpoint() == {"step": 1} and run.read_json("config.json") == config
+
+
 def test_a_restart_drops_what_the_earlier_run_left(tmp_path):
     run = Run(tmp_path)
     run.claim({"lr": 0.1})

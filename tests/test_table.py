@@ -25,22 +25,27 @@ CALL_MS = 0.004
 def made_up(path, space=SPACE, ratio=1.25):
     """A complete table of `space` in which a part takes its MACs in nanoseconds and a network `ratio` times the sum, less the calls."""
     generator = torch.Generator().manual_seed(0)
-    archs = {f"random_{i:02}": space.architecture(space.random(generator)) for i in range(9)}
+    archs, others = ({f"random_{i:02}": space.architecture(space.random(generator)) for i in range(9)} for _ in range(2))
     entries = {CALL: Timing((CALL_MS,) * 3)}
-    for arch in [*archs.values(), *covering(space)]:
+    for arch in [*archs.values(), *others.values(), *covering(space)]:
         for key, row in zip(parts(arch).values(), cost(arch).rows, strict=True):
             entries[key] = Timing((row.macs / 1e6 + 0.02, row.macs / 1e6 + 0.01, row.macs / 1e6 + 0.03))
-    sums = {name: sum(entries[key].ms for key in parts(arch).values()) - (len(parts(arch)) - 1) * CALL_MS for name, arch in archs.items()}
-    networks = {name: Network(tuple(parts(arch).values()), Timing((ratio * sums[name],) * 3)) for name, arch in archs.items()}
+    networks, fresh = ({name: timed(arch, entries, ratio) for name, arch in named.items()} for named in (archs, others))
     ms = {key: timing.ms for key, timing in entries.items()}
     fitted, names, validation = calibrate(ms, {name: (n.parts, n.timing.ms) for name, n in networks.items()}, CALL_MS)
     keys = tuple(key for key in space.specs() if not key.startswith("head"))
     conditions = ({"date": "2026-01-01 00:00:00", "seconds": 1.0, "load": 0.5, "steal": None},)
     section = Section(
         space.name, space.width, space.input_size, space.head.num_classes, space.hash(), keys, 0, networks, fitted, tuple(names),
-        validation, conditions, Validated(1, networks, validation, conditions),
+        validation, conditions, Validated(1, fresh, validation, conditions),
     )  # fmt: skip
     return replace(LatencyTable.new("fbgemm", 1, path), entries=entries).with_section(section)
+
+
+def timed(arch, entries, ratio):
+    keys = tuple(parts(arch).values())
+    total = sum(entries[key].ms for key in keys) - (len(keys) - 1) * CALL_MS
+    return Network(keys, Timing((ratio * total,) * 3))
 
 
 def covering(space):
@@ -108,7 +113,9 @@ def test_a_network_pays_one_call(table):
 def test_a_part_as_quick_as_an_empty_call_is_an_error_and_never_zero(table):
     slow = replace(table, entries={**table.entries, CALL: Timing((10.0,) * 3)})
     for ask in (lambda: slow.for_space(SPACE), lambda: slow.predict(random_arch(1))):
-        with pytest.raises(UserError, match="no more than a call that computes nothing .*cannot be true.*--restart"):
+        with pytest.raises(
+            UserError, match="no more than a call that computes nothing .*cannot be true.*anew: .*fbgemm_new.json --width 0.5"
+        ):
             ask()
 
 
@@ -117,6 +124,32 @@ def test_a_part_as_quick_as_an_empty_call_is_an_error_and_never_zero(table):
 def test_every_calibrated_latency_is_a_positive_number(table, seed):
     rows = table.predict(random_arch(seed)).rows.values()
     assert all(math.isfinite(ms) and ms > 0 for ms in rows)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_prediction_for_a_space_is_by_that_spaces_ratio(table, first):
+    """A second space with the same blocks and another ratio, before and after the one that is asked for."""
+    own, other = table.sections[SECTION], replace(table.sections[SECTION], space="other", ratio=2.5)
+    both = replace(table, sections={s.key: s for s in ((own, other), (other, own))[first]})
+    choice = SPACE.random(torch.Generator().manual_seed(3))
+    arch, latency = SPACE.architecture(choice), both.for_space(SPACE)
+    total = sum(row[op] for stage, depth, ops in zip(latency.blocks, choice.depths, choice.ops) for row, op in zip(stage[:depth], ops))
+    found = both.predict(arch, space=SPACE)
+    assert found.latency_ms == pytest.approx(latency.stem_ms + total + latency.head_ms) and found.section == SECTION
+    assert both.predict(arch).latency_ms == pytest.approx(found.latency_ms * (1, 2)[first])
+    assert [s.key for s in both.holding(arch)] == list(both.sections)
+
+
+def test_a_network_of_another_space_is_not_predicted_by_this_one(table):
+    wide = frostnet_space(0.75, 32, 10)
+    both = replace(
+        table, sections={**table.sections, **(made := made_up(table.path, wide)).sections}, entries={**table.entries, **made.entries}
+    )
+    assert both.predict(random_arch(0, wide), space=wide).section == "frostnet_0.75_32"
+    with pytest.raises(UserError, match="sections.frostnet_0.5_32 does not hold the blocks of net_0"):
+        both.predict(random_arch(0, wide), space=SPACE)
+    with pytest.raises(UserError, match="input_size 96, width 0.5 of the space 'frostnet' was not measured"):
+        both.predict(random_arch(0).for_input(96), space=frostnet_space(0.5, 96, 10))
 
 
 def test_a_published_network_of_the_width_is_found(table):
@@ -226,11 +259,36 @@ def test_the_identity_is_covered_by_these_tests():
     assert set(IDENTITY) == {"engine", "threads", *OTHERWISE}
 
 
-def test_another_cpu_can_be_allowed_and_nothing_else(table):
+def test_another_machine_can_be_allowed_and_says_what_differs(table, capsys):
     elsewhere = {**table.meta, "cpu": "Other", "flags": []}
     replace(table, meta=elsewhere).check(allow_other_cpu=True)
-    with pytest.raises(UserError, match="torch: "):
-        replace(table, meta={**elsewhere, "torch": "1.0"}).check(allow_other_cpu=True)
+    assert capsys.readouterr().out == ""
+    replace(table, meta={**elsewhere, "torch": "1.0+cpu", "runtime": "torch 1.0+cpu"}).check(allow_other_cpu=True)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and "torch: measured with 1.0+cpu, here is " in said[0] and "runtime: measured with torch 1.0+cpu" in said[1]
+
+
+@pytest.mark.parametrize("field", ["weight_qmax", "batch", "memory_format"])
+def test_what_a_search_would_do_otherwise_cannot_be_allowed(table, field):
+    with pytest.raises(UserError, match=f"{field}: .*" + ("quantize otherwise" if field == "weight_qmax" else "")):
+        replace(table, meta={**table.meta, field: OTHERWISE[field]}).check(allow_other_cpu=True)
+
+
+def test_a_refusal_advises_the_commands_of_what_the_table_holds(table):
+    """Widths, sizes, spaces and class counts, those of further heads among them; not the default space."""
+    further = {key.replace("-10@", "-100@"): timing for key, timing in table.entries.items() if key.startswith("head")}
+    other = replace(table.sections[SECTION], space="mine:make", width=0.75, input_size=64)
+    held = replace(table.with_section(other), entries={**table.entries, **further}, meta={**table.meta, "cpu": "Other"})
+    with pytest.raises(UserError) as refused:
+        held.check()
+    new = table.path.with_name("fbgemm_new.json")
+    start = f"python -m latency_lut --engine fbgemm --output {new}"
+    first, second = str(refused.value).split("measure it anew: ")[1].split("; or pass")[0].split(" && ")
+    assert first == f"{start} --width 0.5 --input-size 32 --num-classes 10 100"
+    assert second == f"{start} --space mine:make --width 0.75 --input-size 64 --num-classes 10 100"
+    assert held.go_on((96,)).startswith(
+        f"python -m latency_lut --engine fbgemm --output {table.path} --width 0.5 --input-size 96 --num-classes 10 &&"
+    )
 
 
 # ---- JSON ----------------------------------------------------------------------------------------------------
@@ -270,7 +328,7 @@ def test_foreign_json_is_refused(tmp_path, foreign):
 ENTRY = "stem_k3_relu_3-16_s1@32"
 SECTION = "frostnet_0.5_32"
 BROKEN = [  # where, what a hand put there, what the message must name
-    (("version",), 1, "version: 1, must be 2.*measure it anew with --restart"),
+    (("version",), 1, "version: 1, must be 2.*measure into another one"),
     (("unit",), "s", "unit: 's', must be 'ms'"),
     (("extra",), 1, "extra: unknown"),
     (("meta",), [], "meta: "),
