@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from frostnet import PUBLISHED, FrostNet, architecture, find, frostnet
-from nas import Architecture, UserError, cost, count
+from nas import Architecture, UserError, cost, count, find_space
 
 # Parameters and multiply-accumulates (convolutions only, 224 px) of the released networks.
 COSTS = {
@@ -240,9 +240,19 @@ def test_a_published_name_without_width_means_full_width(tmp_path):
 
 
 def test_an_unknown_name_lists_what_there_is(tmp_path):
-    architecture("small").save(tmp_path / "frostnet_a" / "arch.json")
-    with pytest.raises(UserError, match="'frostnet_b' is neither a file nor a known name; known here: frostnet_a, .*frostnet_large_1_0"):
-        find("frostnet_b", tmp_path)
+    architecture("small").save(tmp_path / "mine" / "arch.json")
+    known = "known here: mine, frostnet_a, .*frostnet_large_1_0"
+    with pytest.raises(UserError, match=f"'frostnet_z' is neither a file nor a known name; {known}"):
+        find("frostnet_z", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["frostnet_a", "frostnet_b"])
+def test_shipped_networks_are_of_the_space_that_they_name(name, tmp_path):
+    arch = find(name, tmp_path)
+    known = arch.provenance
+    assert arch.name == name and known["measured_ms"] <= 1.03 * known["target_ms"]
+    find_space(known["space"])(known["width"], arch.input_size, arch.head.num_classes).choice_of(arch)
+    assert FrostNet(arch).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
 def test_a_broken_file_is_not_mistaken_for_an_unknown_name(tmp_path):

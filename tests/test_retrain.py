@@ -97,6 +97,11 @@ def metrics(path) -> dict:
     return {k: v for k, v in json.loads((path / "metrics.json").read_text()).items() if k != "train_seconds"}
 
 
+def results(path) -> dict:
+    """The metrics that do not depend on the process; torch numbers the names in a frozen file through."""
+    return {k: v for k, v in metrics(path).items() if k != "file_bytes"}
+
+
 def refused(capsys, argv) -> str:
     with pytest.raises(SystemExit) as stop:
         main(argv)
@@ -128,7 +133,7 @@ def test_a_network_is_trained_converted_and_measured(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("stop", [4, 9, 16])
 def test_a_stopped_run_goes_on_and_ends_alike(folder, tmp_path, quick, monkeypatch, capsys, stop):
-    whole = metrics(main(arguments(folder, tmp_path / "a")))
+    whole = results(main(arguments(folder, tmp_path / "a")))
     step = tasks.engine._Training._train_step
 
     def interrupted(self, watch):
@@ -141,7 +146,7 @@ def test_a_stopped_run_goes_on_and_ends_alike(folder, tmp_path, quick, monkeypat
         main(arguments(folder, tmp_path / "b"))
     assert end.value.code == 130 and "resume with: python" in capsys.readouterr().err
     monkeypatch.setattr(tasks.engine._Training, "_train_step", step)
-    assert metrics(main(arguments(folder, tmp_path / "b"))) == whole
+    assert results(main(arguments(folder, tmp_path / "b"))) == whole
 
 
 def test_the_switches_of_the_ablation_mean_what_they_say():
