@@ -89,6 +89,8 @@ def start() -> "dist.Store":
         store, number, count = next(dist.rendezvous("env://"))
     except ValueError as error:
         raise UserError(f"ranks: {error}; start the program with torchrun, or unset WORLD_SIZE") from error
+    # torchrun's store outlives a restart, and with it the addresses of processes that are gone
+    store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=dist.PrefixStore("ranks", store), rank=number, world_size=count)
     return store
