@@ -16,10 +16,10 @@ from frostnet import FrostNet
 from nas import Architecture, Run
 from quant import QuantConfig, Schedule
 from tasks import Classification, ClassificationData, Diverged, Pictures, Recipe, Stream, classification, fit, in_order
+from tasks.classification import EVALUATION_BATCH
 from tasks.residuals import silence_residuals
 
 SIZE = 32
-EVALUATION_BATCH = 250
 
 
 @dataclass(frozen=True)
@@ -118,4 +118,5 @@ def predictions(model: nn.Module, pictures: Pictures) -> Tensor:
 
 
 def share(hits: Tensor) -> float:
+    """The share of True in a tensor of bools."""
     return round(hits.double().mean().item(), 6)

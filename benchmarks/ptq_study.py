@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import quant
 import zoo
+from benchmarks.alone import predictions, share
 from benchmarks.low_bit import EIGHT, RESULT, ShortEpochs, claim, held_out, in_parallel, percent, spread, workers
 from nas import Run, UserError, read_json, write_json
 from nas.cli import guard, option, parse
@@ -38,7 +39,6 @@ BITS = (8, 4, 6)  # of weights and activations, in the order in which cells are 
 SCRATCH_BITS = 8
 PARTS = 10  # that the last epochs are cut into
 BATCH = 64
-EVALUATION_BATCH = 250
 SMOKE = {"train_images": 256, "held_out_images": 100, "calibration_images": 64, "float_epochs": 1, "tune_epochs": 1, "seeds": (0,)}
 
 
@@ -226,19 +226,8 @@ def quant_config(model: nn.Module, bits: int, engine: str) -> QuantConfig:
     return QuantConfig(engine=engine, weight=f"int8:{bits}", activation=f"int8:{bits}", overrides=ends)
 
 
-@torch.inference_mode()
-def predictions(model: nn.Module, pictures: Pictures) -> Tensor:
-    """The class that a model gives each picture, (N,)."""
-    model.eval()
-    return torch.cat([model(x).argmax(1) for x, _ in in_order(pictures, EVALUATION_BATCH)])
-
-
 def top1(predicted: Tensor, pictures: Pictures) -> float:
     return share(predicted == pictures.labels)
-
-
-def share(hits: Tensor) -> float:
-    return round(hits.double().mean().item(), 6)
 
 
 def float_run(config: PtqConfig, seed: int, name: str) -> Run:

@@ -1,13 +1,11 @@
-"""supernet: alphas, samplers, the supernet against plain networks, the search loop."""
+"""supernet: alphas, the supernet against plain networks, the search loop, inheritance."""
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 import quant
 from frostnet import FrostNet
@@ -15,9 +13,7 @@ from nas import UserError, find_space
 from nas.arch import BlockSpec
 from nas.blocks import build_block
 from nas.derive import front
-from nas.space import Choice, Slot, Stage
 from supernet import (
-    SAMPLERS,
     Alphas,
     Plan,
     Search,
@@ -25,19 +21,12 @@ from supernet import (
     blended_scores,
     fair_choice,
     favourite,
-    inherited,
     perturbation_scores,
-    recalibrate,
-    sampled_choice,
-    sampled_gates,
-    top1,
-    tune,
 )
-from supernet.finalists import FILLED, distance, finalists, fronts_for, path_latency, path_score, priced, random_feasible, unlike
+from supernet.finalists import path_latency
 from supernet.inherit import hand_down, inherit
 from supernet.loop import frozen_statistics
-from supernet.samplers import Gates, largest, round_length
-from supernet.score import evaluations, first_choice_only
+from supernet.samplers import Gates, largest
 from tests.spaces import latency_of, tiny_space
 
 ROOT = Path(__file__).parent.parent
@@ -115,157 +104,6 @@ def test_entropy_is_one_for_uniform_and_zero_for_certain():
         for alpha in alphas.parameters():
             alpha[0] = 1000.0
     assert alphas.entropy().item() == pytest.approx(0.0, abs=1e-5)
-
-
-# ---- samplers ------------------------------------------------------------------------------------------------
-
-
-def test_a_round_runs_every_candidate_of_every_running_slot_equally_often():
-    length = round_length(SPACE)
-    for first in (0, length, 2 * length):
-        round_ = [fair_choice(SPACE, 3, first + i) for i in range(length)]
-        assert len({c.depths for c in round_}) == 1
-        for s, stage in enumerate(SPACE.stages):
-            for i in range(round_[0].depths[s]):
-                counts = torch.bincount(torch.tensor([c.ops[s][i] for c in round_]), minlength=len(stage.slots[i].candidates))
-                assert counts.unique().numel() == 1
-
-
-def test_even_rounds_run_every_slot():
-    assert fair_choice(SPACE, 0, 0).depths == (1, 2, 2)
-    assert {fair_choice(SPACE, 0, 3 + 6 * i).depths for i in range(20)} == {(1, a, b) for a in (1, 2) for b in (1, 2)}
-
-
-def test_paths_depend_on_seed_and_step_alone():
-    assert [fair_choice(SPACE, 1, i) for i in range(9)] == [fair_choice(SPACE, 1, i) for i in range(9)]
-    assert [fair_choice(SPACE, 1, i) for i in range(9)] != [fair_choice(SPACE, 2, i) for i in range(9)]
-
-
-def test_sampled_paths_follow_the_probabilities():
-    alphas = Alphas(SPACE)
-    with torch.no_grad():
-        alphas.ops[1][0].copy_(torch.tensor([0.7, 0.2, 0.1]).log())
-    drawn = torch.tensor([sampled_choice(alphas, 1.0, 0.0, 0, i).ops[1][0] for i in range(2000)])
-    assert torch.bincount(drawn, minlength=3).div(2000).tolist() == pytest.approx([0.7, 0.2, 0.1], abs=0.04)
-
-
-def test_two_path_gates_have_the_value_of_one_path_and_gradients_for_both():
-    alphas = Alphas(SPACE)
-    ops, depths = sampled_gates("proxyless", alphas, 1.0, 0, 0)
-    gates = ops[1][0]
-    assert sorted(w.item() for w in gates.weights) == pytest.approx([0.0, 1.0])
-    assert gates.indices[0] != gates.indices[1]
-    values = torch.tensor([2.0, 5.0])
-    sum(w * v for w, v in zip(gates.weights, values)).backward()
-    i, j = gates.indices
-    # d/d alpha_i of p_i v_i + p_j v_j with p = 1/2 each: p_i p_j (v_i - v_j)
-    assert alphas.ops[1][0].grad[i].item() == pytest.approx(0.25 * (2.0 - 5.0))
-    assert alphas.ops[1][0].grad[j].item() == pytest.approx(0.25 * (5.0 - 2.0))
-    assert len(depths[0].indices) == 1, "a stage of one depth has nothing to choose"
-
-
-def test_mixture_gates_are_the_probabilities():
-    alphas = Alphas(SPACE)
-    with torch.no_grad():
-        alphas.ops[1][0].copy_(torch.tensor([0.7, 0.2, 0.1]).log())
-    gates = sampled_gates("darts", alphas, 1.0, 0, 0)[0][1][0]
-    assert gates.indices == (0, 1, 2)
-    assert [w.item() for w in gates.weights] == pytest.approx([0.7, 0.2, 0.1])
-    sum(w * v for w, v in zip(gates.weights, (2.0, 5.0, 1.0))).backward()
-    mean = 0.7 * 2 + 0.2 * 5 + 0.1 * 1
-    assert alphas.ops[1][0].grad.tolist() == pytest.approx([0.7 * (2 - mean), 0.2 * (5 - mean), 0.1 * (1 - mean)])
-
-
-def test_straight_through_gates_run_one_path_drawn_by_the_probabilities():
-    alphas = Alphas(SPACE)
-    with torch.no_grad():
-        alphas.ops[1][0].copy_(2 * torch.tensor([0.7, 0.2, 0.1]).log())
-    drawn = [sampled_gates("gumbel", alphas, 2.0, 0, i)[0][1][0] for i in range(2000)]
-    assert all(len(g.indices) == 1 and g.weights[0].item() == pytest.approx(1.0) for g in drawn)
-    counts = torch.bincount(torch.tensor([g.indices[0] for g in drawn]), minlength=3)
-    assert counts.div(2000).tolist() == pytest.approx([0.7, 0.2, 0.1], abs=0.04)
-    drawn[0].weights[0].backward()
-    gradient = alphas.ops[1][0].grad
-    assert gradient[drawn[0].indices[0]] > 0 and gradient.sum().item() == pytest.approx(0.0, abs=1e-6)
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_moves_alphas_to_the_better_and_to_the_faster_candidate(sampler):
-    """Slot (1, 0): candidate 1 halves the loss; slot (2, 0): all are equal, candidate 0 is the fastest."""
-    alphas, latency = Alphas(SPACE), latency_of(SPACE)
-    optimizer = torch.optim.Adam(alphas.parameters(), lr=0.05, betas=(0.0, 0.999))
-    values = torch.tensor([1.0, 0.5, 1.0])
-    for step in range(150):
-        gates = sampled_gates(sampler, alphas, 1.0, 0, step)[0][1][0]
-        loss = sum(w * values[i] for i, w in zip(gates.indices, gates.weights)) + alphas.expected_latency(latency)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert alphas.ops[1][0].argmax() == 1
-    assert alphas.ops[2][0].argmax() == 0
-
-
-# ---- tied spaces ---------------------------------------------------------------------------------------------
-
-
-TIED = replace(SPACE, name="tied", tied=True)
-
-
-def one_everywhere(choice):
-    """The set of candidates that a choice takes in the slots with a choice."""
-    return {op for stage, d, row in zip(TIED.stages, choice.depths, choice.ops) for slot, op in zip(stage.slots[:d], row)
-            if len(slot.candidates) > 1}  # fmt: skip
-
-
-def test_all_slots_of_a_tied_space_take_the_same_candidate():
-    alphas = Alphas(TIED)
-    generator = torch.Generator().manual_seed(0)
-    drawn = [TIED.random(generator) for _ in range(30)]
-    drawn += [fair_choice(TIED, 0, i) for i in range(30)] + [sampled_choice(alphas, 1.0, 0.0, 0, i) for i in range(30)]
-    assert all(len(one_everywhere(choice)) == 1 for choice in drawn)
-    assert {next(iter(one_everywhere(choice))) for choice in drawn} == {0, 1, 2}
-    for sampler in SAMPLERS:
-        ops, _ = sampled_gates(sampler, alphas, 1.0, 0, 0)
-        assert ops[1][0] is ops[1][1] is ops[2][0]
-
-
-def test_a_tied_alpha_gathers_the_gradients_of_all_slots():
-    alphas, free, latency = Alphas(TIED), Alphas(SPACE), latency_of(SPACE)
-    assert sum(p.numel() for p in alphas.parameters()) == 3 + 1 + (1 + 2 + 2)
-    alphas.expected_latency(latency).backward()
-    free.expected_latency(latency).backward()
-    total = sum(free.ops[i][j].grad for i in (1, 2) for j in (0, 1))
-    assert torch.allclose(alphas.ops[1][0].grad, total)
-
-
-def test_the_front_of_a_tied_space_is_the_best_of_all_its_networks():
-    generator, latency = torch.Generator().manual_seed(0), latency_of(SPACE)
-    scores = torch.randn(3, generator=generator).tolist()
-    ops = first_choice_only(TIED, scores)
-    depths = [torch.randn(len(stage.slots) - stage.min_depth + 1, generator=generator).tolist() for stage in TIED.stages]
-    every = [TIED.with_candidate(Choice((1, a, b), ((0,), (0, 0), (0, 0))), i) for a in (1, 2) for b in (1, 2) for i in range(3)]
-    reckoned = [(path_latency(c, latency), scores[next(iter(one_everywhere(c)))] + depths[0][0] + depths[1][c.depths[1] - 1]
-                 + depths[2][c.depths[2] - 1]) for c in every]  # fmt: skip
-    best = sorted({(t, s) for t, s in reckoned if all(not (t2 <= t and s2 >= s and (t2, s2) != (t, s)) for t2, s2 in reckoned)})
-    points = front(TIED, ops, depths, latency)
-    assert [p.latency_ms for p in points] == pytest.approx([t for t, _ in best])
-    assert [p.score for p in points] == pytest.approx([s for _, s in best])
-    assert all(path_score(p.choice, (ops, depths), TIED) == pytest.approx(p.score) for p in points)
-
-
-def test_a_tied_search_runs_and_every_candidate_is_a_finalist():
-    torch.manual_seed(0)
-    s = Search(Supernet(TIED), Plan(2, 3, 3, 6), latency_of(SPACE), 1.0, F.cross_entropy, batch, lambda i: batch(10_000 + i), CONFIG)
-    run(s)
-    x, y = batch(0)
-    counted = []
-    losses = perturbation_scores(s.supernet, favourite(s.alphas), x, y, F.cross_entropy, lambda: counted.append(1))
-    assert len(counted) == evaluations(TIED)
-    scores = blended_scores(s.alphas, losses)
-    networks = finalists(TIED, fronts_for(TIED, scores, s.latency, 1.0), scores, s.latency, 1.0, 2, 2, 0)
-    assert [n.kind for n in networks] == ["derived"] * 3 + ["random"] * 2
-    assert {next(iter(one_everywhere(n.choice))) for n in networks[:3]} == {0, 1, 2}
-    assert all(n.latency_ms <= 1.0 for n in networks)
 
 
 # ---- the supernet --------------------------------------------------------------------------------------------
@@ -446,198 +284,3 @@ def test_a_search_of_the_example_runs_through_all_phases():
                   s.latency)[-1]  # fmt: skip
     assert space.choice_of(space.architecture(point.choice)) == point.choice
     assert "(../examples/kernels.py)" in (ROOT / "docs" / "search.md").read_text()
-
-
-# ---- scores and finalists ------------------------------------------------------------------------------------
-
-
-def test_perturbation_scores_equal_whole_evaluations_one_change_at_a_time():
-    net, (x, y) = Supernet(SPACE).train(), batch(0)
-    base = favourite(Alphas(SPACE))
-    ops, depths = perturbation_scores(net, base, x, y, F.cross_entropy)
-
-    def loss(choice):
-        with torch.no_grad(), frozen_statistics(net):
-            return F.cross_entropy(net(x, choice), y).item()
-
-    reference = loss(base)
-    for s in (1, 2):
-        for slot in range(2):
-            for op in range(3):
-                rows = [list(row) for row in base.ops]
-                rows[s][slot] = op
-                changed = type(base)(base.depths, tuple(map(tuple, rows)))
-                assert ops[s][slot][op] == pytest.approx(loss(changed) - reference, abs=1e-6)
-        shallow = type(base)(tuple(1 if i == s else d for i, d in enumerate(base.depths)), base.ops)
-        assert depths[s] == pytest.approx([loss(shallow) - reference, 0.0], abs=1e-6)
-
-
-def test_scoring_twice_gives_equal_scores_in_spite_of_dropout():
-    net, (x, y) = Supernet(SPACE).train(), batch(0)
-    base = favourite(Alphas(SPACE))
-    assert perturbation_scores(net, base, x, y, F.cross_entropy) == perturbation_scores(net, base, x, y, F.cross_entropy)
-    assert net.head.dropout.training
-
-
-def test_a_target_that_every_network_meets_steers_nothing():
-    s = search(Plan(0, 0, 3, 10, alpha_every=1), target=100.0)
-    assert all(row["mu"] == 0.0 for row in run(s) if "mu" in row)
-
-
-def long_space():
-    """Three stages of four slots."""
-    space = tiny_space()
-    follow = lambda slot: Slot(tuple(replace(c, in_channels=c.out_channels, stride=1) for c in slot.candidates))  # noqa: E731
-    firsts = [stage.slots[0] for stage in space.stages[1:]]
-    stages = (space.stages[0], *(Stage((slot, *[follow(slot)] * 3), 1) for slot in firsts))
-    return replace(space, stages=stages)
-
-
-def random_scores(space, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    row = lambda count: torch.randn(count, generator=generator).tolist()  # noqa: E731
-    ops = [[row(len(slot.candidates)) for slot in stage.slots] for stage in space.stages]
-    return ops, [row(len(stage.slots) - stage.min_depth + 1) for stage in space.stages]
-
-
-def test_finalists_differ_in_several_slots():
-    space = long_space()
-    points = front(space, *random_scores(space), latency_of(space))
-    kept = unlike(points[::-1], 3)
-    assert kept[0] is points[-1] and len(kept) >= 2
-    assert all(distance(a.choice, b.choice) >= 3 for a, b in itertools.combinations(kept, 2))
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_what_a_target_leaves_is_used_even_if_scores_prefer_small_networks(seed):
-    space = long_space()
-    latency, (ops, depths) = latency_of(space), random_scores(space, seed)
-    scores = priced((ops, depths), latency, -20.0)  # a price that the alphas were trained under
-    fronts = fronts_for(space, scores, latency, 1.4)
-    best = [max((p for p in points if p.latency_ms <= 1.4), key=lambda p: p.score) for points in fronts]
-    assert best[0].latency_ms < FILLED * 1.4 <= best[-1].latency_ms <= 1.4
-    assert [p.latency_ms for p in best] == sorted(p.latency_ms for p in best)
-    assert len(fronts_for(space, scores, latency, best[0].latency_ms)) == 1, "where the scores use the target they are left alone"
-
-
-def test_a_price_changes_the_score_of_a_network_by_its_latency():
-    space = long_space()
-    latency, scores = latency_of(space), random_scores(space)
-    choice = space.random(torch.Generator().manual_seed(1))
-    blocks = path_latency(choice, latency) - latency.stem_ms - latency.head_ms
-    assert path_score(choice, priced(scores, latency, 3.0), space) == pytest.approx(path_score(choice, scores, space) + 3.0 * blocks)
-
-
-# ---- networks by themselves ----------------------------------------------------------------------------------
-
-
-def tuned(steps=40, lr=0.05, seed=0, before=None):
-    torch.manual_seed(0)
-    graph = quant.attach(FrostNet(SPACE.architecture(all_choices(SPACE)[0])), images(), CONFIG)
-    graph.train()(images())
-    if before is not None:
-        torch.manual_seed(before)
-    fine = tune(graph, batch, steps, replace(PLAN, lr=lr), F.cross_entropy, seed)
-    return graph, fine
-
-
-def test_tuning_learns():
-    graph, fine = tuned(steps=100, lr=0.1)
-    assert fine and top1(graph, [batch(1000)]) > 0.6
-    untouched, _ = tuned(steps=0)
-    assert top1(untouched, [batch(1000)]) < 0.4
-
-
-def test_tuning_and_recalibration_do_not_depend_on_what_was_drawn_before():
-    ends = []
-    for drawn in (1, 2):
-        graph, _ = tuned(steps=3, before=drawn)
-        torch.manual_seed(drawn + 10)
-        recalibrate(graph, [images(8, 1), images(8, 2)])
-        ends.append(graph.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(ends[0].values(), ends[1].values()) if isinstance(a, torch.Tensor))
-
-
-def test_recalibration_leaves_momenta_and_modes_as_they_were():
-    graph, _ = tuned(steps=1)
-    before = {name: (m.training, getattr(m, "momentum", None)) for name, m in graph.named_modules()}
-    recalibrate(graph, [images(8, 1)])
-    assert before == {name: (m.training, getattr(m, "momentum", None)) for name, m in graph.named_modules()}
-
-
-def test_a_tuning_that_diverges_says_so():
-    try:
-        assert not tuned(steps=30, lr=1e30)[1]
-    except quant.QuantError as error:
-        assert "diverged" in str(error)
-
-
-def test_distance_counts_slots_that_only_one_choice_runs():
-    a = Choice((1, 2, 1), ((0,), (0, 1), (2, 0)))
-    assert distance(a, a) == 0
-    assert distance(a, Choice((1, 2, 2), ((0,), (0, 2), (2, 0)))) == 2
-
-
-def test_blended_scores_prefer_high_probability_and_low_loss():
-    alphas = Alphas(SPACE)
-    with torch.no_grad():
-        alphas.ops[1][0].copy_(torch.tensor([2.0, 0.0, 0.0]))
-    losses = (
-        [[[0.0] * len(s.candidates) for s in st.slots] for st in SPACE.stages],
-        [[0.0] * (len(st.slots) - st.min_depth + 1) for st in SPACE.stages],
-    )
-    losses[0][2][1] = [0.5, 0.1, 0.3]
-    ops, _ = blended_scores(alphas, losses)
-    assert max(range(3), key=ops[1][0].__getitem__) == 0
-    assert max(range(3), key=ops[2][1].__getitem__) == 1
-
-
-def test_finalists_meet_the_target_by_the_table():
-    latency = latency_of(SPACE)
-    scores = (
-        [[[0.1 * i for i in range(len(s.candidates))] for s in st.slots] for st in SPACE.stages],
-        [[0.0, 0.1][: len(st.slots)] for st in SPACE.stages],
-    )
-    found = finalists(SPACE, fronts_for(SPACE, scores, latency, 1.0), scores, latency, 1.0, 3, 4, seed=0)
-    assert [f.kind for f in found if f.kind == "random"] == ["random"] * 4
-    assert 1 <= sum(f.kind == "derived" for f in found) <= 3
-    assert all(f.latency_ms <= 1.0 for f in found)
-    for f in found:
-        assert f.latency_ms == pytest.approx(path_latency(f.choice, latency))
-        assert f.score == pytest.approx(path_score(f.choice, scores, SPACE))
-    assert max(found, key=lambda f: f.score).kind == "derived"
-
-
-def test_random_controls_are_the_slowest_that_meet_the_target():
-    latency = latency_of(SPACE)
-    controls = random_feasible(SPACE, latency, 0.95, 5, seed=0)
-    assert all(0.85 <= path_latency(c, latency) <= 0.95 for c in controls)
-    assert len(set(controls)) == 5
-
-
-def test_inherited_networks_share_nothing_with_the_supernet():
-    s = search()
-    run(s)
-    before = {k: v.clone() for k, v in s.supernet.state_dict().items() if isinstance(v, torch.Tensor)}
-    choice = fair_choice(SPACE, 0, 0)
-    graph = inherited(s.supernet, choice, CONFIG, [batch(i)[0] for i in range(4)])
-    assert not graph.training
-    assert 0.0 <= top1(graph, [batch(2000)]) <= 1.0
-    with torch.no_grad():
-        for p in graph.parameters():
-            p.zero_()
-    assert all(torch.equal(before[k], v) for k, v in s.supernet.state_dict().items() if k in before)
-
-
-def test_inherited_statistics_are_the_average_over_the_batches():
-    s = search()
-    run(s)
-    batches = [batch(i)[0] for i in range(4)]
-    graph = inherited(s.supernet, fair_choice(SPACE, 0, 0), CONFIG, batches)
-    seen = []
-    stem = graph.get_submodule("stem.conv")
-    quantizer = graph.get_submodule("x_quant")
-    with torch.no_grad():
-        for x in batches:
-            seen.append(nn.functional.conv2d(quantizer(x), stem.weight_quant(stem.weight), None, stem.stride, stem.padding).mean((0, 2, 3)))
-    assert torch.allclose(graph.get_submodule("stem.bn").running_mean, torch.stack(seen).mean(0), atol=0.02)
