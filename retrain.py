@@ -4,6 +4,8 @@
     python retrain.py --arch frostnet_small --data imagefolder --data-root pictures --input-size 32
     python retrain.py --arch mobilenet_v3_small_relu                 # a comparison network (python -m zoo list)
     python retrain.py --arch frostnet_a --calibrate mse              # float training, then ranges from pictures: no quantized training
+    python retrain.py --task detection --arch ssdlite:frostnet_a --data voc --data-root FOLDER       # docs/detection.md
+    python retrain.py --task segmentation --arch lraspp:frostnet_a --data camvid --data-root FOLDER  # docs/segmentation.md
 
 Float phase, then quantized training with StatAssist and GradBoost (arXiv:2006.09679), then conversion. Writes to runs/NAME: the
 checkpoint, log.jsonl, metrics.json, report.html, and what is shipped: int8.onnx and, for torch's engines, int8.pt (the frozen network).
@@ -17,7 +19,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas
 import torch
@@ -30,55 +32,71 @@ from nas import Run, UserError, ranks
 from nas.cli import check_folder_name, guard, option, parse
 from nas.report import write_report
 from nas.runs import CHECKPOINT
-from quant.calibrate import METHODS, calibrate
+from quant.calibrate import METHODS
 from quant.executors import ONNX_ENGINES
 from quant.settings import load_settings
-from tasks import (
-    DATA,
-    OPTIMIZERS,
-    Classification,
-    ClassificationData,
-    Fitted,
-    Recipe,
-    Stream,
-    classification,
-    fit,
-    in_order,
-    num_classes,
-    subset,
-)
+from tasks import OPTIMIZERS, Fitted, Recipe, fit, parts
+from tasks.engine import DECAYS
+from tasks.kinds import KINDS, Kind, Request
+from tasks.pictures import generator
 from tasks.residuals import silence_residuals
-from tasks.ship import SHIPPED, compare, doubts, onnx_words, parity_words, ship, state_bytes
-from tasks.trained import CALIBRATED, NETWORK, Network, Trained, about, find_network, load_float, load_network, save_network
+from tasks.samples import normalise
+from tasks.ship import Checked, compare, doubts, onnx_words, parity_words, ship, shipped, state_bytes
+from tasks.trained import (
+    CALIBRATED,
+    NETWORK,
+    Network,
+    Trained,
+    about,
+    find_network,
+    load_backbone,
+    load_float,
+    load_network,
+    save_network,
+)
 
 ENDINGS = {"qat": "int8", "ptq": "ptq", "float": "float"}  # of a run's name, by method
 CALIBRATION_IMAGES = 1024
-LOWEST = {"epochs": 1, "batch_size": 2, "checkpoint_seconds": 0, "weight_decay": 0, "calibration_images": 1, "clip_norm": 0}
-TRAINING = ("epochs", "lr", "optimizer", "weight_decay", "warmup", "clip_norm", "label_smoothing")  # what only training takes notice of
-FREE = ("command", "runs", "restart", "download", "checkpoint_seconds", "threads")  # settings that do not change what is trained
+LOWEST = {"epochs": 1, "batch_size": 2, "checkpoint_seconds": 0, "weight_decay": 0, "calibration_images": 1, "clip_norm": 0, "workers": 0}
+# what only training takes notice of
+TRAINING = ("epochs", "lr", "optimizer", "weight_decay", "warmup", "decay", "clip_norm", "label_smoothing", "backbone")
+FREE = ("command", "runs", "restart", "download", "checkpoint_seconds", "threads", "workers")  # settings that do not change what is trained
+DATA_WORDS = "; ".join(f"{name}: {', '.join(kind.data)}" for name, kind in KINDS.items())
+EVERY_DATA = tuple(dict.fromkeys(data for kind in KINDS.values() for data in kind.data))
+
+
+def default_words(field: str) -> str:
+    return ", ".join(f"{kind.defaults[field]} in {name}" for name, kind in KINDS.items())
 
 
 @dataclass(frozen=True)
 class RetrainConfig:
     """One training run."""
 
-    arch: str = option(help="network: a name in --runs, a path, a shipped or a published name, a name in python -m zoo list")
+    arch: str = option(help="network: a name in --runs, a path, a shipped or a published name, a name in python -m zoo list; in the "
+                            "other tasks FORM:NAME, such as ssdlite:frostnet_a or lraspp:mobilenet_v2, or tdsod, espnet ..")  # fmt: skip
+    task: Literal[tuple(KINDS)] = option("classification", "what to train for")
     name: str | None = option(None, "name of the run's folder in --runs (default: the network's name and _int8, _ptq or _float)")
-    data: Literal[DATA] = option("scenes", "pictures to train on")
+    data: Literal[EVERY_DATA] = option("scenes", f"pictures to train on ({DATA_WORDS})")
     data_root: str | None = option(None, "folder of the pictures")
     download: bool = option(False, "fetch the data set into --data-root if it is not there")
-    input_size: int | None = option(None, "pixels (default: an architecture file's own; for other names 32 on scenes and CIFAR, else 224)")
-    train_images: int | None = option(None, "train on so many pictures, balanced over the classes (default: all)")
+    bad_data: Literal["refuse", "skip"] = option("refuse", "pictures, boxes and masks that cannot be used: an error, or left out, named "
+                                                           "and counted (detection and segmentation)")  # fmt: skip
+    workers: int | None = option(None, "processes that read pictures ahead (detection, segmentation; default: the CPUs less one, up to 4)")
+    input_size: int | None = option(None, "pixels of a square picture, in segmentation of the shorter side (default: an architecture "
+                                          "file's own in classification, else what is usual for the data)")  # fmt: skip
+    train_images: int | None = option(None, "train on so many pictures, in classification balanced over the classes (default: all)")
     engine: Literal[quant.ENGINES] = option("fbgemm", "engine that the INT8 network is for")
     settings: str | None = option(None, "JSON file of quantizers: methods, bits, exceptions (default: INT8 everywhere)")
     bits: tuple[int, ...] = option((), "widths that follow one another in the quantized epochs, as in 5 4 3 2 (default: the settings' own)")
-    epochs: int = option(12, "epochs in all, float and quantized together")
+    epochs: int | None = option(None, f"epochs in all, float and quantized together (default: {default_words('epochs')})")
     float_epochs: int | None = option(None, "epochs before the quantizers are attached (default: a third of all)")
-    batch_size: int = option(64, "pictures in a step, of each process under torchrun")
+    batch_size: int | None = option(None, f"pictures in a step, of each process under torchrun (default: {default_words('batch_size')})")
     optimizer: Literal[tuple(OPTIMIZERS)] = option("sgd", "optimizer")
     lr: float | None = option(None, "peak learning rate (default: the optimizer's)")
     weight_decay: float = option(4e-5, "weight decay, of weights only")
     warmup: float = option(0.05, "share of the steps in which the learning rate rises")
+    decay: Literal[tuple(DECAYS)] | None = option(None, f"how it falls afterwards (default: {default_words('decay')})")
     clip_norm: float = option(2.0, "largest norm of all gradients together; 0 for no limit")
     label_smoothing: float = option(0.0, "label smoothing")
     zero_residuals: bool = option(True, "begin with silent residual branches: their last batch norms at weight 0")
@@ -86,6 +104,8 @@ class RetrainConfig:
     gradboost: bool = option(True, "noise on the gradients early in the quantized phase")
     boost_mode: Literal["paper", "released"] = option("paper", "GradBoost as the paper means it or as its code was released")
     float_only: bool = option(False, "train in float to the end, convert nothing")
+    backbone: str | None = option(None, "begin with the backbone of a run of classification, float or INT8: its name in --runs, or its "
+                                        "folder (detection and segmentation)")  # fmt: skip
     from_float: str | None = option(None, "begin quantized from the weights of a float run: its name in --runs or its checkpoint.pt")
     calibrate: Literal[METHODS] | None = option(None, "post-training quantization: train in float to the end (or not at all, with "
                                                       "--from-float), then choose ranges by this method")  # fmt: skip
@@ -97,6 +117,7 @@ class RetrainConfig:
     restart: bool = option(False, "start over where the folder holds an earlier run")
 
     def __post_init__(self):
+        self._check_task()
         for field, low in LOWEST.items():
             if getattr(self, field) is not None and getattr(self, field) < low:
                 raise UserError(f"{field}: {getattr(self, field)}, must be at least {low}")
@@ -114,6 +135,17 @@ class RetrainConfig:
         if self.float_epochs is not None and not 1 <= self.float_epochs < self.epochs:
             raise UserError(f"float_epochs: {self.float_epochs}, must be at least 1 and below epochs ({self.epochs})")
 
+    def _check_task(self) -> None:
+        """Fill in what depends on the task; raise UserError for what another one has."""
+        if self.data not in self.kind.data:
+            raise UserError(f"data: {self.data!r} is nothing that {self.task} reads; choose one of {', '.join(self.kind.data)}")
+        if self.backbone and (self.task == "classification" or self.from_float):
+            raise UserError("backbone: is for detection and segmentation, where --from-float does not bring all weights; leave it out")
+        own = self.kind.defaults | {"workers": min(4, (os.cpu_count() or 1) - 1)}
+        for field, value in own.items():
+            if getattr(self, field) is None:
+                object.__setattr__(self, field, value)
+
     def _check_switches(self) -> None:
         """Raise UserError where one excludes another."""
         if self.float_only and (self.from_float or self.calibrate):
@@ -124,11 +156,15 @@ class RetrainConfig:
                             "leave these out")  # fmt: skip
         if self.float_epochs is not None and (self.method != "qat" or self.from_float or not self.statassist):
             raise UserError("float_epochs: --float-only, --calibrate, --from-float and --no-statassist decide it; leave it out")
-        ignored = [name for name in TRAINING if getattr(self, name) != getattr(RetrainConfig, name)]
+        ignored = [name for name in TRAINING if getattr(self, name) not in (getattr(RetrainConfig, name), self.kind.defaults.get(name))]
         if self.trains_nothing and ignored:
             raise UserError(f"{', '.join(ignored)}: --calibrate with --from-float trains nothing; leave this out, or one of the two")
         if self.calibration_images is not None and not self.calibrate:
             raise UserError("calibration_images: are what --calibrate looks at; add it, or leave this out")
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.task]
 
     @property
     def method(self) -> str:
@@ -152,7 +188,7 @@ class RetrainConfig:
         lr = OPTIMIZERS[self.optimizer].lr if self.lr is None else self.lr
         boost = self.boost_mode if self.gradboost and self.method == "qat" else "off"
         return Recipe(self.schedule(), self.optimizer, lr, self.weight_decay, self.warmup, boost, self.quantizers(), self.seed,
-                      self.checkpoint_seconds, self.clip_norm)  # fmt: skip
+                      self.checkpoint_seconds, self.clip_norm, self.decay)  # fmt: skip
 
     def quantizers(self) -> quant.QuantConfig:
         """What the settings file says, for --engine."""
@@ -191,26 +227,34 @@ class Job:
     config: RetrainConfig
     network: Network
     run: Run
-    data: ClassificationData
-    task: Classification
+    data: Any  # see tasks.kinds
+    task: Any
 
     def evaluate(self, model: nn.Module) -> dict[str, dict[str, float]]:
         """The metrics of each held-out split."""
         return {name: self.task.evaluate(model, part) for name, part in self.data.held_out.items()}
 
+    @property
+    def checked(self) -> Checked:
+        """Pictures to compare networks on."""
+        return Checked(self.config.kind, self.task, self.data.val)
+
 
 def retrain(config: RetrainConfig, command: str) -> Path:
-    network = find_network(config.arch, num_classes(config.data, config.data_root), config.data, config.input_size, config.runs)
+    kind, classes = config.kind, config.kind.num_classes(config.data, config.data_root)
+    network = find_network(config.arch, classes, kind.size(config.data), config.input_size, config.runs, config.task)
     params, macs = network.cost()
     if config.engine not in ("reference", *quant.available()):
         raise UserError(f"engine: {config.engine!r} does not run on this machine; choose from reference, {', '.join(quant.available())}")
     if config.from_float:
         load_float(network.build(), config.from_float, config.runs)  # what is wrong with it is said before anything is made
+    if config.backbone:
+        load_backbone(network, network.build(), config.backbone, config.runs)
     run = ranks.from_main(lambda: claim(config, network, command))
-    data = load_data(config, network.input_size)
+    data = load_data(config, network)
     if ranks.is_main():
         save_network(run, network, about(data, config.engine))
-    job = Job(config, network, run, data, Classification(len(data.classes), config.label_smoothing))
+    job = Job(config, network, run, data, make_task(config, network, data))
     model, fitted = train(job)
     metrics = {"arch": network.name, "params": params, "macs": macs} | describe(job, fitted) | measure(job, model, fitted)
     run.write_json("metrics.json", metrics)
@@ -222,14 +266,23 @@ def retrain(config: RetrainConfig, command: str) -> Path:
     return run.path
 
 
-def load_data(config: RetrainConfig, input_size: int) -> ClassificationData:
-    made = lambda: classification(config.data, config.data_root, input_size, config.seed, config.train_images, config.download)  # noqa: E731
-    return ranks.first_on_machine(made) if config.download else made()
+def make_task(config: RetrainConfig, network: Network, data: Any) -> Any:
+    return config.kind.task(network.name, network.input_size, data.classes, data.train, config.label_smoothing)
+
+
+def load_data(config: RetrainConfig, network: Network) -> Any:
+    """The pictures; normalised as those that a given backbone was trained on."""
+    request = Request(config.data, config.data_root, network.input_size, config.seed, config.train_images, config.download,
+                      config.workers, config.bad_data)  # fmt: skip
+    data = ranks.first_on_machine(lambda: config.kind.load(request)) if config.download else config.kind.load(request)
+    if config.backbone:
+        data = normalise(data, *load_backbone(network, network.build(), config.backbone, config.runs))
+    return data
 
 
 def claim(config: RetrainConfig, network: Network, command: str) -> Run:
     """The run's folder, made or found again. Raises UserError where it holds anything else than this very run."""
-    run = Run(Path(config.runs) / (config.name or f"{network.name}_{ENDINGS[config.method]}"))
+    run = Run(Path(config.runs) / (config.name or f"{network.folder_name}_{ENDINGS[config.method]}"))
     quantizers = dataclasses.asdict(config.quantizers())
     run.claim({"program": "retrain", "command": command, **dataclasses.asdict(config), "quantizers": quantizers}, config.restart, FREE)
     if run.has(CHECKPOINT) and run.has(NETWORK):
@@ -254,14 +307,17 @@ def train(job: Job) -> tuple[nn.Module, Fitted]:
     if config.from_float:
         load_float(model, config.from_float, config.runs)
     elif config.zero_residuals:
-        silence_residuals(model)
+        for part in parts.parts_of(model).values():
+            silence_residuals(part)
+    if config.backbone:
+        load_backbone(network, model, config.backbone, config.runs)
     model.to(device, memory_format=torch.channels_last)
     before = job.evaluate(model) if config.from_float else None
     check_settings(job, model)
     if config.trains_nothing:
         fitted = Fitted(model, before, before, 0.0)
     else:
-        stream = Stream(job.data.train, config.batch_size, config.seed)
+        stream = config.kind.stream(job.data.train, config.batch_size, config.seed)
         fitted = fit(model, job.task, stream, job.data.held_out, config.recipe(), job.run, network.example().to(device))
     ranks.only_main()
     if config.trains_nothing:
@@ -274,50 +330,53 @@ def train(job: Job) -> tuple[nn.Module, Fitted]:
 
 def check_settings(job: Job, model: nn.Module) -> None:
     """Raise what is wrong with the quantizers' settings now, not after the float phase."""
-    images = next(in_order(job.data.train, 2))[0]
-    if job.config.method == "qat":
-        quant.plan(model, images, job.config.quantizers())
-    if job.config.method == "ptq":
-        calibrate(model, [images], job.config.quantizers(), job.config.calibrate)
+    config, example = job.config, job.network.example()
+    images = torch.randn(example.shape, generator=generator(0)).to(next(model.parameters()).device)
+    if config.method == "qat":
+        parts.plan(model, images, config.quantizers())
+    if config.method == "ptq":
+        parts.calibrate(model, [images], config.quantizers(), config.calibrate, job.task.predict)
 
 
 def calibrated(job: Job, model: nn.Module, fitted: Fitted) -> Fitted:
     """The trained float model with ranges from training pictures, saved as calibrated.pt, and evaluated."""
     config = job.config
-    some = subset(job.data.train, config.calibration_images or CALIBRATION_IMAGES, config.seed)
-    graph = calibrate(model, in_order(some, config.batch_size), config.quantizers(), config.calibrate)
+    some = config.kind.some(job.data.train, config.calibration_images or CALIBRATION_IMAGES, config.seed)
+    batches = (images for images, *_ in config.kind.in_order(some, config.batch_size))
+    graph = parts.calibrate(model, batches, config.quantizers(), config.calibrate, job.task.predict)
     job.run.save_checkpoint({"attached": True, "model": graph.state_dict()}, CALIBRATED)
     return dataclasses.replace(fitted, model=graph, metrics=job.evaluate(graph))
 
 
 def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
     """Convert, ship, and compare the networks on the way: {"networks": rows of accuracy and latency, "parity": .., ..}."""
-    config, run, val = job.config, job.run, job.data.val
-    image = next(in_order(val, 1))[0]
+    config, run, score = job.config, job.run, job.task.score
+    image = next(iter(config.kind.in_order(job.data.val, 1)))[0]
     runtime = config.engine if config.engine in ONNX_ENGINES else "torch"
     accuracy, found = {"float": fitted.float_metrics}, {}
     with torch_threads(config.threads):  # a session keeps the number that it was made with
-        frozen = {"float": quant.freeze_float(model, image, engine=runtime)}
+        frozen = {"float": parts.freeze_float(model, image, runtime)}
     if config.method != "float":
-        executor = quant.convert(fitted.model, config.engine)
-        found = {"float_ops": executor.float_ops, "parity": compare(fitted.model, executor, val)}
+        converted = parts.convert(fitted.model, config.engine)
+        found = {"float_ops": parts.float_ops(converted), "parity": compare(fitted.model, converted, job.checked)}
         with quant.use_engine(config.engine):
-            accuracy |= {"fake_quant": fitted.metrics, "int8": job.evaluate(executor)}
+            accuracy |= {"fake_quant": fitted.metrics, "int8": job.evaluate(converted)}
         if config.engine != "reference":
             with torch_threads(config.threads):
-                frozen["int8"] = quant.freeze(executor, image)
-        trained = Trained(fitted.model, config.quantizers(), job.network.name, job.network.input_size, **about(job.data, config.engine))
-        found |= ship(trained, frozen.get("int8"), run.path, val, found["parity"]["refused"])
-        found["warnings"] = doubts(found, accuracy)
+                frozen["int8"] = parts.freeze(converted, image)
+        network = (job.network.name, job.network.input_size)
+        trained = Trained(fitted.model, config.quantizers(), *network, **about(job.data, config.engine), task=config.task)
+        found |= ship(trained, frozen.get("int8"), run.path, job.checked, found["parity"]["refused"])
+        found["warnings"] = doubts(found, accuracy, score)
     timings = time_networks(frozen, image, engine=config.engine, threads=config.threads)
-    rows = [row(name, metrics, timings.get(name)) for name, metrics in accuracy.items()]
-    sizes = {"float state dict": state_bytes(model)} | {name: (run.path / name).stat().st_size for name in SHIPPED if run.has(name)}
-    return {"float_runtime": runtime, "networks": rows, "file_bytes": sizes, **found}
+    rows = [row(name, metrics, timings.get(name), job.task.reported) for name, metrics in accuracy.items()]
+    sizes = {"float state dict": state_bytes(model)} | {name: (run.path / name).stat().st_size for name in shipped(run.path)}
+    return {"float_runtime": runtime, "timed_on": list(image.shape), "networks": rows, "file_bytes": sizes, **found}
 
 
-def row(name: str, metrics: dict | None, timing: Timing | None) -> dict:
+def row(name: str, metrics: dict | None, timing: Timing | None, reported: tuple[str, ...] = ("top1",)) -> dict:
     """One network in numbers; None where there is none (accuracy of a float phase that did not take place)."""
-    accuracy = {f"top1_{split}": values["top1"] for split, values in (metrics or {}).items()}
+    accuracy = {f"{metric}_{split}": values[metric] for split, values in (metrics or {}).items() for metric in reported}
     ms, spread, stable = (timing.ms, round(timing.rel_spread, 4), timing.stable) if timing else (None, None, None)
     return {"network": name, **accuracy, "latency_ms": ms, "latency_spread": spread, "latency_stable": stable}
 
@@ -327,7 +386,9 @@ def describe(job: Job, fitted: Fitted) -> dict:
     config, data, schedule = job.config, job.data, job.config.schedule()
     epochs = {"epochs": schedule.epochs, "float_epochs": schedule.float_epochs}
     images = {f"{name}_images": len(part) for name, part in ({"train": data.train} | data.held_out).items()}
-    return {"data": config.data, "input_size": job.network.input_size, **images, "reported": list(data.held_out)[-1],
+    skipped = {name: len(part.skipped) for name, part in ({"train": data.train} | data.held_out).items() if getattr(part, "skipped", None)}
+    return {"task": config.task, "score": job.task.score, "data": config.data, "input_size": job.network.input_size, **images,
+            **({"skipped_images": skipped} if skipped else {}), "reported": list(data.held_out)[-1],
             "method": config.method, "calibrate": config.calibrate, **(dict.fromkeys(epochs, 0) if config.trains_nothing else epochs),
             "boost": config.recipe().boost, "seed": config.seed, "train_seconds": round(fitted.seconds, 1), "engine": config.engine,
             "latency_threads": config.threads, "latency_clock": "thread CPU time" if config.threads == 1 else "wall time"}  # fmt: skip

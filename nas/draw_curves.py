@@ -13,7 +13,7 @@ MOST_POINTS = 500  # drawn of a curve
 
 KINDS: dict[str, Callable[[str], bool]] = {
     "loss": lambda key: "loss" in key,
-    "accuracy": lambda key: any(metric in key for metric in ("top1", "top5", "acc", "miou", "map")),
+    "accuracy": lambda key: any(metric in key for metric in ("top1", "top5", "acc", "miou", "_ap", "map")),
     "latency (ms)": lambda key: key.endswith("_ms"),
     "price of latency (mu)": lambda key: key == "mu",
     "entropy of the alphas": lambda key: "entropy" in key,

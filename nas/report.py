@@ -98,7 +98,7 @@ def _results(metrics: dict) -> dict[str, Any]:
     """Accuracy and latency of the last of the networks that a retraining compares, the one that is shipped."""
     rows = metrics.get("networks")
     last = rows[-1] if isinstance(rows, list) and rows and isinstance(rows[-1], dict) else {}
-    facts = {f"{label(k)}, {last.get('network')}": v for k, v in last.items() if k.startswith("top1")}
+    facts = {f"{label(k)}, {last.get('network')}": v for k, v in last.items() if k != "network" and not k.startswith("latency")}
     return facts | ({f"latency, {last.get('network')}": _with_unit(last["latency_ms"])} if "latency_ms" in last else {})
 
 

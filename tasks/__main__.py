@@ -11,9 +11,9 @@ import quant
 from nas import UserError, read_json
 from nas.cli import guard
 from quant.executors import ONNX_ENGINES
-from tasks.data import training_pictures
-from tasks.pictures import Memory, Pictures, generator, stored_size
-from tasks.ship import check_writable, compare, doubts, onnx_words, parity_words, save_frozen, save_onnx
+from tasks import parts
+from tasks.kinds import KINDS, Request
+from tasks.ship import Checked, check_writable, compare, doubts, onnx_words, parity_words, part_path, save_frozen, save_onnx
 from tasks.trained import Trained, load
 
 FORMATS = ("onnx", *(engine for engine in quant.ENGINES if engine != "reference"))
@@ -32,42 +32,45 @@ def default_output(run: str, format: str) -> Path:
     return Path(run) / ("int8.onnx" if format == "onnx" else f"int8_{format}.{'onnx' if format in ONNX_ENGINES else 'pt'}")
 
 
-def find_pictures(run: str, trained: Trained, data_root: str | None) -> Pictures:
-    """Pictures of the training data to check the network on, or random ones where they are not to be had; says which."""
-    config = read_json(Path(run) / "config.json")
+def find_pictures(run: str, trained: Trained, data_root: str | None) -> Checked:
+    """Pictures of the training data to check the network on, or noise where they are not to be had; says which."""
+    config, kind = read_json(Path(run) / "config.json"), KINDS[trained.task]
     root = data_root or config.get("data_root")
-    normalised = {"mean": torch.tensor(trained.mean), "std": torch.tensor(trained.std)}
     try:
-        pictures = training_pictures(config.get("data"), root if isinstance(root, str) else None, trained.input_size, 0, PICTURES)
+        wanted = Request(config.get("data"), root if isinstance(root, str) else None, trained.input_size, 0, PICTURES)
+        pictures = kind.training(wanted)
         print(f"checked on {len(pictures)} pictures of {config['data']}")
-        return replace(pictures, **normalised)
     except UserError as error:
-        size = stored_size(trained.input_size)
-        images = torch.randint(256, (PICTURES, 3, size, size), generator=generator(0), dtype=torch.uint8)
+        pictures = kind.noise(trained.input_size, PICTURES)
         print(f"checked on {PICTURES} random pictures, because: {error}")
-        return Memory(images, torch.zeros(PICTURES, dtype=torch.int64), trained.input_size, **normalised)
+    pictures = replace(pictures, mean=torch.tensor(trained.mean), std=torch.tensor(trained.std))
+    return Checked(kind, kind.task(trained.name, trained.input_size, trained.classes, None, 0.0), pictures)
 
 
-def export(trained: Trained, format: str, output: Path, pictures: Pictures) -> None:
+def export(trained: Trained, format: str, output: Path, checked: Checked) -> None:
     """Convert, check, write and say what came out. Raises UserError where the integer network does not compute what was trained."""
     engine = "onnxruntime" if format == "onnx" else format
     if quant.weight_qmax(engine) < trained.weight_qmax:
         raise UserError(f"format: {engine} takes weights up to {quant.weight_qmax(engine)} on this CPU, {trained.name} was trained for "
                         f"{trained.config.engine} with weights up to {trained.weight_qmax}; retrain with --engine {engine}")  # fmt: skip
-    executor = quant.convert(trained.graph, engine)
-    found = compare(trained.graph, executor, pictures)
+    converted = parts.convert(trained.graph, engine)
+    found = compare(trained.graph, converted, checked)
     if found["refused"]:
         raise UserError(f"{found['refused']}; {output} is not written")
-    print(f"parity on {engine}: {parity_words(found, executor.float_ops)}")
+    print(f"parity on {engine}: {parity_words(found, parts.float_ops(converted))}")
     file = {}
     if engine in ONNX_ENGINES:
-        file = save_onnx(trained, output, pictures)
+        file = save_onnx(trained, output, checked)
         print(onnx_words(file))
     else:
-        save_frozen(quant.freeze(executor, torch.zeros(1, 3, trained.input_size, trained.input_size)), output)
+        frozen = parts.freeze(converted, torch.zeros(1, 3, trained.input_size, trained.input_size))
+        for name, part in frozen.parts.items():
+            save_frozen(part, part_path(output, name))
     for words in doubts({"parity": found, "onnx": file}):
         print(f"warning: {words}")
-    print(f"{output}: {output.stat().st_size:,} bytes")
+    for name in parts.parts_of(trained.graph):
+        path = part_path(output, name)
+        print(f"{path}: {path.stat().st_size:,} bytes")
 
 
 def _parser() -> argparse.ArgumentParser:

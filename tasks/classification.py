@@ -1,6 +1,7 @@
 """Classification: cross-entropy to train, top-1 accuracy to judge."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ class Classification:
 
     num_classes: int
     label_smoothing: float = 0.0
+    score: ClassVar[str] = "top1"
+    reported: ClassVar[tuple[str, ...]] = ("top1",)
 
     def train_step(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss to differentiate, and what to log, for x (B, 3, H, W) and y (B,)."""
@@ -44,3 +47,14 @@ class Classification:
             top1.update(logits, y)
             loss += F.cross_entropy(logits, y, reduction="sum").double()
         return {"top1": round(top1.compute().item(), 6), "loss": round(ranks.sum_(loss).item() / len(pictures), 6)}
+
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        """The class (B,) that a model of any sort gives each picture."""
+        return model(images).argmax(1)
+
+    @torch.inference_mode()
+    def agreement(self, graph: nn.Module, network: nn.Module, pictures: Pictures) -> float:
+        """Share of pictures to which fake-quant and an INT8 network, converted or read from a file, give the same class."""
+        graph.eval()
+        same = [self.predict(graph, x) == self.predict(network, x) for x, _ in in_order(pictures, EVALUATION_BATCH)]
+        return round(torch.cat(same).double().mean().item(), 6)

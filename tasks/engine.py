@@ -21,6 +21,7 @@ import quant
 from nas import Run, UserError, ranks
 from nas.runs import CHECKPOINT
 from quant import GradBoost, Phase, QuantConfig, Schedule, phase_at
+from tasks import parts
 
 
 class Optimizer(NamedTuple):
@@ -56,6 +57,7 @@ class Recipe:
 
     clip_norm   largest norm of all gradients together, 0 for no limit. Deep networks of bottlenecks trained quantized from scratch lose
                 what they have learned to single steps without it.
+    decay       how the learning rate falls after the warm-up, a key of DECAYS
     """
 
     schedule: Schedule
@@ -68,6 +70,7 @@ class Recipe:
     seed: int = 0
     checkpoint_seconds: float = 60.0
     clip_norm: float = 2.0
+    decay: str = "cosine"
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class _Training:
         self._run_steps((epoch + 1) * self.stream.steps_per_epoch, phase, bar)
         if self.attached and epoch + 1 == self.recipe.schedule.epochs:
             with contextlib.suppress(quant.QuantError):  # what has no integer form says so when it is converted
-                quant.snap_biases(self.net)
+                parts.snap_biases(self.net)
         self._evaluate(epoch)
         self._log(epoch, phase)
         self.sums = {}
@@ -164,14 +167,14 @@ class _Training:
 
     def _attach(self) -> None:
         """Attach the quantizers; the optimizer learns what they learn, too."""
-        self.net, self.attached = quant.attach(self.net, self.example, self.recipe.quant), True
+        self.net, self.attached = parts.attach(self.net, self.example, self.recipe.quant), True
         for group in quant.quantizer_parameters(self.net):
             self.optimizer.add_param_group(group)
 
     def _train_step(self, watch: "_LossWatch") -> dict[str, Tensor]:
         schedule, per_epoch = self.recipe.schedule, self.stream.steps_per_epoch
         total, quantized_from = schedule.epochs * per_epoch, schedule.float_epochs * per_epoch
-        lr = self.recipe.lr * lr_factor((self.step + 0.5) / total, self.recipe.warmup)
+        lr = self.recipe.lr * lr_factor((self.step + 0.5) / total, self.recipe.warmup, self.recipe.decay)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         self.optimizer.progress = max(0.0, (self.step - quantized_from) / max(1, total - quantized_from))
@@ -276,15 +279,16 @@ def _diverged(what: str, step: int, phase: str) -> Diverged:
     return Diverged(f"{what} at step {step} of phase {phase}; the last checkpoint is kept. Mend: {mend}")
 
 
-def lr_factor(progress: float, warmup: float) -> float:
-    """Linear warm-up, then a half cosine to 0, as a function of progress in [0, 1).
+DECAYS = {"cosine": lambda done: 0.5 + 0.5 * math.cos(math.pi * done), "poly": lambda done: (1 - done) ** 0.9}  # of progress in [0, 1]
+
+
+def lr_factor(progress: float, warmup: float, decay: str = "cosine") -> float:
+    """Linear warm-up, then one of DECAYS to 0, as a function of progress in [0, 1).
 
     >>> [round(lr_factor(p, .1), 2) for p in (0., .05, .1, .55, 1.)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
     """
-    if progress < warmup:
-        return progress / warmup
-    return 0.5 + 0.5 * math.cos(math.pi * (progress - warmup) / (1 - warmup))
+    return progress / warmup if progress < warmup else DECAYS[decay]((progress - warmup) / (1 - warmup))
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> GradBoost:

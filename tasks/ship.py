@@ -1,95 +1,120 @@
 """From a trained graph to the files that are shipped: converted, compared with what was trained, written whole or not at all."""
 
-import dataclasses
 import errno
 import io
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, nn
 
 import quant
 from nas import UserError
 from nas.files import reason
-from quant.executors import Executor
-from quant.executors.onnx_engines import OnnxNetwork
-from tasks.pictures import Pictures, in_order, subset
+from tasks import parts
+from tasks.kinds import Kind
 from tasks.trained import Trained
 
-PARITY_PIXELS = 64 * 32 * 32  # size of the batch that is compared layer by layer
-AGREEMENT_IMAGES = 1000  # pictures on which fake-quant and INT8 are compared end to end
-# What a network that has learned its task stays within: INT8 differs from fake-quant by single steps, which turn only pictures that lie
-# between two classes. More is a warning and no refusal, since a network that has learned little has many such pictures.
-LEAST_AGREEMENT = 0.995  # share of pictures with fake-quant's class
-LARGEST_GAP = 0.002  # of top-1 accuracy on a held-out split, to either side
-SHIPPED = ("int8.pt", "int8.onnx")  # in a run's folder
+PARITY_PIXELS = 8 * 224 * 224  # in the batch that is compared layer by layer
+# What a network that has learned its task stays within: INT8 differs from fake-quant by single steps, which turn only what lies between two
+# answers. More is a warning and no refusal, since a network that has learned little has many such pictures.
+LEAST_AGREEMENT = 0.995  # share of equal answers
+LARGEST_GAP = 0.002  # of the task's score on a held-out split, to either side
+SHIPPED = ("int8.pt", "int8.onnx")  # in a run's folder; of each part of a network in several
 
 
-def parity_batch(input_size: int) -> int:
-    """How many pictures are compared layer by layer."""
-    return max(8, PARITY_PIXELS // input_size**2)
+@dataclass(frozen=True)
+class Checked:
+    """Pictures to compare networks on, and how."""
+
+    kind: Kind
+    task: Any
+    pictures: Any  # a part of the task's data
+
+    @property
+    def batch(self) -> Tensor:
+        """The pictures that are compared layer by layer; fewer where they are large."""
+        count = min(64, max(2, PARITY_PIXELS // self.pictures.input_size**2))
+        return next(iter(self.kind.in_order(self.pictures, count)))[0]
+
+    @property
+    def some(self) -> Any:
+        """The pictures that are compared end to end."""
+        return self.kind.some(self.pictures, self.kind.compared, 0)
+
+    def inputs(self, model: nn.Module) -> dict[str, Tensor]:
+        """What each part of a model is given for the batch."""
+        return parts.inputs_of(model.eval(), self.batch, self.task.predict)
 
 
-def compare(graph: fx.GraphModule, executor: Executor, pictures: Pictures) -> dict:
+def compare(graph: nn.Module, converted: nn.Module, checked: Checked) -> dict:
     """Does INT8 compute what was trained? Layer by layer on a batch, end to end on more pictures; "refused" says what is off, or None."""
-    report = quant.parity(graph, executor, next(in_order(pictures, parity_batch(pictures.input_size)))[0])
+    reports = parts.parity(graph, converted, checked.inputs(graph))
     refused = None
     try:
-        report.check()
+        for report in reports.values():
+            report.check()
     except quant.QuantError as error:
         refused = str(error)
-    some = subset(pictures, AGREEMENT_IMAGES, 0)
-    return {"layer_steps": report.layer_steps, "worst_layer": report.worst.name, "output_steps": round(report.output_steps, 3),
-            "agreement": agreement(graph, executor, some), "pictures": len(some), "refused": refused}  # fmt: skip
+    part, worst = max(reports.items(), key=lambda item: item[1].layer_steps)
+    some, steps = checked.some, max(report.output_steps for report in reports.values())
+    return {"layer_steps": worst.layer_steps, "worst_layer": _within(part, worst.worst.name), "output_steps": round(steps, 3),
+            "agreement": checked.task.agreement(graph, converted, some), "pictures": len(some), "refused": refused}  # fmt: skip
 
 
-@torch.inference_mode()
-def agreement(graph: fx.GraphModule, network: Executor | quant.Frozen | OnnxNetwork, pictures: Pictures) -> float:
-    """Share of pictures to which fake-quant and an INT8 network, converted or read from a file, give the same class."""
-    graph.eval()
-    with quant.use_engine(network.engine):
-        same = [graph(x).argmax(1) == network(x).argmax(1) for x, _ in in_order(pictures, 250)]
-    return round(torch.cat(same).double().mean().item(), 6)
+def _within(part: str, name: str) -> str:
+    return f"{part}.{name}" if part else name
 
 
-def doubts(found: dict, accuracy: dict[str, dict] | None = None) -> list[str]:
+def doubts(found: dict, metrics: dict[str, dict] | None = None, score: str = "top1") -> list[str]:
     """Warnings where INT8 does not end up where fake-quant does, though no single layer is off; [] where it does.
 
-    found     what `compare` found as "parity" and `save_onnx` as "onnx", as far as there is either
-    accuracy  the metrics of "fake_quant" and "int8" by held-out split
+    found    what `compare` found as "parity" and `save_onnx` as "onnx", as far as there is either
+    metrics  of "fake_quant" and "int8" by held-out split; `score` is the one to look at
     """
     parity, file = found.get("parity", {}), found.get("onnx", {})
     shares = {"INT8": (parity.get("agreement"), parity), "int8.onnx": (file.get("agreement_with_fake_quant"), file)}
-    words = [f"{name} gives the same class as fake-quant for only {share:.2%} of {seen['pictures']} pictures, at least "
+    words = [f"{name} gives the same answer as fake-quant for only {share:.2%} of {seen['pictures']} pictures, at least "
              f"{LEAST_AGREEMENT:.1%} are to be expected" for name, (share, seen) in shares.items()
              if share is not None and share < LEAST_AGREEMENT]  # fmt: skip
-    for split, metrics in (accuracy or {}).get("fake_quant", {}).items():
-        gap = round(accuracy["int8"][split]["top1"] - metrics["top1"], 6)
+    for split, values in (metrics or {}).get("fake_quant", {}).items():
+        gap = round(metrics["int8"][split][score] - values[score], 6)
         if abs(gap) > LARGEST_GAP:
-            words.append(f"the top-1 accuracy of INT8 on {split} is {100 * abs(gap):.2f} points {'above' if gap > 0 else 'below'} "
+            words.append(f"{score} of INT8 on {split} is {100 * abs(gap):.2f} points {'above' if gap > 0 else 'below'} "
                          f"fake-quant's, at most {100 * LARGEST_GAP:.1f} are to be expected")  # fmt: skip
     return words
 
 
-def ship(trained: Trained, frozen: Any, folder: Path, pictures: Pictures, refused: str | None) -> dict:
+def ship(trained: Trained, frozen: parts.Frozen | None, folder: Path, checked: Checked, refused: str | None) -> dict:
     """Leave int8.onnx in a run's folder, and int8.pt where `frozen` is for one of torch's engines: {"onnx": what its check found}.
 
     refused  why the network does not compute what was trained, if so: then it is not shipped
     """
-    for name in SHIPPED:
-        (folder / name).unlink(missing_ok=True)
+    for old in shipped(folder):
+        (folder / old).unlink()
     if refused:
         return {}
-    if isinstance(frozen, quant.Frozen):
-        save_frozen(frozen, folder / "int8.pt")
+    for name, part in (frozen.parts if frozen else {}).items():
+        if isinstance(part, quant.Frozen):
+            save_frozen(part, part_path(folder / "int8.pt", name))
     try:
-        return {"onnx": save_onnx(trained, folder / "int8.onnx", pictures)}
+        return {"onnx": save_onnx(trained, folder / "int8.onnx", checked)}
     except quant.QuantError as error:  # a network without an ONNX form runs on its engine all the same
         return {"onnx": {"refused": str(error)}}
+
+
+def shipped(folder: Path) -> list[str]:
+    """The names of the INT8 files in a run's folder."""
+    return sorted(path.name for name in SHIPPED for path in folder.glob(f"{Path(name).stem}*{Path(name).suffix}") if path.is_file())
+
+
+def part_path(path: Path, part: str) -> Path:
+    """The file of one part of a network: int8_features.onnx for int8.onnx."""
+    return path.with_name(f"{path.stem}_{part}{path.suffix}") if part else path
 
 
 def save_frozen(frozen: quant.Frozen, path: Path) -> None:
@@ -105,21 +130,40 @@ def save_frozen(frozen: quant.Frozen, path: Path) -> None:
         raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]}); is the disk full?") from error
 
 
-def save_onnx(trained: Trained, path: Path, pictures: Pictures) -> dict:
+def save_onnx(trained: Trained, path: Path, checked: Checked) -> dict:
     """Write the network as ONNX, checked on some pictures; what was found. Raises UserError, and QuantError where it is refused.
 
-    The file is compared with the integer reference, layer by layer on a batch, and with fake-quant by its classes on more pictures.
+    The file is compared with the integer reference, layer by layer on a batch, and with fake-quant by its answers on more pictures.
+    A network of several parts becomes a file for each (`part_path`).
     """
-    images = next(in_order(pictures, parity_batch(pictures.input_size)))[0]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        report = quant.export_onnx(trained.graph, path, images, trained.metadata)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({reason(error)})") from error
-    some = subset(pictures, AGREEMENT_IMAGES, 0)
-    found = {name: value for name, value in dataclasses.asdict(report).items() if name not in ("path", "agreement")}
-    same = agreement(trained.graph, quant.load_frozen(path, "onnxruntime"), some)
-    return found | {"agreement_with_reference": report.agreement, "agreement_with_fake_quant": same, "pictures": len(some)}
+    inputs, reports, loaded = checked.inputs(trained.graph), [], {}
+    for name, part in parts.parts_of(trained.graph).items():
+        file = part_path(path, name)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            reports.append(quant.export_onnx(part, file, inputs[name], trained.metadata))
+        except OSError as error:
+            raise UserError(f"{file}: cannot be written ({reason(error)})") from error
+        loaded[name] = _Callable(quant.load_frozen(file, "onnxruntime"))
+    some = checked.some
+    same = checked.task.agreement(trained.graph, parts.with_parts(trained.graph, loaded), some)
+    found = {"bytes": sum(r.bytes for r in reports), "images": reports[0].images,
+             **{name: max(getattr(r, name) for r in reports) for name in ("max_difference", "layer_steps", "output_steps")},
+             "integer_layers": sum(r.integer_layers for r in reports), "float_ops": [op for r in reports for op in r.float_ops],
+             "agreement_with_reference": min(r.agreement for r in reports)}  # fmt: skip
+    return found | {"agreement_with_fake_quant": same, "pictures": len(some)}
+
+
+class _Callable(nn.Module):
+    """A network read from a file as the part of a model."""
+
+    def __init__(self, network: Any):
+        super().__init__()
+        self.engine = network.engine
+        self.network = network
+
+    def forward(self, x: Tensor) -> Any:
+        return self.network(x)
 
 
 def check_writable(path: Path) -> None:
@@ -146,7 +190,7 @@ def state_bytes(model: nn.Module) -> int:
 def parity_words(found: dict, float_ops: list[str]) -> str:
     """What `compare` found, and what the engine computes in float."""
     return (f"layers within {found['layer_steps']:g} steps (worst {found['worst_layer']}), output within {found['output_steps']:.1f}, "
-            f"fake-quant's class for {found['agreement']:.2%} of {found['pictures']} pictures; in float: {_few(float_ops)}")  # fmt: skip
+            f"fake-quant's answer for {found['agreement']:.2%} of {found['pictures']} pictures; in float: {_few(float_ops)}")  # fmt: skip
 
 
 def onnx_words(found: dict) -> str:
@@ -155,7 +199,7 @@ def onnx_words(found: dict) -> str:
         return f"not written, {found['refused']}"
     return (f"{found['bytes']:,} bytes, {found['integer_layers']} integer layers, in float: {_few(found['float_ops'])}; in onnxruntime "
             f"layers within {found['layer_steps']:g} steps of the integer reference, output within {found['output_steps']:.1f}, "
-            f"fake-quant's class for {found['agreement_with_fake_quant']:.2%} of {found['pictures']} pictures")  # fmt: skip
+            f"fake-quant's answer for {found['agreement_with_fake_quant']:.2%} of {found['pictures']} pictures")  # fmt: skip
 
 
 def _few(names: Sequence[str]) -> str:

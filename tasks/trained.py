@@ -1,7 +1,8 @@
 """The network of a run: found by its name, written into the run's folder, and built again from there with what was trained.
 
-A run's folder holds network.json (name, input size, classes, normalisation) and, for a FrostNet, arch.json; the weights are in
-checkpoint.pt, or after post-training quantization in calibrated.pt. Folders may come from strangers: everything is checked when read.
+A run's folder holds network.json (task, name, input size, classes, normalisation) and, for a FrostNet or a network around one, arch.json;
+the weights are in checkpoint.pt, or after post-training quantization in calibrated.pt. Folders may come from strangers: everything is
+checked when read.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 import frostnet
 import quant
@@ -24,34 +25,53 @@ from nas import Architecture, Run, UserError, count
 from nas.arch import RULES, SHIPPED, find_file
 from nas.runs import CHECKPOINT
 from quant.settings import config_from
-from tasks.data import ClassificationData
+from tasks import parts
+from zoo import backbones, detectors, segmenters
 
 NETWORK, CALIBRATED = "network.json", "calibrated.pt"
-USUAL_SIZES = {"scenes": 32, "cifar10": 32, "cifar100": 32}  # pixels that a published network sees, 224 in other data
+FORMS = {"detection": detectors, "segmentation": segmenters}  # tasks whose networks stand around a backbone, or have a name of their own
+TASKS = ("classification", *FORMS)
 HEADER = {"format": "network", "version": 1}
 ENGINE_OF_LIMIT = {63: "fbgemm", 127: "reference"}  # whose largest weight code that is on any CPU
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network that classifies pictures: the FrostNet of `arch`, or where there is none the comparison network called `name`."""
+    """A network for one of TASKS.
+
+    name  of a comparison network or a FrostNet; of a detector or segmenter its form and, where it has one, its backbone, as in
+          "ssdlite:frostnet_a"
+    arch  of the FrostNet that it is or that is its backbone; None where there is none
+    """
 
     name: str
     input_size: int  # pixels
     num_classes: int
     arch: Architecture | None = None
+    task: str = "classification"
 
     def __post_init__(self):
-        for field in ("name", "input_size", "num_classes"):
-            _check(field, getattr(self, field), *RULES[field])
-        if self.arch is None and not zoo.knows(self.name):
+        for field in ("name", "input_size", "num_classes", "task"):
+            _check(field, getattr(self, field), *VALUES[field])
+        if self.task == "classification" and self.arch is None and not zoo.knows(self.name):
             raise UserError(f"name: {self.name!r} is no comparison network; known here: {', '.join(zoo.NAMES)}")
+        if self.task != "classification" and self.arch is None and not FORMS[self.task].knows(self.name):
+            raise UserError(f"name: {self.name!r} is no network for {self.task}; known here: {', '.join(FORMS[self.task].NAMES)}")
         if self.arch is not None and self.arch.stem.in_channels != 3:
             raise UserError(f"stem.in_channels: {self.arch.stem.in_channels}, must be 3, the channels of a picture")
 
     def build(self) -> nn.Module:
         """The float network with fresh weights."""
+        if self.task == "detection":
+            return detectors.build(self.name, self.num_classes, self.input_size, arch=self.arch)
+        if self.task == "segmentation":
+            return segmenters.build(self.name, self.num_classes, arch=self.arch)
         return frostnet.FrostNet(self.arch) if self.arch is not None else zoo.build(self.name, self.num_classes, self.input_size)
+
+    @property
+    def folder_name(self) -> str:
+        """The name as part of a folder's."""
+        return self.name.replace(":", "_")
 
     def example(self) -> Tensor:
         """Pictures to trace it with, (2, 3, input_size, input_size)."""
@@ -61,18 +81,26 @@ class Network:
         """(parameters, MACs of one picture). Raises UserError where the network cannot run on pictures of this size."""
         try:
             with torch.device("meta"):  # shapes, no numbers
-                return count(self.build(), self.example())
+                model = self.build()
+                examples = parts.examples_of(model, self.example())
+                counts = [count(part, examples[name]) for name, part in parts.parts_of(model).items()]
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"input_size: {self.name} cannot run on {self.input_size} px ({reason}); choose a larger one") from error
+        return sum(params for params, _ in counts), sum(macs for _, macs in counts)
 
 
-def find_network(name: str, num_classes: int, data: str, input_size: int | None = None, runs: str | Path = "runs") -> Network:
-    """The network that a name means: what frostnet.find knows, else one of the zoo. Raises UserError.
+def find_network(
+    name: str, num_classes: int, usual: int, input_size: int | None = None, runs: str | Path = "runs", task: str = "classification"
+) -> Network:
+    """The network that a name means: what frostnet.find knows, else one of the zoo; for other tasks "form:backbone". Raises UserError.
 
-    input_size  None: that of the architecture's file; for names from the literature the usual one of `data`
+    usual       pixels that networks from the literature see in the data at hand
+    input_size  None: for classification that of the architecture's file; else the usual one
     """
-    file, usual = find_file(name, runs), USUAL_SIZES.get(data, 224)
+    if task != "classification":
+        return _find_form(name, num_classes, input_size or usual, runs, task)
+    file = find_file(name, runs)
     try:
         arch = frostnet.find(name, runs)
     except UserError as error:
@@ -83,6 +111,18 @@ def find_network(name: str, num_classes: int, data: str, input_size: int | None 
         return Network(name, input_size or usual, num_classes)
     arch = arch.for_input(input_size or (usual if file is None else arch.input_size)).with_classes(num_classes)
     return Network(arch.name, arch.input_size, num_classes, arch)
+
+
+def _find_form(name: str, num_classes: int, input_size: int, runs: str | Path, task: str) -> Network:
+    """A detector or segmenter; a FrostNet in it is written down by its blocks, not by its name."""
+    form, colon, backbone = name.partition(":")
+    if not colon or not FORMS[task].knows(f"{form}:{backbones.MOBILENETS[0]}") or backbones.is_mobilenet(backbone):
+        if not FORMS[task].knows(name):
+            raise UserError(f"arch: {name!r} is no network for {task}; choose from {', '.join(FORMS[task].NAMES)}, where a backbone is a "
+                            "FrostNet (a run, a file, a shipped or published name) or a MobileNet")  # fmt: skip
+        return Network(name, input_size, num_classes, task=task)
+    arch = backbones.find(backbone, runs)
+    return Network(f"{form}:{arch.name}", input_size, num_classes, arch, task)
 
 
 def near_names(name: str, runs: str | Path) -> str:
@@ -97,13 +137,13 @@ def near_names(name: str, runs: str | Path) -> str:
 class Trained:
     """A trained network with its quantizers.
 
-    graph        on the CPU, quantizers attached as `config` says
+    graph        on the CPU, quantizers attached as `config` says (to each of its parts, see tasks.parts)
     classes      what the outputs mean
     mean, std    by channel, of the pictures in [0, 1] that it was trained on: it takes (x - mean) / std
     weight_qmax  the largest weight code that it was trained with
     """
 
-    graph: fx.GraphModule
+    graph: nn.Module
     config: quant.QuantConfig
     name: str
     input_size: int
@@ -111,26 +151,27 @@ class Trained:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     weight_qmax: int
+    task: str = "classification"
 
     @property
     def metadata(self) -> dict[str, str]:
         """What whoever runs the network has to know, as texts (JSON, but for the name)."""
         values = {name: getattr(self, name) for name in ("input_size", "mean", "std", "classes")}
-        return {"network": self.name} | {name: json.dumps(value) for name, value in values.items()}
+        return {"network": self.name, "task": self.task} | {name: json.dumps(value) for name, value in values.items()}
 
 
 # ---- the run's folder ----------------------------------------------------------------------------------------
 
 
-def about(data: ClassificationData, engine: str) -> dict[str, Any]:
+def about(data: Any, engine: str) -> dict[str, Any]:
     """What is to be known of a network trained on `data` for `engine`: the last fields of Trained."""
     normalisation = {"mean": tuple(data.mean.tolist()), "std": tuple(data.std.tolist())}
     return {"classes": data.classes, **normalisation, "weight_qmax": quant.weight_qmax(engine)}
 
 
 def save_network(run: Run, network: Network, about: dict[str, Any]) -> None:
-    """Write network.json, and arch.json where it is a FrostNet."""
-    run.write_json(NETWORK, HEADER | {"name": network.name, "input_size": network.input_size} | about)
+    """Write network.json, and arch.json where it is a FrostNet or has one as its backbone."""
+    run.write_json(NETWORK, HEADER | {"task": network.task, "name": network.name, "input_size": network.input_size} | about)
     if network.arch is not None:
         network.arch.save(run.path / "arch.json")
     else:
@@ -143,13 +184,18 @@ def load_network(run: Run) -> tuple[Network, dict[str, Any]]:
     arch = Architecture.load(run.path / "arch.json") if run.has("arch.json") else None
     try:
         _check_network(data)
-        network = Network(data["name"], data["input_size"], len(data["classes"]), arch)
-        told = (network.name, network.input_size, network.num_classes)
-        if arch is not None and told != (arch.name, arch.input_size, arch.head.num_classes):
+        network = Network(data["name"], data["input_size"], len(data["classes"]), arch, data["task"])
+        if arch is not None and not _agree(network, arch):
             raise UserError("name, input_size or classes differ from arch.json beside it; restore the file that belongs to the checkpoint")
     except UserError as error:
         raise UserError(f"{run.path / NETWORK}: {error}") from error
     return network, {field: tuple(data[field]) for field in ("classes", "mean", "std")} | {"weight_qmax": data["weight_qmax"]}
+
+
+def _agree(network: Network, arch: Architecture) -> bool:
+    if network.task != "classification":
+        return network.name.partition(":")[2] == arch.name
+    return (network.name, network.input_size, network.num_classes) == (arch.name, arch.input_size, arch.head.num_classes)
 
 
 def load_float(model: nn.Module, name: str, runs: str | Path) -> None:
@@ -168,6 +214,27 @@ def load_float(model: nn.Module, name: str, runs: str | Path) -> None:
         raise UserError(f"from_float: {path} holds another architecture than the one asked for ({first})") from error
 
 
+def load_backbone(network: Network, model: nn.Module, name: str, runs: str | Path) -> tuple[Tensor, Tensor]:
+    """Give the backbone of a detector or segmenter the weights of a classification run; the (mean, std) of the pictures it was trained on.
+
+    The run is named by its folder, or by its name in `runs`. Raises UserError where it trained another network.
+    """
+    run = Run(name if (Path(name) / NETWORK).is_file() else Path(runs) / name)
+    if not run.has(NETWORK) or not run.has(CHECKPOINT):
+        raise UserError(f"backbone: {name!r} is no run with {NETWORK} and {CHECKPOINT} in {runs}")
+    other, known = load_network(run)
+    holder = next((module for path, module in model.named_modules() if path.split(".")[-1] == "backbone"), None)
+    if other.task != "classification" or holder is None:
+        raise UserError(f"backbone: {run.path} is a run of {other.task}; {network.name} needs one of classification, of its own backbone")
+    wanted, found = holder.state_dict(), run.load_checkpoint()["model"]
+    missing = [key for key, value in wanted.items() if key not in found or found[key].shape != value.shape]
+    if missing:
+        raise UserError(f"backbone: {run.path} trained {other.name}, which has no such {missing[0]} as {network.name} has; "
+                        "name a run of its own backbone")  # fmt: skip
+    holder.load_state_dict({key: found[key] for key in wanted})
+    return torch.tensor(known["mean"]), torch.tensor(known["std"])
+
+
 def load(path: str | Path) -> Trained:
     """The quantized network that a finished run of retrain.py left in its folder; nothing but the folder is needed.
 
@@ -181,13 +248,13 @@ def load(path: str | Path) -> Trained:
         raise UserError(f"run: {path} trained a float network; quantize it first, with retrain.py --from-float {path}/{CHECKPOINT} and, if "
                         "it is not to be trained further, --calibrate minmax")  # fmt: skip
     same_codes = dataclasses.replace(config, engine=ENGINE_OF_LIMIT[known["weight_qmax"]])  # an engine's own limit follows the CPU
-    graph = quant.attach(network.build(), network.example(), same_codes)
+    graph = parts.attach(network.build(), network.example(), same_codes)
     try:
         graph.load_state_dict(state["model"])
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         first = str(error).splitlines()[-1].strip()
         raise UserError(f"run: {path} holds weights of another network than {network.name} ({first}); restore its files") from error
-    return Trained(graph.eval(), config, network.name, network.input_size, **known)
+    return Trained(graph.eval(), config, network.name, network.input_size, **known, task=network.task)
 
 
 def finished_run(path: str | Path) -> tuple[Run, dict]:
@@ -230,9 +297,18 @@ def _is_limit(value: Any) -> bool:
     return type(value) is int and value in ENGINE_OF_LIMIT
 
 
-FIELDS = {
-    "name": RULES["name"],
+def _is_network_name(value: Any) -> bool:
+    return isinstance(value, str) and value.count(":") <= 1 and all(map(RULES["name"][0], value.split(":")))
+
+
+VALUES = {
+    "task": (lambda value: value in TASKS, f"one of {', '.join(TASKS)}"),
+    "name": (_is_network_name, f"{RULES['name'][1]}; for a form around a backbone two such names with ':' between them"),
     "input_size": RULES["input_size"],
+    "num_classes": RULES["num_classes"],
+}  # of Network: field -> rule and what it must be
+FIELDS = {
+    **{name: VALUES[name] for name in ("task", "name", "input_size")},
     "classes": (_are_names, "a list of class names"),
     "mean": (_are_finite, "three numbers"),
     "std": (_are_positive, "three numbers above 0"),

@@ -34,7 +34,7 @@ def make_run(path: Path, network: Network, engine: str = "fbgemm", weight_qmax: 
     quantizers = dataclasses.asdict(config)
     run.write_json("config.json", {"program": "retrain", "data": "scenes", "data_root": None, "quantizers": quantizers, **settings})
     known = {"classes": CLASSES, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.3), "weight_qmax": weight_qmax or quant.weight_qmax(engine)}
-    header = {"format": "network", "version": 1, "name": network.name, "input_size": network.input_size}
+    header = {"format": "network", "version": 1, "task": "classification", "name": network.name, "input_size": network.input_size}
     run.write_json("network.json", header | known)
     if network.arch is not None:
         network.arch.save(path / "arch.json")
@@ -105,7 +105,7 @@ def test_onnx_carries_what_its_user_has_to_know(made, tmp_path, capsys):
     out = capsys.readouterr().out
     file = tmp_path / "new" / "x.onnx"
     assert "checked on 256 pictures of scenes" in out and f"{file}: {file.stat().st_size:,} bytes" in out
-    assert "layers within" in out and "in float: " in out and "fake-quant's class for " in out
+    assert "layers within" in out and "in float: " in out and "fake-quant's answer for " in out
     about = {p.key: p.value for p in onnx.load(file).metadata_props}
     assert about["network"] == "tiny" and json.loads(about["classes"]) == list(CLASSES)
     assert json.loads(about["mean"]) == [0.4, 0.5, 0.6] and json.loads(about["std"]) == [0.2, 0.2, 0.3]
@@ -191,7 +191,7 @@ def test_what_is_no_finished_quantized_run_is_refused(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("changes, message", [
     ({"format": "architecture"}, "not a network"),
-    ({"extra": 1}, "extra: unknown; the fields are format, version, name"),
+    ({"extra": 1}, "extra: unknown; the fields are format, version, task, name"),
     ({"std": None}, "std: None, must be three numbers above 0"),
     ({"std": [0.2, 0, 0.2]}, "std: .*must be three numbers above 0"),
     ({"mean": [0.2, "x", 0.2]}, "mean: .*must be three numbers"),
@@ -200,6 +200,9 @@ def test_what_is_no_finished_quantized_run_is_refused(run, tmp_path, capsys):
     ({"classes": ["a"]}, "name, input_size or classes differ from arch.json"),
     ({"name": "../../etc"}, "name: '../../etc', must be"),
     ({"weight_qmax": 1000}, "weight_qmax: 1000, must be 63 or 127"),
+    ({"task": "cooking"}, "task: 'cooking', must be one of classification, detection, segmentation"),
+    ({"task": "segmentation"}, "name, input_size or classes differ from arch.json"),
+    ({"name": "a:b:c"}, "name: 'a:b:c', must be"),
 ])  # fmt: skip
 def test_a_spoilt_network_file_is_named_with_its_field(run, changes, message):
     data = json.loads((run / "network.json").read_text())

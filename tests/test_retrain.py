@@ -24,7 +24,8 @@ from nas.cli import parse
 from retrain import RetrainConfig, main
 from tasks import Classification, classification, in_order
 from tasks.pictures import Memory, generator
-from tasks.ship import SHIPPED, agreement, doubts
+from tasks.kinds import KINDS
+from tasks.ship import SHIPPED, doubts
 from tasks.trained import find_network, load
 from tests.test_engine import same
 
@@ -207,7 +208,7 @@ def test_float_only_then_quantized_from_its_checkpoint(folder, tmp_path, quick, 
     assert metrics(by_path) == second
     assert "does not hold a float model" in refused(capsys, arguments(folder, tmp_path, "--from-float", "tiny_int8", "--name", "c"))
     with monkeypatch.context() as patch:
-        patch.setattr(retrain, "classification", None)  # no picture is decoded
+        patch.setattr(retrain, "load_data", None)  # no picture is decoded
         argv = arguments(folder, tmp_path, "--from-float", "nothing", "--name", "d")
         assert "neither a checkpoint nor a run" in refused(capsys, argv) and not (tmp_path / "d").exists()
     tiny(24).save(tmp_path / "wider.json")
@@ -230,7 +231,7 @@ def test_a_network_that_has_learned_is_shipped_as_it_was_trained(folder, tmp_pat
     fresh = Memory(images, labels, 16, torch.tensor(trained.mean), torch.tensor(trained.std))
     assert Classification(3).evaluate(trained.graph, fresh)["top1"] > 0.9
     for network in (quant.convert(trained.graph, "fbgemm"), *(quant.load_frozen(path / name) for name in SHIPPED)):
-        assert agreement(trained.graph, network, fresh) >= 0.99
+        assert Classification(3).agreement(trained.graph, network, fresh) >= 0.99
     found = metrics(path)
     assert found["onnx"]["agreement_with_fake_quant"] == found["parity"]["agreement"] == 1.0 and found["warnings"] == []
 
@@ -242,7 +243,7 @@ def test_the_shipped_file_is_compared_with_what_was_trained_whatever_the_engine(
     onnx = found["onnx"]
     assert "agreement" not in onnx and onnx["agreement_with_reference"] > 0.9 and onnx["pictures"] == 24
     assert onnx["agreement_with_fake_quant"] < 0.9
-    (words,) = [words for words in found["warnings"] if words.startswith("int8.onnx gives the same class as fake-quant for only")]
+    (words,) = [words for words in found["warnings"] if words.startswith("int8.onnx gives the same answer as fake-quant for only")]
     assert f"warning: {words}" in capsys.readouterr().out
 
 
@@ -264,10 +265,10 @@ def test_doubts_name_what_is_off_and_by_how_much():
 
     assert doubts(found(0.995, 1.0), accuracy(0.9, 0.902)) == doubts({}) == doubts({"onnx": {"refused": "no form"}}) == []
     (first, second) = doubts(found(0.994, 0.9))
-    assert first.startswith("INT8 gives the same class as fake-quant for only 99.40% of 1000 pictures, at least 99.5%")
+    assert first.startswith("INT8 gives the same answer as fake-quant for only 99.40% of 1000 pictures, at least 99.5%")
     assert second.startswith("int8.onnx gives") and "90.00% of 500 pictures" in second
     (below,), (above,) = (doubts(found(1.0, 1.0), accuracy(0.9, int8)) for int8 in (0.897, 0.9021))
-    assert "INT8 on test is 0.30 points below fake-quant's, at most 0.2" in below and "0.21 points above" in above
+    assert "top1 of INT8 on test is 0.30 points below fake-quant's, at most 0.2" in below and "0.21 points above" in above
 
 
 def test_latencies_that_cannot_be_repeated_are_marked(folder, tmp_path, quick, monkeypatch, capsys):
@@ -457,12 +458,12 @@ def test_settings_that_cannot_be_calibrated_are_named_before_training(folder, tm
 
 def test_names_paths_and_sizes_resolve(folder, tmp_path):
     def size(name, data="scenes", input_size=None):
-        return find_network(name, 10, data, input_size, tmp_path).input_size
+        return find_network(name, 10, KINDS["classification"].size(data), input_size, tmp_path).input_size
 
     assert size("frostnet_small") == 32 and size("frostnet_small_0_5", input_size=64) == 64
     assert size("frostnet_small", "imagefolder") == 224 and size("resnet20", "imagefolder") == 224 and size("resnet20", "cifar100") == 32
     assert size(str(folder / "tiny.json")) == 16
-    network = find_network(str(folder / "tiny.json"), 10, "scenes")
+    network = find_network(str(folder / "tiny.json"), 10, 32)
     assert network.arch.head.num_classes == network.num_classes == 10  # of the data, whatever the file says
     tiny(16).with_name("other").save(tmp_path / "resnet20" / "arch.json")
     assert size("resnet20") == 16  # a run comes before the zoo

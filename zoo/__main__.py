@@ -9,6 +9,7 @@ from dataclasses import asdict
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import nn
 
 import frostnet
 import quant
@@ -19,6 +20,7 @@ from nas.files import write_bytes
 from quant.attach import trace
 from quant.picture import as_dot, as_json, graph_figure
 from quant.settings import load_settings
+from zoo import detectors, segmenters
 
 COLUMNS = ("node", "op", "weight", "gradient", "reads", "makes", "reason")
 LAYERS = ("conv", "linear", "deconv")
@@ -29,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if args.command == "list":
         print("\n".join((*zoo.NAMES, *frostnet.PUBLISHED)))
+        print(f"detectors: {', '.join(detectors.NAMES)}\nsegmenters: {', '.join(segmenters.NAMES)}")
     else:
         _check(args)
         _graph(args)
@@ -37,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _graph(args: argparse.Namespace) -> None:
     """Decide, print, and where a file is asked for attach and write it."""
     config = load_settings(args.settings) if args.settings else quant.QuantConfig()
-    model = zoo.build(args.model, args.classes, args.input_size).eval()
+    model = _network(args.model, args.classes, args.input_size).eval()
     images = torch.zeros(1, 3, args.input_size, args.input_size)
     rows = quant.plan(model, images, config)
     print(table(rows))
@@ -52,6 +55,12 @@ def _graph(args: argparse.Namespace) -> None:
     if args.json:
         about = {"model": args.model, "input_size": args.input_size, "classes": args.classes, "settings": asdict(config)}
         write_json(args.json, about | {"rows": [asdict(row) for row in rows]} | as_json(graph))
+
+
+def _network(name: str, classes: int, input_size: int) -> nn.Module:
+    if detectors.knows(name):
+        return detectors.build(name, classes, input_size)
+    return segmenters.build(name, classes) if segmenters.knows(name) else zoo.build(name, classes, input_size)
 
 
 def table(rows: Sequence[quant.PlanRow]) -> str:
