@@ -387,8 +387,9 @@ def describe(job: Job, fitted: Fitted) -> dict:
     epochs = {"epochs": schedule.epochs, "float_epochs": schedule.float_epochs}
     images = {f"{name}_images": len(part) for name, part in ({"train": data.train} | data.held_out).items()}
     skipped = {name: len(part.skipped) for name, part in ({"train": data.train} | data.held_out).items() if getattr(part, "skipped", None)}
+    left_out = {"skipped_images": skipped, "bad_annotations": len(getattr(data, "problems", ()))}
     return {"task": config.task, "score": job.task.score, "data": config.data, "input_size": job.network.input_size, **images,
-            **({"skipped_images": skipped} if skipped else {}), "reported": list(data.held_out)[-1],
+            **{name: value for name, value in left_out.items() if value}, "reported": list(data.held_out)[-1],
             "method": config.method, "calibrate": config.calibrate, **(dict.fromkeys(epochs, 0) if config.trains_nothing else epochs),
             "boost": config.recipe().boost, "seed": config.seed, "train_seconds": round(fitted.seconds, 1), "engine": config.engine,
             "latency_threads": config.threads, "latency_clock": "thread CPU time" if config.threads == 1 else "wall time"}  # fmt: skip

@@ -149,6 +149,15 @@ def sum_(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def gather(rows: list[T]) -> list[T]:
+    """The rows of all ranks, on all ranks."""
+    if world_size() == 1:
+        return rows
+    shares: list = [None] * world_size()
+    dist.all_gather_object(shares, rows)
+    return [row for share in shares for row in share]
+
+
 @torch.no_grad()
 def mean_(tensors: Sequence[Tensor]) -> None:
     """The mean over ranks of floating-point tensors, in place: one all-reduce for each kind (device and dtype)."""

@@ -4,13 +4,10 @@ The validation part is separate from training and the test part chooses nothing:
 """
 
 import os
-import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from nas import UserError
@@ -20,6 +17,7 @@ from tasks.annotations_coco import read_coco
 from tasks.annotations_voc import read_voc
 from tasks.box_transforms import Augment, Fit, Target
 from tasks.data import VAL_SHARE
+from tasks.reading import read_picture
 from tasks.samples import Bad, BadSample, Data, Samples, Source, normalise, some_of, split_off
 
 DATA = ("scenes", "voc", "coco")
@@ -47,14 +45,15 @@ def detection(
     _check(data, data_root)
     if train_images is not None and train_images < 2:
         raise UserError(f"train_images: {train_images}, must be at least 2")
-    sources, classes = _scenes(input_size) if data == "scenes" else _files(data, Path(data_root), bad)
+    problems = Problems()
+    sources, classes = _scenes(input_size) if data == "scenes" else _files(data, Path(data_root), bad, problems)
     fit, augment = Fit(input_size), Augment(input_size, (0, 0, 0))
     parts = {name: Samples(source, torch.arange(len(source)), input_size, fit, augment, workers=workers, bad=bad)
              for name, source in sources.items()}  # fmt: skip
     if "val" not in parts:
         parts["train"], parts["val"] = split_off(parts["train"], VAL_SHARE, seed)
     parts["train"] = some_of(parts["train"], train_images, seed)
-    found = normalise(Data(parts["train"], parts["val"], parts.get("test"), classes))
+    found = normalise(Data(parts["train"], parts["val"], parts.get("test"), classes, tuple(problems.found)))
     fill = tuple((255 * found.mean).round().int().tolist())
     return replace(found, train=replace(found.train, augment=Augment(input_size, fill)))
 
@@ -80,8 +79,7 @@ def _scenes(input_size: int) -> tuple[dict[str, Source], tuple[str, ...]]:
     return {name: Scenes(world, count, input_size) for world, (name, count) in enumerate(SCENES.items())}, scenes.CLASSES
 
 
-def _files(data: str, root: Path, bad: Bad) -> tuple[dict[str, Source], tuple[str, ...]]:
-    problems = Problems()
+def _files(data: str, root: Path, bad: Bad, problems: Problems) -> tuple[dict[str, Source], tuple[str, ...]]:
     raw, classes = READERS[data](root, SPLITS, problems)
     splits = apart({name: checked(split, classes, problems) for name, split in raw.items()}, problems)
     problems.settle(bad)
@@ -108,12 +106,7 @@ class Scenes:
     def read(self, index: int) -> tuple[Tensor, Target]:
         scene = scenes.scene(self.world, index, self.size)
         no = torch.zeros(len(scene.boxes), dtype=torch.bool)
-        target = {
-            "boxes": torch.from_numpy(scene.boxes),
-            "labels": torch.from_numpy(scene.box_labels),
-            "difficult": no,
-            "crowd": no.clone(),
-        }
+        target = {"boxes": torch.from_numpy(scene.boxes), "labels": torch.from_numpy(scene.box_labels), "difficult": no, "crowd": no}
         return torch.from_numpy(scene.image).permute(2, 0, 1), target | _identity(index, (self.size, self.size))
 
 
@@ -139,15 +132,3 @@ class Files:
 
 def _identity(index: int, size: tuple[int, int]) -> Target:
     return {"size": torch.tensor(size), "number": torch.tensor(index)}
-
-
-def read_picture(path: str) -> Tensor:
-    """(3, H, W) uint8, channels last in memory. Raises BadSample."""
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise BadSample(path, f"has pixels of more than 8 bits (mode {image.mode}), which have no agreed range; save it with 8")
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise BadSample(path, f"cannot be read as a picture ({error})") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)

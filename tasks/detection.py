@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 from tqdm import tqdm
@@ -17,6 +16,7 @@ from tasks.samples import Samples, in_order
 
 EVALUATION_BATCH = 16
 SURE = 0.3  # score from which on a box is a decision
+HALF_SURE = 0.15  # least score at which another network has it, too
 SAME = 0.9  # least IoU of boxes that are one and the same decision
 
 Found = dict[str, Tensor]  # boxes (K, 4) x0 y0 x1 y1, scores (K,), labels (K,)
@@ -60,7 +60,7 @@ class Detection:
             for found, target in zip(self.predict(model, images), targets, strict=True):
                 found = found | {"boxes": found["boxes"] * _scale(target, samples.input_size)}
                 rows.append(tuple({name: value.cpu() for name, value in part.items()} for part in (found, target)))
-        rows = sorted(_gathered(rows), key=lambda row: int(row[1]["number"]))
+        rows = sorted(ranks.gather(rows), key=lambda row: int(row[1]["number"]))
         found, truths = zip(*rows) if rows else ((), ())
         return {name: round(value, 6) for name, value in average_precisions(found, truths).items()} | {"pictures": len(rows)}
 
@@ -68,7 +68,7 @@ class Detection:
     def agreement(self, graph: nn.Module, network: nn.Module, samples: Samples) -> float:
         """Share of the decisions (boxes with a score from SURE on) of either network that the other has, too; 1 where there are none.
 
-        The same decision: of the same class, with an IoU of at least SAME, at whatever score.
+        It has it if it finds a box of the same class with an IoU of at least SAME and a score of at least HALF_SURE.
         """
         graph.eval()
         counts = torch.zeros(2, dtype=torch.float64)
@@ -94,15 +94,6 @@ def _scale(target: Target, input_size: int) -> Tensor:
 
 def _has(one: Found, other: Found) -> Tensor:
     """For each decision of one network, whether the other has it, too."""
-    sure = one["scores"] >= SURE
-    same_class = one["labels"][sure, None] == other["labels"][None]
-    return ((box_iou(one["boxes"][sure], other["boxes"]) >= SAME) & same_class).any(1).cpu()
-
-
-def _gathered(rows: list) -> list:
-    """The rows of all ranks."""
-    if ranks.world_size() == 1:
-        return rows
-    shares: list = [None] * ranks.world_size()
-    dist.all_gather_object(shares, rows)
-    return [row for share in shares for row in share]
+    sure, half_sure = one["scores"] >= SURE, other["scores"] >= HALF_SURE
+    same_class = one["labels"][sure, None] == other["labels"][None, half_sure]
+    return ((box_iou(one["boxes"][sure], other["boxes"][half_sure]) >= SAME) & same_class).any(1).cpu()

@@ -3,19 +3,17 @@
 A mask holds ids, which need not be contiguous; a table turns them into class indices 0 .. num_classes - 1, or IGNORE where there is none.
 """
 
-import contextlib
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from pycocotools import mask as rle
 from torch import Tensor
 from torchvision.tv_tensors import Mask
 
 from tasks import scenes
+from tasks.reading import opened, read_picture
 from tasks.samples import NAMED, Bad, BadSample
 
 IGNORE = 255  # in masks: a pixel that belongs to no class, is not learned and not judged
@@ -23,7 +21,6 @@ UNKNOWN = 254  # in tables alone: an id that no class has
 BACKGROUND = 2**16 - 1  # the id of what no instance covers
 SCENE_SIZE = 192  # scenes are painted at this size, so that what is judged does not depend on the network's input
 MODES = ("1", "L", "P", "I;16")  # of masks that hold ids; a palette's colours are for the eye
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -40,24 +37,23 @@ class Masked:
 
     @property
     def num_classes(self) -> int:
-        return len(set(self.table.tolist()) - {IGNORE, UNKNOWN})
+        return int(np.count_nonzero(self.table < UNKNOWN))  # each class has one id
 
     def name(self, index: int) -> str:
         return self.pictures[index]
 
     def read(self, index: int) -> tuple[Tensor, Mask]:
         """The picture (3, H, W) uint8, channels last in memory, and its mask (H, W) uint8. Raises BadSample."""
-        with _opened(self.name(index), self.name(index), "picture") as image:
-            pixels = np.array(image.convert("RGB"))
-        mask, unknown = self.look(index, pixels.shape[:2])
+        image = read_picture(self.name(index))
+        mask, unknown = self.look(index, tuple(image.shape[1:]))
         if unknown and self.bad == "refuse":
             raise BadSample(self.name(index), f"its mask has {in_words(unknown)}, which no class has")
-        return torch.from_numpy(pixels).permute(2, 0, 1), Mask(torch.from_numpy(mask))
+        return image, Mask(torch.from_numpy(mask))
 
     def look(self, index: int, shape: tuple[int, int] | None = None) -> tuple[np.ndarray, dict[int, int]]:
         """The mask of classes, and how many pixels have each id that is no class: those are IGNORE. `shape` is the picture's."""
         if shape is None:
-            with _opened(self.name(index), self.name(index), "picture") as image:
+            with opened(self.name(index)) as image:
                 shape = image.size[::-1]
         ids = self.ids(index)
         if ids.shape != shape:
@@ -76,19 +72,6 @@ def in_words(pixels: Mapping[int, int]) -> str:
     return ", ".join(f"{count} pixels of id {number}" for number, count in rows[:NAMED]) + (" and others" if len(rows) > NAMED else "")
 
 
-@contextlib.contextmanager
-def _opened(name: str, path: str, what: str) -> Iterator[Image.Image]:
-    """The file of the picture `name` or of its mask, open; what goes wrong while it is open is a BadSample."""
-    it = what if path == name else f"{what} {path}"
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError as error:
-        raise BadSample(name, f"there is no {it}") from error
-    except UNREADABLE as error:
-        raise BadSample(name, f"the {it} cannot be read ({error})") from error
-
-
 @dataclass(frozen=True)
 class Files:
     """Ids out of picture files (PNG); `pictures` and `masks` are their paths."""
@@ -97,7 +80,7 @@ class Files:
     masks: tuple[str, ...]
 
     def __call__(self, index: int) -> np.ndarray:
-        with _opened(self.pictures[index], self.masks[index], "mask") as image:
+        with opened(self.masks[index], self.pictures[index], "mask") as image:
             if image.mode not in MODES:
                 raise BadSample(self.pictures[index], f"the mask {self.masks[index]} holds colours (mode {image.mode}), not class ids")
             ids = np.asarray(image)
@@ -114,37 +97,55 @@ class Instances:
         name, height, width, objects = self.rows[index]
         shapes = []
         for number, (category, shape) in enumerate(objects):
-            if not _drawable(shape, height, width):
+            drawn = _run_lengths(shape, height, width) if isinstance(shape, dict) else _polygons(shape, height, width)
+            if drawn is None:
                 raise BadSample(name, f"object {number} of this picture (category {category}) has a segmentation that cannot be drawn")
-            shapes.append((category, rle.decode(_encoded(shape, height, width)).astype(bool)))
+            shapes.append((category, drawn))
         ids = np.full((height, width), BACKGROUND, np.uint16)
-        for category, shape in sorted(shapes, key=lambda found: -found[1].sum()):  # what is small lies on top
-            ids[shape] = category
+        for category, drawn in sorted(shapes, key=lambda found: -found[1].sum()):  # what is small lies on top
+            ids[drawn] = category
         return ids
 
 
-def _encoded(shape: list | dict, height: int, width: int) -> dict:
-    """Polygons, or plain or compressed run lengths, as one compressed run length."""
-    if isinstance(shape, list):
-        return rle.merge(rle.frPyObjects(shape, height, width))
-    return rle.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
-
-
-def _drawable(shape, height: int, width: int) -> bool:
-    """Whether it is polygons near the picture, or run lengths that fill it."""
-    if isinstance(shape, dict):
-        counts = shape.get("counts")
-        if shape.get("size") != [height, width] or not isinstance(counts, list | str):
-            return False
-        return isinstance(counts, str) or (all(_whole(count) for count in counts) and sum(counts) == height * width)
+def _polygons(lines: list, height: int, width: int) -> np.ndarray | None:
+    """What polygons x, y, x, y, .. near the picture cover, (H, W) bool; None where there are none such."""
     far = 2 * max(height, width)
-    return isinstance(shape, list) and len(shape) > 0 and all(
-        isinstance(line, list) and len(line) >= 6 and len(line) % 2 == 0
-        and all(isinstance(value, int | float) and -far <= value <= far for value in line) for line in shape)  # fmt: skip
+    for line in lines:
+        if not isinstance(line, list) or len(line) < 6 or len(line) % 2:
+            return None
+        if not all(isinstance(value, int | float) and -far <= value <= far for value in line):
+            return None
+    return rle.decode(rle.merge(rle.frPyObjects(lines, height, width))).astype(bool) if lines else None
 
 
-def _whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _run_lengths(shape: dict, height: int, width: int) -> np.ndarray | None:
+    """What COCO's run lengths, plain or compressed, cover; None where they do not fill the picture.
+
+    Not by pycocotools, which writes beyond its memory where they do not.
+    """
+    counts = shape.get("counts")
+    counts = _uncompressed(counts) if isinstance(counts, str) else counts
+    if shape.get("size") != [height, width] or not isinstance(counts, list):
+        return None
+    if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != height * width:
+        return None
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
+
+
+def _uncompressed(text: str) -> list[int] | None:
+    """Run lengths out of COCO's text: five bits a letter, the lowest first, from the third on the difference to the last but one."""
+    counts, value, shift = [], 0, 0
+    for letter in text:
+        code = ord(letter) - 48
+        if not 0 <= code < 64:
+            return None
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            value -= (1 << shift) if code & 16 else 0
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value, shift = 0, 0
+    return counts if shift == 0 else None
 
 
 @dataclass(frozen=True)

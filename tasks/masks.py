@@ -48,7 +48,7 @@ def segmentation(
     input_size  length of the shorter side of a picture in evaluation, and of the squares that are trained on
     seed        decides what is split off: a validation part where the data has none, the `train_images` kept
     bad         what is to happen to pictures and masks that do not fit together: "refuse" raises, "skip" leaves them out and says so;
-                pixels whose ids no class has are then IGNORE. All masks are looked at here, the pictures only as they are needed.
+                pixels whose ids no class has are then IGNORE. All masks are looked at here, pictures as they are needed.
     Targets are (H, W) uint8 of class indices, or IGNORE; in evaluation of the size that the mask has in its file.
     """
     if train_images is not None and train_images < 2:
@@ -56,10 +56,10 @@ def segmentation(
     found, classes = sources(data, data_root, bad)
     parts = {name: Samples(source, torch.arange(len(source)), input_size, Fit(input_size), Fit(input_size), workers=workers, bad=bad)
              for name, source in found.items()}  # fmt: skip
-    parts = {name: checked(part) for name, part in parts.items()}
     if "val" not in parts:
         parts["train"], parts["val"] = split_off(parts["train"], VAL_SHARE, seed)
     parts["train"] = some_of(parts["train"], train_images, seed)
+    parts = {name: checked(replace(part, skipped={})) for name, part in parts.items()}
     made = normalise(Data(parts["train"], parts["val"], parts.get("test"), classes))
     return replace(made, train=replace(made.train, augment=training(input_size, made.mean)))
 

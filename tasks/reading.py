@@ -1,0 +1,36 @@
+"""Picture files, which may come from anywhere."""
+
+import contextlib
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tasks.samples import BadSample
+
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+@contextlib.contextmanager
+def opened(path: str, name: str | None = None, what: str = "picture") -> Iterator[Image.Image]:
+    """The file `path` open; what goes wrong meanwhile is a BadSample of the picture `name`, to which the file belongs."""
+    it = what if name in (None, path) else f"{what} {path}"
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError as error:
+        raise BadSample(name or path, f"there is no {it}") from error
+    except UNREADABLE as error:
+        raise BadSample(name or path, f"the {it} cannot be read ({error})") from error
+
+
+def read_picture(path: str) -> Tensor:
+    """(3, H, W) uint8, channels last in memory. Raises BadSample."""
+    with opened(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise BadSample(path, f"has pixels of more than 8 bits (mode {image.mode}), which have no agreed range; save it with 8")
+        pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
