@@ -5,7 +5,8 @@
 Where quantizers go. A *group* is a convolution or linear layer with the batch norm and the ReLU or ReLU6 that follow it alone (also
 an addition, concatenation or batch norm with its ReLU). Every group's output, every other operation that makes new values (pooling by
 averages, hard-swish, multiplication ..) and the model's input get an activation quantizer; a ReLU of a group moves into its
-quantizer's clamp. Operations that only move or select values (max-pool, flatten, slices ..) stay on the grid of their input.
+quantizer's clamp. Operations that only move or select values (max-pool, flatten, slices ..) stay on the grid of their input; so do
+bilinear resizings, whose averages are rounded to it (quant.quantizers.SameGrid: no range of their own).
 Where layers read activations by another method than the rest (QuantConfig), a tensor that others read too gets a second quantizer on the
 way to them. With `op_types` only the inputs of the chosen kinds get one. quant/plan.py decides, this file carries it out.
 Weights are quantized by channel inside their layer; batch norm runs unfolded, because scaling a channel only scales its step: the
@@ -15,6 +16,7 @@ integer weights after folding are the ones trained on. Parameters stay the same 
 import warnings
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from quant import ops
@@ -24,7 +26,7 @@ from quant.gradients import mix
 from quant.grid import weight_qmax
 from quant.layers import FROZEN, QUANTIZED, take_over
 from quant.plan import Plan, PlanRow, Site, decide
-from quant.quantizers import FLOAT, Quantizer, activation_quantizer, gradient_quantizer, weight_quantizer
+from quant.quantizers import FLOAT, Quantizer, SameGrid, activation_quantizer, gradient_quantizer, weight_quantizer
 from quant.range_bn import RangeBN1d, RangeBN2d
 
 
@@ -124,7 +126,8 @@ def freeze_bn(graph: nn.Module) -> None:
 def _normalise(graph: fx.GraphModule) -> None:
     """One spelling for calls that name their first arguments."""
     for node in graph.graph.nodes:
-        first = "tensors" if node.op == "call_function" and node.target in ops.CATS else "input" if node.op == "call_module" else None
+        cat, layer = node.target in ops.CATS, node.op == "call_module" or node.target is F.interpolate
+        first = "tensors" if cat else "input" if layer else None
         if first in node.kwargs:
             node.args = (node.kwargs[first], *node.args)
             node.kwargs = {name: value for name, value in node.kwargs.items() if name != first}
@@ -206,10 +209,16 @@ def _quantize_activations(graph: fx.GraphModule, config: QuantConfig, decided: P
     made: dict[str, Quantizer] = {}
     for site in decided.sites:
         if site.name not in made:
-            made[site.name] = activation_quantizer(site.spec, site.floor, site.ceiling, site.signed)
+            made[site.name] = _activation_quantizer(graph, site)
             made[site.name].follows_default = site.follows
             graph.add_submodule(site.name, made[site.name].to(_device(graph)))
         _insert(graph, site)
+
+
+def _activation_quantizer(graph: fx.GraphModule, site: Site) -> Quantizer:
+    if site.like is not None:
+        return SameGrid(graph.get_submodule(site.like.meta["quantized_by"].target))
+    return activation_quantizer(site.spec, site.floor, site.ceiling, site.signed)
 
 
 def _insert(graph: fx.GraphModule, site: Site) -> None:

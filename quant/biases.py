@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from quant import ops
 from quant.lower import lower
+from quant.quantizers import Quantizer
 
 
 @torch.no_grad()
@@ -37,6 +38,8 @@ def _holder(graph: fx.GraphModule, node: fx.Node) -> str | None:
     """The name of the module whose bias is added last in the group that ends at a quantizer node."""
     while node.all_input_nodes:
         node = node.all_input_nodes[0]
+        if node.op == "call_module" and isinstance(graph.get_submodule(node.target), Quantizer):
+            return None  # an average over windows, which has no bias
         kind = ops.kind(graph, node)
         if node.op == "call_module" and (kind == "batch_norm" or kind in ops.LAYERS):
             module: nn.Module = graph.get_submodule(node.target)

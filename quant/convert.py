@@ -97,12 +97,28 @@ def freeze_float(model: nn.Module, *example_inputs: Tensor, engine: str = "torch
     if engine != "torch":
         _check_onnx_engine(engine)
         return _onnx_network(lower(prepare(model, example_inputs)), engine, example_inputs)
-    model = model.to(memory_format=torch.channels_last)
-    frozen = Frozen(_trace(model, example_inputs), None)
+    frozen = Frozen(_trace(_Tuples(model.to(memory_format=torch.channels_last)), example_inputs), None)
     with torch.inference_mode():
         frozen(*example_inputs)
         frozen(*example_inputs)
     return frozen
+
+
+class _Tuples(nn.Module):
+    """A model whose lists of outputs are tuples: what a trace can give, and what integer networks give."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs):
+        return _in_tuples(self.model(*inputs))
+
+
+def _in_tuples(value: object) -> Tensor | tuple:
+    if not isinstance(value, (Tensor, tuple, list)):
+        raise QuantError(f"the model gives a {type(value).__name__}; let it give tensors, alone or in (nested) tuples")
+    return value if isinstance(value, Tensor) else tuple(map(_in_tuples, value))
 
 
 def _check_onnx_engine(engine: str) -> None:

@@ -6,12 +6,13 @@ kind         makes                                                  fields used
 input        an input of the network: real, with qparams codes      attrs: shape (of the example that it was attached with)
 quantize     codes of a real tensor                                 qparams
 dequantize   real values of codes                                   -
-conv         W * x + b, requantized                                 weight, weight_scale, bias, attrs: stride padding dilation groups
+conv         W * x + b, requantized; also averages over windows     weight, weight_scale, bias, attrs: stride padding dilation groups
 linear       W x + b, requantized                                   weight, weight_scale, bias
 batch_norm   a x + b by channel, requantized                        weight_scale (a, of either sign), bias
 add mul cat  of codes on unlike grids, requantized                  attrs (cat): dim
 relu         codes not below the zero point                         -
 function     any function of real values, requantized               attrs: call
+resize       averages of codes of one tensor, rounded, same grid    attrs: call (a bilinear resizing)
 move         any selection or rearrangement, on codes               attrs: call, several (whether it makes several tensors)
 float        any function, its result real or not a tensor at all   attrs: call, computes (whether it does arithmetic)
 """
@@ -42,6 +43,14 @@ class Call:
 
         return self.function(*fx.node.map_aggregate(self.args, fill), **fx.node.map_aggregate(self.kwargs, fill))
 
+    def given(self, known: dict[str, object]) -> "Call":
+        """The same call with the Refs to what is in `known` replaced by it."""
+
+        def fill(value):
+            return known.get(value.name, value) if isinstance(value, Ref) else value
+
+        return Call(self.function, fx.node.map_aggregate(self.args, fill), fx.node.map_aggregate(self.kwargs, fill))
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -71,7 +80,7 @@ class Op:
 
 @dataclass(eq=False)
 class IntGraph:
-    """Operations in order, and what comes out: `output` is a (nested) structure of Refs."""
+    """Operations in order, and what comes out: `output` is a Ref or a (nested) tuple of Refs."""
 
     ops: list[Op]
     output: object
@@ -83,10 +92,15 @@ class IntGraph:
     def op(self, name: str) -> Op:
         return self._by_name[name]
 
+    @property
+    def outputs(self) -> list[Op]:
+        """The operations whose results come out, in order."""
+        return [self.op(ref.name) for ref in leaves(self.output)]
+
     def on_codes(self) -> "IntGraph":
         """The graph between the first quantize and the last dequantize: codes in, codes out."""
         stubs = {op.inputs[0]: op for op in self.ops if op.kind == "quantize" and self.op(op.inputs[0]).kind == "input"}
-        ends = {op.name: op.inputs[0] for op in self.ops if op.kind == "dequantize" and _refers(self.output, op.name)}
+        ends = {op.name: op.inputs[0] for op in self.outputs if op.kind == "dequantize"}
         kept = [op for op in self.ops if op.name not in ends and op not in stubs.values()]
         ops = [Op(stubs[op.name].name, "input", (), stubs[op.name].qparams, attrs=op.attrs) if op.name in stubs else op for op in kept]
         known = {op.name for op in ops}
@@ -106,7 +120,6 @@ class IntGraph:
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _refers(output: object, name: str) -> bool:
-    found = []
-    fx.node.map_aggregate(output, lambda v: found.append(v == Ref(name)))
-    return any(found)
+def leaves(value: object) -> list:
+    """What a (nested) tuple or list holds, in order; of anything else, itself."""
+    return [leaf for part in value for leaf in leaves(part)] if isinstance(value, (tuple, list)) else [value]

@@ -7,18 +7,19 @@ few bits are stored as multiples (scale * code = scale / 9 * 9 code), because bi
 
 import copy
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from quant import ops
+from quant import ops, pooling
 from quant.deconv import as_convolution, interleave, out_first
 from quant.errors import QuantError
 from quant.graph import Call, IntGraph, Op, Ref
 from quant.grid import QParams
-from quant.quantizers import Quantizer
+from quant.quantizers import Quantizer, SameGrid
 
 UNBOUNDED = (float("-inf"), float("inf"))
 
@@ -101,13 +102,21 @@ class _Lowering:
     def visit(self, node: fx.Node) -> None:
         module = self.graph.get_submodule(node.target) if node.op == "call_module" else None
         if node.op == "output":
-            self.output = fx.node.map_arg(node.args[0], lambda n: Ref(self.real(n)))
+            self.output = self.outputs(node.args[0])
         elif node.op == "placeholder":
             self.values[node] = self.emit(Op(node.name, "input", attrs={"shape": node.meta.get("shape")}))
         elif isinstance(module, Quantizer):
             self.values[node] = self.quantized(node, module)
         else:
             self.values[node] = self.operation(node, module)
+
+    def outputs(self, value: object) -> Ref | tuple:
+        """The structure of what the network gives, in tuples."""
+        if isinstance(value, fx.Node):
+            return Ref(self.real(value))
+        if isinstance(value, (tuple, list)):
+            return tuple(self.outputs(part) for part in value)
+        raise QuantError(f"the network gives a {type(value).__name__}; let it give tensors, alone or in (nested) tuples")
 
     def operation(self, node: fx.Node, module: nn.Module | None) -> str | _Pending:
         kind = ops.kind(self.graph, node)
@@ -129,6 +138,10 @@ class _Lowering:
             return replace(source.copy(), bounds=ops.clamp_bounds(self.graph, node))
         if kind == "relu" and self.on_grids(node):
             return self.emit(Op(node.name, "relu", (self.values[node.args[0]],), self.grid(node.args[0])))
+        if kind == "resize" and self.is_code(source) and self.is_rounded(node):
+            return _Pending(self.called(node, module, "resize", self.settled))
+        if node.op.startswith("call") and ops.target(self.graph, node) in pooling.AVERAGES and (conv := self.pooling(node, module, source)):
+            return _Pending(conv)
         return self.call(node, kind, module)
 
     def layer(self, node: fx.Node, kind: str, module: nn.Module) -> _Pending:
@@ -155,6 +168,13 @@ class _Lowering:
         sources = node.args[0] if kind == "cat" else node.args[:2]
         attrs = {"dim": ops.argument(node, 1, "dim", 0)} if kind == "cat" else {}
         return _Pending(Op(node.name, kind, tuple(self.values[s] for s in sources), attrs=attrs))
+
+    def pooling(self, node: fx.Node, module: nn.Module | None, source: str | _Pending) -> Op | None:
+        """Averages over windows of codes as an integer convolution, where that has the same values and is fast."""
+        if not self.is_code(source) or not self.is_quantized(node) or len(node.meta["shape"]) != 4:
+            return None
+        call = self.called(node, module, "conv", self.settled).attrs["call"]
+        return pooling.as_convolution(node.name, call, source, node.meta["shape"][1])
 
     def quantized(self, node: fx.Node, quantizer: Quantizer) -> str:
         """What a quantizer node makes of its source: it ends a group, or quantizes a real value."""
@@ -203,16 +223,21 @@ class _Lowering:
 
     def call(self, node: fx.Node, kind: str, module: nn.Module | None) -> str:
         """Everything else, as it was traced: on codes where it only moves them, else on real values."""
-        # a copy: what is shipped must not move with a model that trains on
-        function = copy.deepcopy(module).cpu().eval() if module is not None else _function(self.graph, node)
         moves = kind == "move" and not self.reads_real(node)
-        name_of = self.settled if moves else self.real
+        op = self.called(node, module, *(("move", self.settled) if moves else ("float", self.real)))
+        if moves and node.meta["is_float"]:
+            op.qparams = next((self.grids[i] for i in op.inputs if i in self.grids), None)
+        op.attrs["computes"] = node.meta["is_float"] and node.op != "get_attr"
+        op.attrs["several"] = node.meta["is_float"] and node.meta["shape"] is None
+        return self.emit(op)
+
+    def called(self, node: fx.Node, module: nn.Module | None, kind: str, name_of: Callable[[fx.Node], str]) -> Op:
+        """A node as an operation that makes its call, inputs as `name_of` gives them."""
+        # a copy: what is shipped must not move with a model that trains on
+        function = copy.deepcopy(module).cpu().eval().requires_grad_(False) if module is not None else _function(self.graph, node)
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: Ref(name_of(n)))
         inputs = tuple(name_of(n) for n in node.all_input_nodes)
-        grid = next((self.grids[i] for i in inputs if i in self.grids), None) if moves and node.meta["is_float"] else None
-        attrs = {"call": Call(function, tuple(args), dict(kwargs)), "computes": node.meta["is_float"] and node.op != "get_attr"}
-        attrs["several"] = node.meta["is_float"] and node.meta["shape"] is None
-        return self.emit(Op(node.name, "move" if moves else "float", inputs, grid, attrs=attrs))
+        return Op(node.name, kind, inputs, attrs={"call": Call(function, tuple(args), dict(kwargs))})
 
     def emit(self, op: Op) -> str:
         self.ops.append(op)
@@ -252,6 +277,10 @@ class _Lowering:
             return ends or (ops.kind(self.graph, user) in ("relu", "relu6") and self.is_quantized(user))
 
         return all(is_end(user) for user in node.users)
+
+    def is_rounded(self, node: fx.Node) -> bool:
+        """Whether a node's values go back to the grid of its input."""
+        return all(u.op == "call_module" and isinstance(self.graph.get_submodule(u.target), SameGrid) for u in node.users)
 
     def reads_real(self, node: fx.Node) -> bool:
         """Whether a node reads a float tensor that is on no grid."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto
 from torch import Tensor, nn
 
 from quant import ops
@@ -55,6 +56,10 @@ class Site:
         """The first argument by float arithmetic, so that no runtime makes integers of what it is given to."""
         name = self.call.args[0].name
         return self.writer.plain_real(name) if self.writer.graph.op(name).kind == "dequantize" else self.writer.tensor(name)
+
+    def codes_as_numbers(self) -> str:
+        """The first argument's codes, as float numbers from 0 to 255."""
+        return self.node("Cast", [self.source()], "codes", to=TensorProto.FLOAT)
 
     def source_shape(self):
         return self.writer.values.shape(self.call.args[0].name)
@@ -207,9 +212,8 @@ def _average_pool(site: Site) -> str:
     ceil, include = int(site.setting(4, "ceil_mode", False)), int(site.setting(5, "count_include_pad", True))
     if site.setting(6, "divisor_override") is not None:
         raise site.unknown("divisor_override")
-    window = _window(site)
-    source = site.real_source() if ceil else site.source()  # onnxruntime's integer kernel is wrong at a last window cut short
-    return site.node("AveragePool", [source], **window, ceil_mode=ceil, count_include_pad=include)
+    # by float arithmetic: onnxruntime's integer kernel takes 3 to 14 times as long, and is wrong at a last window cut short
+    return site.node("AveragePool", [site.real_source()], **_window(site), ceil_mode=ceil, count_include_pad=include)
 
 
 def _adaptive_average(site: Site) -> str:
@@ -219,7 +223,7 @@ def _adaptive_average(site: Site) -> str:
         return site.node("GlobalAveragePool", [site.source()])
     if height % h == 0 and width % w == 0:
         kernel = [height // h, width // w]
-        return site.node("AveragePool", [site.source()], kernel_shape=kernel, strides=kernel)
+        return site.node("AveragePool", [site.real_source()], kernel_shape=kernel, strides=kernel)
     columns = site.node("MatMul", [site.source(), site.constant("columns", _windows(width, w).T)], "columns_averaged")
     return site.node("MatMul", [site.constant("rows", _windows(height, h)), columns])
 
@@ -252,14 +256,15 @@ def _resize(site: Site) -> str:
     if site.setting(6, "antialias", False) or len(site.shape) != 4:
         raise site.unknown("antialias, or no picture")
     factor, again = site.setting(2, "scale_factor"), site.setting(5, "recompute_scale_factor")
+    source = site.codes_as_numbers() if site.op.kind == "resize" else site.source()
     if factor is not None and not again:  # torch's grid then follows the factor, not the two sizes
-        factors = factor if isinstance(factor, (tuple, list)) else (factor, factor)
-        size = ["", site.constant("factors", np.array(factors, np.float32))]
-    else:
-        size = ["", "", site.constant("size", np.array(site.shape[2:], np.int64))]
+        size = ["", site.constant("factors", np.array([1, 1, *ops.pair(factor)], np.float32))]
+    else:  # of all four dimensions: onnxruntime reorders them, and does not heed `axes` then
+        batch = site.node("Shape", [source], "batch", start=0, end=2)
+        size = ["", "", site.node("Concat", [batch, site.constant("size", np.array(site.shape[2:], np.int64))], "sizes", axis=0)]
     half = "align_corners" if corners else "pytorch_half_pixel"
     how = {"mode": "linear", "coordinate_transformation_mode": half} if mode == "bilinear" else _NEAREST
-    return site.node("Resize", [site.source(), *size], axes=[2, 3], **how)
+    return site.node("Resize", [source, *size], **how)
 
 
 _NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}

@@ -6,6 +6,7 @@ Every number is the integer graph's own: int8 weights with one scale a channel, 
 What only moves codes (max-pool, reshape, slices) works on the uint8 tensors themselves. The batch is the one dynamic dimension.
 """
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ import onnx
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, fx
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from quant import ops
@@ -61,7 +62,7 @@ class _Writer:
         inputs = [op for op in self.graph.ops if op.kind == "input"]
         for op in self.graph.ops:
             self.write(op)
-        outputs = [self.output(number, ref) for number, ref in enumerate(_refs(self.graph.output))]
+        outputs = [self.output(path, ref) for path, ref in _paths(self.graph.output)]
         given = [self.value(op.name, op.name, op.qparams is not None) for op in inputs]
         body = helper.make_graph(self.nodes, "network", given, outputs, list(self.constants.values()))
         opsets = [helper.make_opsetid("", OPSET)]
@@ -127,6 +128,12 @@ class _Writer:
 
     def function(self, op: Op) -> None:
         self.land(op, write_call(self, op, f"{op.name}_result"))
+
+    def resize(self, op: Op) -> None:
+        """On the codes as numbers: runtimes cut off fractions where they are given integers."""
+        averages = write_call(self, op, f"{op.name}_result")
+        whole = [self.constant(f"{op.name}_one", np.float32(1)), self.constant(f"{op.name}_none", np.uint8(0))]
+        self.tensors[op.name] = self.node("QuantizeLinear", [averages, *whole], op.name)
 
     def call(self, op: Op) -> None:
         """A "move" or "float" operation; those that make no tensor (sizes) were worked out with the shapes."""
@@ -202,9 +209,9 @@ class _Writer:
             raise QuantError(f"{name}: two constants of the network would have this name; rename the layer")
         return name
 
-    def output(self, number: int, ref: Ref) -> onnx.ValueInfoProto:
-        """An output of the model, under a name of its own."""
-        name = f"output_{number}" if number else "output"
+    def output(self, path: str, ref: Ref) -> onnx.ValueInfoProto:
+        """An output of the model, under a name of its own: "output", or with its place where there are several, as in "output_1"."""
+        name = f"output{path}"
         while name in self.values:
             name += "_"
         self.node("Identity", [self.tensor(ref.name)], name)
@@ -257,10 +264,30 @@ def _merge(two: object, three: object) -> Shape | list[Shape] | None:
     return None
 
 
-def _refs(output: object) -> list[Ref]:
-    found = []
-    fx.node.map_aggregate(output, lambda v: found.append(v) if isinstance(v, Ref) else None)
-    return found
+def _paths(output: Ref | tuple, path: str = "") -> list[tuple[str, Ref]]:
+    """Every output with its place: "" where it is the only one, "_1" for the second one, "_1_0" for the first part of that."""
+    if isinstance(output, Ref):
+        return [(path, output)]
+    return [found for i, part in enumerate(output) for found in _paths(part, f"{path}_{i}")]
+
+
+def structure(names: list[str]) -> int | tuple:
+    """What a model gives, by the names of its outputs: the number of one, or (nested) tuples of such. Of foreign names, a flat tuple."""
+    found = [re.fullmatch(r"output((?:_[0-9]{1,3}){0,5})_*", name) for name in names]
+    places = {tuple(int(i) for i in match[1].split("_")[1:]): number for number, match in enumerate(found) if match}
+    nested = _nested(places) if len(places) == len(names) else None
+    if nested is not None:
+        return nested
+    return tuple(range(len(names))) if len(names) > 1 else 0
+
+
+def _nested(places: dict[tuple[int, ...], int]) -> int | tuple | None:
+    """Numbers by place as (nested) tuples; None where places are missing, or in each other's way."""
+    if () in places:
+        return places[()] if len(places) == 1 else None
+    groups = [{place[1:]: n for place, n in places.items() if place[0] == first} for first in range(1 + max(p[0] for p in places))]
+    parts = [_nested(group) if group else None for group in groups]
+    return None if None in parts else tuple(parts)
 
 
 def _uint8(op: Op) -> np.uint8:

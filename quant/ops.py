@@ -29,7 +29,9 @@ _KINDS = {
 }  # fmt: skip
 KIND_OF = {target: kind for kind, targets in _KINDS.items() for target in targets}
 
-ON_INPUT_GRID = ("relu", "dropout", "move")  # values are selected, moved or cut off at zero, never mixed
+# values are selected, moved or cut off at zero; those of "resize" are averages, which are rounded to the same grid
+ON_INPUT_GRID = ("relu", "dropout", "move", "resize")
+_RESIZED = {"nearest": "move", "bilinear": "resize"}  # by mode
 LAYERS = ("conv", "linear", "deconv")  # kinds with a weight
 TAKES_CLAMP = (*LAYERS, "batch_norm", "add", "mul", "cat")  # a ReLU behind these joins their group
 AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, "mean")
@@ -44,12 +46,12 @@ def kind(graph: fx.GraphModule, node: fx.Node) -> str:
         return "input"
     if node.op == "call_module":
         module = graph.get_submodule(node.target)
-        if isinstance(module, nn.Upsample) and module.mode == "nearest":
-            return "move"
+        if isinstance(module, nn.Upsample):
+            return _RESIZED.get(module.mode, "function")
         return next((KIND_OF[c] for c in type(module).__mro__ if c in KIND_OF), "function")
     name = KIND_OF.get(node.target, "function")
-    if node.target is F.interpolate and argument(node, 3, "mode", "nearest") == "nearest":
-        return "move"
+    if node.target is F.interpolate and not argument(node, 6, "antialias", False):
+        return _RESIZED.get(argument(node, 3, "mode", "nearest"), "function")
     if name == "cat" and not isinstance(node.args[0], (tuple, list)):
         return "function"  # of the parts of something that makes several
     of_two_tensors = len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs
@@ -69,11 +71,11 @@ def target(graph: fx.GraphModule, node: fx.Node):
 
 
 def op_type(graph: fx.GraphModule, node: fx.Node) -> str:
-    """The kind of a node as settings name it (quant.config.OP_TYPES): pooling of either sort is "pool"."""
+    """The kind of a node as settings name it (quant.config.OP_TYPES): pooling of either sort is "pool", resizing a "function"."""
     if node.op.startswith("call") and target(graph, node) in AVERAGES + MAXIMA:
         return "pool"
     name = kind(graph, node)
-    return "relu" if name == "relu6" else name
+    return {"relu6": "relu", "resize": "function"}.get(name, name)
 
 
 def is_nonnegative(graph: fx.GraphModule, node: fx.Node) -> bool:
@@ -81,7 +83,8 @@ def is_nonnegative(graph: fx.GraphModule, node: fx.Node) -> bool:
     name = kind(graph, node)
     if name in ("relu", "relu6") or (node.op.startswith("call") and target(graph, node) in POSITIVE):
         return True
-    keeps_sign = name in ("move", "dropout", "add", "mul", "cat") or (node.op.startswith("call") and target(graph, node) in AVERAGES)
+    averages = node.op.startswith("call") and target(graph, node) in AVERAGES
+    keeps_sign = averages or name in ("move", "resize", "dropout", "add", "mul", "cat")
     sources = [n for n in node.all_input_nodes if n.meta.get("is_float")]
     return keeps_sign and bool(sources) and all(is_nonnegative(graph, n) for n in sources)
 

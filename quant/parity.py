@@ -9,7 +9,7 @@ from quant import executors
 from quant.errors import QuantError
 from quant.executors import Executor
 from quant.executors.reference import Reference
-from quant.graph import IntGraph, Ref
+from quant.graph import IntGraph, leaves
 from quant.quantizers import Quantizer
 
 MAX_LAYER_STEPS = 2
@@ -27,7 +27,11 @@ class LayerParity:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What `parity` found. `output_steps` and `agreement` (share of equal argmax) compare fake-quant and engine end to end."""
+    """What `parity` found: layer by layer in `rows`, and fake-quant against the engine end to end, over all outputs.
+
+    output_steps  the largest difference of an output, in steps of its own grid
+    agreement     share of positions whose argmax over dimension 1 is equal: of pictures for logits (N, K), of pixels for (N, K, H, W)
+    """
 
     engine: str
     rows: tuple[LayerParity, ...]
@@ -82,13 +86,13 @@ def parity(graph: fx.GraphModule, executor: Executor, images: Tensor) -> ParityR
         graph.train(was_training)
     with executors.use_engine(executor.engine):
         got = executor(images)
-    if got.shape != expected.shape:
-        raise QuantError(f"{executor.engine} gives {tuple(got.shape)} where fake-quant gives {tuple(expected.shape)}; take another engine")
-    step = output_step(executor.graph)
+    expected, got = leaves(expected), leaves(got)
+    shapes, wanted = ([tuple(x.shape) for x in outputs] for outputs in (got, expected))
+    if shapes != wanted:
+        raise QuantError(f"{executor.engine} gives {shapes} where fake-quant gives {wanted}; take another engine")
     rows = tuple(LayerParity(n, executor.graph.op(n).kind, fake_steps.get(n, 0.0), s) for n, s in by_engine.items())
-    output_steps = ((expected - got).abs().max() / step).item()
-    agreement = (expected.flatten(1).argmax(1) == got.flatten(1).argmax(1)).float().mean().item()
-    return ParityReport(executor.engine, rows, output_steps, agreement, len(images))
+    steps = max(d / step for d, step in zip(differences(expected, got), output_steps(executor.graph), strict=True))
+    return ParityReport(executor.engine, rows, steps, equal_argmax(expected, got), len(images))
 
 
 def run_values(executor: Executor, *inputs: Tensor) -> dict[str, object]:
@@ -138,13 +142,22 @@ class _FakeQuantSteps(fx.Interpreter):
         return expected
 
 
-def output_step(graph: IntGraph) -> float:
-    """The step of the grid that the network's output lies on."""
-    output = graph.output
-    if not isinstance(output, Ref):
-        raise QuantError("the network gives several outputs; compare a part of it that gives one")
-    last = graph.op(output.name)
-    qparams = graph.op(last.inputs[0]).qparams if last.kind == "dequantize" else None
-    if qparams is None:
-        raise QuantError("the network's output is not on a grid, so it has no step to compare in")
-    return qparams.scale
+def output_steps(graph: IntGraph) -> list[float]:
+    """The step of the grid that each output of the network lies on; QuantError where one lies on none."""
+    ends = [graph.op(op.inputs[0]) if op.kind == "dequantize" else op for op in graph.outputs]
+    for number, end in enumerate(ends):
+        if end.qparams is None or end.attrs.get("several"):
+            which = f"output {number} of the network" if len(ends) > 1 else "the network's output"
+            raise QuantError(f"{which} ({end.name}) is not one tensor on a grid, so it has no step to compare in; quantize it")
+    return [end.qparams.scale for end in ends]
+
+
+def differences(expected: list[Tensor], got: list[Tensor]) -> list[float]:
+    """The largest difference of each output, in real units."""
+    return [(a - b).abs().max().item() for a, b in zip(expected, got, strict=True)]
+
+
+def equal_argmax(expected: list[Tensor], got: list[Tensor]) -> float:
+    """Share of positions whose argmax over dimension 1 is equal, over all outputs."""
+    same = [(a.argmax(1) == b.argmax(1)).flatten() for a, b in zip(expected, got, strict=True)]
+    return torch.cat(same).double().mean().item()

@@ -23,7 +23,7 @@ from torch import fx, nn
 from quant import ops
 from quant.errors import QuantError
 from quant.plan import node_names
-from quant.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer
+from quant.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer, SameGrid
 
 INK, LINE, SKIP, DIM = "#1d2733", "#5c6875", "#c2452d", "#4d5966"
 COLOURS = {
@@ -81,7 +81,9 @@ def _attributes(graph: fx.GraphModule, node: fx.Node, name: str) -> dict[str, st
 
 
 def spec(quantizer: Quantizer) -> str:
-    """method:bits of a quantizer."""
+    """method:bits of a quantizer; "same grid" of one that rounds to another's."""
+    if isinstance(quantizer, SameGrid):
+        return "same grid"
     methods = [*WEIGHT_QUANTIZERS.items(), *ACTIVATION_QUANTIZERS.items()]
     name = next((name for name, cls in methods if cls is type(quantizer)), type(quantizer).__name__)
     return f"{name}:{quantizer.bits}"

@@ -39,6 +39,7 @@ class Site:
     floor ceiling signed  as ActivationQuantizer takes them
     absorbs               whether the quantizer computes the ReLU that `node` is
     follows               whether its spec is the configuration's `activation`, and not an exception's
+    like                  the node on whose quantizer's grid the value is rounded; None: on one of its own
     """
 
     node: fx.Node
@@ -50,6 +51,7 @@ class Site:
     readers: tuple[fx.Node, ...] | None = None
     absorbs: bool = False
     follows: bool = True
+    like: fx.Node | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,18 @@ class _Planner:
     # one quantizer for each tensor
 
     def _tensor_sites(self) -> list[Site]:
-        return [site for node in self.nodes if (site := self._tensor_site(node))]
+        sites = {}
+        for node in self.nodes:
+            site = self._tensor_site(node) or self._rounding_site(node, sites)
+            sites |= {node: site} if site else {}
+        return list(sites.values())
+
+    def _rounding_site(self, node: fx.Node, sites: dict[fx.Node, Site]) -> Site | None:
+        """Averages of values on a grid are rounded to it."""
+        origin = sites.get(_origin(self.graph, node))
+        if ops.kind(self.graph, node) != "resize" or origin is None:
+            return None
+        return Site(node, self._free(f"{self.names[node]}_quant"), origin.spec, follows=False, like=origin.node)
 
     def _tensor_site(self, node: fx.Node) -> Site | None:
         if not _makes_values(self.graph, node) or _group_end(self.graph, node) is not node:
@@ -219,7 +232,7 @@ class _Planner:
         placed = {}
         for number, globs in enumerate(self.config.share):
             for site in sites:
-                if any(fnmatchcase(self.names[site.node], glob) for glob in globs):
+                if site.like is None and any(fnmatchcase(self.names[site.node], glob) for glob in globs):
                     if placed.setdefault(site, (number, site.spec))[0] != number:
                         raise QuantError(f"share: {self.names[site.node]} is in two groups; join them")
         groups = defaultdict(list)

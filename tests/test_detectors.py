@@ -345,7 +345,7 @@ def test_gradients_reach_every_parameter(name):
 def test_a_few_steps_lower_the_loss(name):
     model, judge = made(name)
     images = pictures(3, SIZE)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9)
     losses = []
     for _ in range(8):
         torch.manual_seed(1)  # Faster R-CNN draws which anchors count

@@ -23,8 +23,8 @@ from nas import Architecture, BlockSpec, HeadSpec, Run, StemSpec, UserError
 from nas.cli import parse
 from retrain import RetrainConfig, main
 from tasks import Classification, classification, in_order
-from tasks.pictures import Memory, generator
 from tasks.kinds import KINDS
+from tasks.pictures import Memory, generator
 from tasks.ship import SHIPPED, doubts
 from tasks.trained import find_network, load
 from tests.test_engine import same

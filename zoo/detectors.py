@@ -234,7 +234,7 @@ class RegionMachinery:
             classes, boxes = model.box_head(pooled)
             return classes.float(), boxes.float()
 
-        heads = RoIHeads(self.pool, box_head, nn.Identity(), fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=128,
+        heads = RoIHeads(self.pool, box_head, nn.Identity(), fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=64,
                          positive_fraction=0.25, bbox_reg_weights=None, score_thresh=0.05, nms_thresh=0.5,
                          detections_per_img=100)  # fmt: skip
         heads.training = training

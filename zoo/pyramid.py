@@ -126,8 +126,8 @@ class BoxHead(nn.Module):
         side = (POOLED + 1) // 2
         self.convs = nn.Sequential(ConvBNAct(CHANNELS, CHANNELS, 3), ConvBNAct(CHANNELS, CHANNELS, 3, stride=2))
         self.flatten = nn.Flatten()
-        self.hidden = nn.Linear(CHANNELS * side**2, HIDDEN)
-        self.act = nn.ReLU()
+        self.hidden = nn.Linear(CHANNELS * side**2, HIDDEN, bias=False)
+        self.norm, self.act = nn.BatchNorm1d(HIDDEN), nn.ReLU()
         self.classes, self.boxes = nn.Linear(HIDDEN, num_classes + 1), nn.Linear(HIDDEN, 4 * (num_classes + 1))
         init_weights(self)
         for layer, std in ((self.classes, 0.01), (self.boxes, 0.001)):
@@ -135,7 +135,7 @@ class BoxHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.act(self.hidden(self.flatten(self.convs(x))))
+        x = self.act(self.norm(self.hidden(self.flatten(self.convs(x)))))
         return self.classes(x), self.boxes(x)
 
 

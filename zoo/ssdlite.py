@@ -6,7 +6,8 @@ px 38 x 38 and 19 x 19), then three pairs of a 1x1 and a strided 3x3 convolution
 
 How it differs from its namesakes:
 * The heads' 3x3 convolutions are dense, without bias, and with batch norm behind them, as those that were measured; "Lite" heads are
-  depthwise elsewhere. The batch norm folds into the convolution, whose bias it is.
+  depthwise elsewhere. The batch norm folds into the convolution, whose bias it is. Its scales begin at UNDECIDED, not 1: at 1 the hard
+  negatives of a fresh network are the outliers among thousands of random logits, and it takes long to unlearn them.
 * ReLU instead of ReLU6 only where the backbone has it: ssdlite:mobilenet_v2_relu is what was measured, ssdlite:mobilenet_v2 costs the same.
 * Stride 16 instead of 32 is reached by dilation that keeps the network's function (zoo/backbones.py): the block that would stride is not
   dilated, those after it are. What was measured dilates that block too, which costs the same.
@@ -26,6 +27,7 @@ OUTPUT_STRIDE = 16  # of the backbone
 RATIOS = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
 EXTRA = 128  # channels of the extra maps ..
 NARROW = 32  # .. and between their convolutions, which is also how many groups the second has
+UNDECIDED = 0.1  # deviation of a fresh network's outputs
 
 
 class SSDLite(nn.Module):
@@ -60,6 +62,8 @@ class Heads(nn.Module):
         self.classes = _heads(channels, [(num_classes + 1) * n for n in boxes])
         self.boxes = _heads(channels, [4 * n for n in boxes])
         init_xavier(self)
+        for head in (*self.classes, *self.boxes):
+            nn.init.constant_(head.bn.weight, UNDECIDED)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(head(x) for heads in (self.classes, self.boxes) for head, x in zip(heads, maps))

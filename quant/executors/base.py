@@ -46,6 +46,8 @@ class Executor(nn.Module, ABC):
             return tuple(self.dequantize(c, grid) for c in codes) if several else self.dequantize(codes, grid)
         if op.kind == "function":
             return self.function(op, values)
+        if op.kind == "resize":
+            return self.resize(op, values)
         if op.kind == "move":
             return self.move(op, values)
         if op.kind == "float":
@@ -55,6 +57,15 @@ class Executor(nn.Module, ABC):
     def function(self, op: Op, values: dict):
         """A function of real values, its result quantized."""
         return self.quantize(op.attrs["call"](values.__getitem__), op.qparams)
+
+    def resize(self, op: Op, values: dict):
+        """Averages of a tensor's values, back on its grid: by float arithmetic. torch's kernel for code tensors takes several times as
+        long, and is wrong for pictures of one pixel."""
+
+        def real(name: str):
+            return self.dequantize(values[name], op.qparams) if name == op.inputs[0] else values[name]
+
+        return self.quantize(op.attrs["call"](real), op.qparams)
 
     def move(self, op: Op, values: dict):
         """A selection or rearrangement, done on the code tensors themselves."""

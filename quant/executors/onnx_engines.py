@@ -8,6 +8,7 @@ import os
 import tempfile
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from quant.errors import QuantError
 from quant.executors.reference import Reference
 from quant.graph import IntGraph, Op, Ref
-from quant.onnx_graph import to_onnx
+from quant.onnx_graph import structure, to_onnx
 
 QUANTIZED = ("QLinearConv", "QGemm", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearAveragePool", "QLinearGlobalAveragePool")
 Session = Callable[..., tuple[np.ndarray, ...]]  # arrays in, arrays out
@@ -52,6 +53,7 @@ class OnnxEngine(Reference):
 
     def step(self, op: Op, values: dict) -> object:
         """One operation in a session of its own where it makes codes of codes, else as the reference does."""
+        op, sizes = _with_sizes(op, values) if op.kind == "resize" else (op, "")
         sources = [self.graph.op(name) for name in op.inputs]
         grids = [self.graph.op(s.inputs[0]) if s.kind == "dequantize" else s for s in sources]
         on_codes = all(s.qparams and isinstance(values[s.name], Tensor) for s in grids)
@@ -60,8 +62,15 @@ class OnnxEngine(Reference):
         inputs = [Op(s.name, "input", qparams=s.qparams) for s in dict.fromkeys(grids)]
         alone = IntGraph([*inputs, *(s for s in dict.fromkeys(sources) if s.kind == "dequantize"), op], Ref(op.name))
         tensors = [values[i.name] for i in inputs]
-        run = self._open(op.name, alone, tensors)
+        run = self._open(op.name + sizes, alone, tensors)
         return torch.from_numpy(run(*(t.contiguous().numpy() for t in tensors))[0])
+
+
+def _with_sizes(op: Op, values: dict) -> tuple[Op, str]:
+    """A resizing with the sizes that the network works out written into its call, and these in words."""
+    sizes = {name: values[name] for name in op.inputs[1:]}
+    call = op.attrs["call"].given(sizes)
+    return replace(op, inputs=op.inputs[:1], attrs=op.attrs | {"call": call}), str(list(sizes.values()))
 
 
 class OnnxRuntime(OnnxEngine):
@@ -123,16 +132,18 @@ def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
 class OnnxNetwork:
     """An ONNX model as a deployed network: call it with tensors, NCHW (channels_last ones are copied first).
 
-    It runs on as many threads as torch used when it was made. `engine` is "onnxruntime" or "openvino".
+    It gives what the model gave: a tensor, or (nested) tuples of such. It runs on as many threads as torch used when it was made.
+    `engine` is "onnxruntime" or "openvino".
     """
 
     def __init__(self, model: bytes, engine: str):
         self.model, self.engine = model, engine
+        self._structure = structure([value.name for value in onnx.load_model_from_string(model).graph.output])
         self._run = {"onnxruntime": run_time_session, "openvino": openvino_session}[engine](model)
 
     def __call__(self, *inputs: Tensor):
-        outputs = tuple(map(torch.from_numpy, self._run(*(x.detach().contiguous().numpy() for x in inputs))))
-        return outputs[0] if len(outputs) == 1 else outputs
+        outputs = [torch.from_numpy(value) for value in self._run(*(x.detach().contiguous().numpy() for x in inputs))]
+        return torch.fx.node.map_aggregate(self._structure, outputs.__getitem__)
 
     def save(self, path: Path | str) -> None:
         """Write the model file, whole or not at all."""

@@ -62,6 +62,10 @@ class Reference(Executor):
     def relu(self, op: Op, x: Tensor) -> Tensor:
         return x.clamp(min=op.qparams.zero_point)
 
+    def resize(self, op: Op, values: dict):
+        averages = op.attrs["call"](lambda name: _cast(values[name], torch.uint8, torch.float64))
+        return torch.round(averages).to(torch.uint8)
+
     def move(self, op: Op, values: dict):
         """On float copies of the codes: torch's max-pool does not know uint8."""
         result = op.attrs["call"](lambda name: _cast(values[name], torch.uint8, torch.float32))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quant import ops
 from quant.errors import QuantError
 from quant.executors.base import Executor
+from quant.executors.fbgemm_forms import apart, fast_form, together
 from quant.graph import IntGraph, Op
 from quant.grid import QParams
 
@@ -52,10 +53,12 @@ class TorchEngine(Executor):
             raise QuantError(f"engine: {engine!r} is not available here; this torch runs {', '.join(available()) or 'none'}")
         super().__init__(graph)
         self.engine = engine
+        self.phases: dict[str, int] = {}  # of a convolution's input
         with use_engine(engine):
             for op in graph.ops:
                 if op.kind in ("conv", "linear"):
-                    setattr(self, f"packed_{op.name}", _pack(op))
+                    form, self.phases[op.name] = fast_form(op, engine) if op.kind == "conv" else (op, 1)
+                    setattr(self, f"packed_{op.name}", _pack(form))
 
     def forward(self, *inputs):
         with use_engine(self.engine):  # its clamps would be another engine's otherwise, and wrong
@@ -84,8 +87,10 @@ class TorchEngine(Executor):
         return torch._make_per_tensor_quantized_tensor(codes, qparams.scale, qparams.zero_point)
 
     def conv(self, op: Op, x: Tensor) -> Tensor:
-        packed = getattr(self, f"packed_{op.name}")
-        return self._clamp(torch.ops.quantized.conv2d(x, packed, op.qparams.scale, op.qparams.zero_point), op.qparams)
+        packed, phases, size = getattr(self, f"packed_{op.name}"), self.phases[op.name], x.shape[2:]
+        x = apart(x, phases) if phases > 1 else x
+        x = torch.ops.quantized.conv2d(x, packed, op.qparams.scale, op.qparams.zero_point)
+        return self._clamp(together(x, phases, size) if phases > 1 else x, op.qparams)
 
     def linear(self, op: Op, x: Tensor) -> Tensor:
         packed = getattr(self, f"packed_{op.name}")

@@ -2,6 +2,7 @@
 
 from quant.quantizers.base import ActivationQuantizer, Quantizer, WeightQuantizer
 from quant.quantizers.int8 import Int8Activation, Int8Weight
+from quant.quantizers.same_grid import SameGrid
 from quant.quantizers.spec import (
     ACTIVATION_QUANTIZERS,
     FLOAT,
@@ -22,6 +23,7 @@ __all__ = [
     "Int8Activation",
     "Int8Weight",
     "Quantizer",
+    "SameGrid",
     "Spec",
     "WeightQuantizer",
     "activation_quantizer",
