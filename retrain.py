@@ -57,7 +57,16 @@ from tasks.trained import (
 
 ENDINGS = {"qat": "int8", "ptq": "ptq", "float": "float"}  # of a run's name, by method
 CALIBRATION_IMAGES = 1024
-LOWEST = {"epochs": 1, "batch_size": 2, "checkpoint_seconds": 0, "weight_decay": 0, "calibration_images": 1, "clip_norm": 0, "workers": 0}
+LOWEST = {
+    "epochs": 1,
+    "batch_size": 2,
+    "checkpoint_seconds": 0,
+    "weight_decay": 0,
+    "calibration_images": 1,
+    "clip_norm": 0,
+    "workers": 0,
+    "input_size": 8,
+}
 # what only training takes notice of
 TRAINING = ("epochs", "lr", "optimizer", "weight_decay", "warmup", "decay", "clip_norm", "label_smoothing", "backbone")
 FREE = ("command", "runs", "restart", "download", "checkpoint_seconds", "threads", "workers")  # settings that do not change what is trained
@@ -271,13 +280,14 @@ def make_task(config: RetrainConfig, network: Network, data: Any) -> Any:
 
 
 def load_data(config: RetrainConfig, network: Network) -> Any:
-    """The pictures; normalised as those that a given backbone was trained on."""
+    """The pictures; normalised as those that the given weights were trained on."""
     request = Request(config.data, config.data_root, network.input_size, config.seed, config.train_images, config.download,
                       config.workers, config.bad_data)  # fmt: skip
     data = ranks.first_on_machine(lambda: config.kind.load(request)) if config.download else config.kind.load(request)
     if config.backbone:
-        data = normalise(data, *load_backbone(network, network.build(), config.backbone, config.runs))
-    return data
+        return normalise(data, *load_backbone(network, network.build(), config.backbone, config.runs))
+    known = load_float(network.build(), config.from_float, config.runs) if config.from_float else None
+    return normalise(data, *known) if known else data
 
 
 def claim(config: RetrainConfig, network: Network, command: str) -> Run:
@@ -318,6 +328,8 @@ def train(job: Job) -> tuple[nn.Module, Fitted]:
         fitted = Fitted(model, before, before, 0.0)
     else:
         stream = config.kind.stream(job.data.train, config.batch_size, config.seed)
+        if stream.batch_size < config.batch_size and ranks.is_main():
+            print(f"batches of {stream.batch_size} and not {config.batch_size}: there are no more training pictures")
         fitted = fit(model, job.task, stream, job.data.held_out, config.recipe(), job.run, network.example().to(device))
     ranks.only_main()
     if config.trains_nothing:
@@ -354,8 +366,9 @@ def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
     image = next(iter(config.kind.in_order(job.data.val, 1)))[0]
     runtime = config.engine if config.engine in ONNX_ENGINES else "torch"
     accuracy, found = {"float": fitted.float_metrics}, {}
+    inputs = parts.inputs_of(model.eval(), image, job.task.predict)
     with torch_threads(config.threads):  # a session keeps the number that it was made with
-        frozen = {"float": parts.freeze_float(model, image, runtime)}
+        frozen = {"float": parts.freeze_float(model, image, runtime, inputs)}
     if config.method != "float":
         converted = parts.convert(fitted.model, config.engine)
         found = {"float_ops": parts.float_ops(converted), "parity": compare(fitted.model, converted, job.checked)}
@@ -363,7 +376,7 @@ def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
             accuracy |= {"fake_quant": fitted.metrics, "int8": job.evaluate(converted)}
         if config.engine != "reference":
             with torch_threads(config.threads):
-                frozen["int8"] = parts.freeze(converted, image)
+                frozen["int8"] = parts.freeze(converted, image, inputs)
         network = (job.network.name, job.network.input_size)
         trained = Trained(fitted.model, config.quantizers(), *network, **about(job.data, config.engine), task=config.task)
         found |= ship(trained, frozen.get("int8"), run.path, job.checked, found["parity"]["refused"])

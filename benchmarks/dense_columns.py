@@ -36,6 +36,7 @@ class Column(NamedTuple):
 
 COLUMNS = {
     "base": Column(None, "early"),
+    "straight": Column(None, "all"),
     "both": Column(None, "all", quantized=True, statassist=True, boost="paper"),
     "naive": Column(None, "all", quantized=True),
     "statassist": Column(None, "all", quantized=True, statassist=True),
@@ -43,7 +44,8 @@ COLUMNS = {
     "finetune": Column("base", "late", quantized=True),
     "ptq": Column("float", "none"),
 }  # each behind the one that it goes on from
-STAGES = (("base", "both"), ("float", "finetune"), ("ptq", "naive", "statassist"))  # the order in which they are computed
+FLOAT = ("straight", "float")  # judged as float networks
+STAGES = (("base", "both"), ("float", "finetune"), ("ptq", "straight", "naive", "statassist"))  # the order in which they are computed
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class DenseConfig:
     warmup: float = option(0.05, "share of the steps in which the learning rate rises")
     clip_norm: float = option(2.0, "largest norm of all gradients together")
     decay: Literal["cosine", "poly"] = option("cosine", "how the learning rate falls")
-    engine: Literal[quant.ENGINES] = option("onednn", "engine of the integer networks; fbgemm computes dilated depthwise layers slowly")
+    engine: Literal[quant.ENGINES] = option("onednn", "engine of the integer networks")
     bad_data: Literal["refuse", "skip"] = option("refuse", "pictures that cannot be used")
     processes: int = option(1, "cells at a time, one thread each")
     minutes: float = option(math.inf, "begin no further cell after so many minutes")

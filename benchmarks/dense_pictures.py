@@ -17,7 +17,7 @@ from nas.draw_style import finish
 from nas.files import write_bytes
 
 TILE = 260  # pixels that each picture of a sheet is wide
-DRAWN = ("base", "float", "ptq", "finetune", "naive", "statassist", "both")
+DRAWN = ("base", "float", "straight", "ptq", "finetune", "naive", "statassist", "both")
 
 
 def curves(result: dict) -> Figure:

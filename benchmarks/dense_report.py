@@ -16,6 +16,7 @@ SURE = 2.0  # standard errors from which on a difference is one
 METRICS = {"ap": "AP", "ap50": "AP50", "voc_ap": "VOC AP", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
 COLUMNS = {
     "float": "float training, then its last epochs at a smaller learning rate, in float: the baseline, judged as a float network",
+    "straight": "float from scratch in one go, by the very schedule of *both*: what *both* would be without quantizers",
     "ptq": "that float network, its ranges calibrated (mse), not trained further",
     "finetune": "the same float training, then the last epochs as QAT, without GradBoost",
     "naive": "QAT from the first step on, without StatAssist and GradBoost",
@@ -29,6 +30,7 @@ EFFECTS = {
     "GradBoost, on top of StatAssist": ("both", "statassist"),
     "both, against naive": ("both", "naive"),
     "both, against float": ("both", "float"),
+    "both, against straight float": ("both", "straight"),
     "both, against fine-tuning": ("both", "finetune"),
 }
 BOTH, NOISE = "StatAssist with GradBoost from scratch", "makes no difference that could be told from noise"
@@ -36,6 +38,8 @@ BOTH, NOISE = "StatAssist with GradBoost from scratch", "makes no difference tha
 SENTENCES = {
     "both, against float": (BOTH, ("reaches the float baseline within the noise", "is above the float baseline",
                                    "falls short of the float baseline")),
+    "both, against straight float": (BOTH, ("reaches float of the same schedule within the noise", "is above float of the same schedule",
+                                            "falls short of float of the same schedule")),
     "both, against naive": (BOTH, ("cannot be told from naive QAT", "beats naive QAT", "is below naive QAT")),
     "StatAssist, against naive": ("StatAssist", (NOISE, "gains over naive QAT", "loses against naive QAT")),
     "GradBoost, on top of StatAssist": ("GradBoost", (NOISE, "gains over StatAssist alone", "loses against StatAssist alone")),
@@ -107,7 +111,8 @@ def page(folder: Path, result: dict) -> str:
         f"# {result['title']}", "",
         f"{partial}Written by `{result['command']}` (the same command goes on where it was stopped); the numbers are in "
         f"[{task}.json]({task}.json). In percent, on {pictures} test pictures that chose nothing; mean ± standard deviation over seeds "
-        f"({', '.join(map(str, seeds)) or 'none yet'}). All columns but *float* are **integer networks** on the engine {s['engine']}.", "",
+        f"({', '.join(map(str, seeds)) or 'none yet'}). All columns but *float* and *straight* are **integer networks** on the engine "
+        f"{s['engine']}.", "",
         f"Every column has seen the same {s['epochs']} epochs of pictures ({s['input_size']} px, batches of {s['batch_size']}) in the same "
         f"order: SGD, peak learning rate {s['lr']:g}, warm-up over {100 * s['warmup']:g} % of the steps, then {s['decay']}, gradients "
         f"clipped to a norm of {s['clip_norm']:g}, weight decay {s['weight_decay']:g}, residual branches silent at the start, "

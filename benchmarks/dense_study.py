@@ -17,7 +17,7 @@ from torch import nn
 
 import quant
 from benchmarks import dense_pictures, dense_report
-from benchmarks.dense_columns import COLUMNS, FREE, SMOKE, STAGES, WHERE, Cell, DenseConfig, Window, planned, recipe
+from benchmarks.dense_columns import COLUMNS, FLOAT, FREE, SMOKE, STAGES, WHERE, Cell, DenseConfig, Window, planned, recipe
 from benchmarks.low_bit import RESULT, claim, in_parallel, percent, workers
 from latency_lut import time_networks
 from latency_lut.machine import cpu_model
@@ -170,7 +170,7 @@ def judge(config: DenseConfig, cell: Cell, model: nn.Module, seconds: float) -> 
     if cell.column == "base":
         return found
     task, test = task_of(config, cell.network), test_of(config)
-    if cell.column == "float":
+    if cell.column in FLOAT:
         return found | scores(task, model, test)
     integer = parts.convert(model, config.engine)
     with quant.use_engine(config.engine):

@@ -52,7 +52,8 @@ JUDGED = ("frostnet_small_1_0", "frostnet_base_1_0", "frostnet_large_1_0")
 TOP = 3  # operations shown of a profile
 CAUSES = """Known causes: qnnpack is written for ARM and slow on x86 by design. fbgemm computes depthwise convolutions whose channels are no
 multiple of 8 about a hundred times more slowly than others, and x86 hands it those of more than 100 channels: ShuffleNets and GhostNets
-have such. Functions without an integer kernel cost a conversion each way."""
+have such; where this page was measured before `quant/executors/fbgemm_forms.py` came, which gives it other forms, the figures are the old
+ones. Functions without an integer kernel cost a conversion each way."""
 
 
 @dataclass(frozen=True)

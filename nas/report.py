@@ -47,9 +47,10 @@ def write_report(path: str | Path) -> Path:
     health, warnings = read_health(run, metrics)
     rows = run.read_log()
     curves = curve_panels(rows)
+    around = network.get("task", "classification") != "classification"  # the architecture is a backbone, the network more than it
     sections = {
-        "Architecture": _architecture(arch, parts) if arch else [],
-        "Network": _network(network, metrics) if network and not arch else [],
+        "Network": _network(network, metrics) if network and (around or not arch) else [],
+        "Backbone" if around else "Architecture": _architecture(arch, parts, around) if arch else [],
         "Latency": _curves(curves, LATENCY),
         "Alphas over time": alphas(moved) if moved else [],
         "Health": _health(health) + _curves(curves, HEALTH),
@@ -59,7 +60,7 @@ def write_report(path: str | Path) -> Path:
         "Curves": _curves(curves, [kind for kind in curves if kind not in (*LATENCY, *HEALTH)]),
         "Configuration": _configuration(config),
     }
-    facts = (_arch_facts(arch, latency) if arch else {}) | _results(metrics)
+    facts = (_arch_facts(arch, latency) if arch and not around else {}) | _results(metrics)
     name = run.path.resolve().name
     html = page(name, [*_title(name, config), tiles(facts), notice(warnings)], sections)
     _save_pictures(run, arch, parts, rows, front)
@@ -109,8 +110,11 @@ def _with_unit(ms: Any) -> Any:
 # ---- sections: lists of HTML, empty where the run has no such data -------------------------------------------
 
 
-def _architecture(arch: Architecture, parts: dict[str, float] | None) -> list[str]:
+def _architecture(arch: Architecture, parts: dict[str, float] | None, backbone: bool) -> list[str]:
     rows = cost(arch).rows
+    if backbone:
+        words = f"Every block as long as its multiply-accumulates in a picture of {arch.input_size} px, before it is dilated."
+        return [f"<p>{words}</p>", *architecture(rows[:-1], [row.macs / 1e6 for row in rows[:-1]], "M")]
     if parts:
         return [
             f"<p>Every block as long as it takes, {sum(parts.values()):.3f} ms in all.</p>",
@@ -120,7 +124,7 @@ def _architecture(arch: Architecture, parts: dict[str, float] | None) -> list[st
 
 
 def _network(network: dict, metrics: dict) -> list[str]:
-    """A network that is known by its name alone."""
+    """A network that is known by its name."""
     facts = {"network": network.get("name"), "parameters": metrics.get("params"), "MACs": metrics.get("macs")}
     return [tiles(facts | {"input (px)": network.get("input_size")})]
 

@@ -1,52 +1,87 @@
-"""Boxes of COCO json: annotations/instances_NAME.json, pictures in images/NAME, NAME or images; NAME begins with train, val or test."""
+"""Boxes of COCO's instances (tasks.coco_files)."""
 
-import json
-import re
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path, PurePosixPath
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nas import UserError
 from tasks.annotations import LARGEST, Problems, Raw, files_of
+from tasks.coco_files import content, instances_file, picture_folder, stamp, stays_inside
 
-# Outlines are most of the file and not wanted: without them it is read three times as fast, in a quarter of the memory.
-OUTLINE = re.compile(rb'"segmentation"\s*:\s*(?:\[[\d\s.,eE+\-\[\]]*\]|\{[^{}]*\})')
-PARTS = ("images", "annotations", "categories")
-Numbers = dict[int, int | None]  # a picture's id -> its number in the split, None where it is left out
+Numbers = dict[int, int | None]  # a picture's id -> its number in the table, None where it cannot be used
+Picture = tuple[int, str, tuple[int, int]]  # id, name of its file, height and width
+
+
+@dataclass(frozen=True)
+class Table:
+    """What one file says: `names` of the categories in the order of their ids, the pictures, and of each box
+
+    owner (M,) number of its picture, label (M,) of its category, box (M, 4) x0 y0 x1 y1 float64, crowd (M,) bool; then what is wrong.
+    """
+
+    names: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    owner: np.ndarray
+    label: np.ndarray
+    box: np.ndarray
+    crowd: np.ndarray
+    problems: tuple[str, ...]
 
 
 def read_coco(root: Path, splits: Sequence[str], problems: Problems) -> tuple[dict[str, Raw], tuple[str, ...]]:
     """The splits, and the names of train's categories in the order of their ids. Raises UserError."""
-    files = {name: _file(root, name) for name in splits}
+    files = {name: instances_file(root, name) for name in splits}
     if files["train"] is None:
         raise UserError(f"data_root: there is no {root / 'annotations'}/instances_train*.json")
-    contents = {name: _content(file) for name, file in files.items() if file is not None}
-    found = {name: _split(content, files[name], root, problems) for name, content in contents.items()}
-    return found, tuple(_categories(contents["train"], files["train"]).values())
+    tables = {name: _table(file, *stamp(file)) for name, file in files.items() if file is not None}
+    found = {name: _split(table, files[name], picture_folder(root, files[name]), problems) for name, table in tables.items()}
+    return found, tables["train"].names
 
 
-def _file(root: Path, split: str) -> Path | None:
-    files = sorted((root / "annotations").glob(f"instances_{split}*.json"))
-    if len(files) > 1:
-        raise UserError(f"data_root: {root / 'annotations'} has {files[0].name} and {files[1].name}; keep the one that {split} is to be")
-    return files[0] if files else None
+def _split(table: Table, file: Path, folder: Path, problems: Problems) -> Raw:
+    """What the file says of pictures that are there."""
+    problems.found.extend(table.problems)
+    raw, there, numbers = Raw(), files_of(folder), []
+    for key, name, size in table.pictures:
+        found = name in there or os.path.isfile(folder / name)  # False, too, for names that no file can have
+        numbers.append(len(raw.paths) if found else None)
+        if found:
+            raw.add_picture(folder / name, size)
+        else:
+            problems.add(file, f"image {key}: there is no {folder / name}")
+    for owner, label, box, crowd in zip(*(column.tolist() for column in (table.owner, table.label, table.box, table.crowd)), strict=True):
+        if numbers[owner] is not None:
+            raw.add_box(numbers[owner], table.names[label], box, crowd=crowd)
+    return raw
 
 
-def _content(file: Path) -> dict[str, list]:
-    try:
-        content = json.loads(OUTLINE.sub(b'"segmentation":0', file.read_bytes()))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"data_root: {file} cannot be read as JSON ({error})") from error
-    for part in PARTS:
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise UserError(f"data_root: {file}: {part}: missing; an object with the lists {', '.join(PARTS)} is wanted")
-    return content
+@lru_cache(maxsize=4)  # the classes are asked for before the boxes
+def _table(file: Path, size: int, changed: int) -> Table:
+    found, problems = content(file), Problems()
+    names = _categories(found, file)
+    labels = {key: label for label, key in enumerate(names)}
+    pictures, numbers = _pictures(found["images"], file, problems)
+    rows = []
+    for row in found["annotations"]:
+        try:
+            image, *box = _object(row, numbers, labels)
+            if numbers[image] is not None:
+                rows.append((numbers[image], *box))
+        except ValueError as error:
+            problems.add(f"{file}, annotation {_id(row)!r}", str(error))
+    owner, label, box, crowd = zip(*rows, strict=True) if rows else ((), (), (), ())
+    columns = np.array(owner, np.int64), np.array(label, np.int64), np.array(box, np.float64).reshape(-1, 4), np.array(crowd, bool)
+    return Table(tuple(names.values()), tuple(pictures), *columns, tuple(problems.found))
 
 
-def _categories(content: dict[str, list], file: Path) -> dict[int, str]:
-    """Names by id."""
-    rows = content["categories"]
+def _categories(found: dict[str, list], file: Path) -> dict[int, str]:
+    """Names by id, in the order of the ids."""
+    rows = found["categories"]
     if not all(isinstance(row, dict) and type(row.get("id")) is int and isinstance(row.get("name"), str) for row in rows):
         raise UserError(f"data_root: {file}: categories: each must have a whole number as its id, and a name")
     names = {row["id"]: row["name"].strip() for row in sorted(rows, key=lambda row: row["id"])}
@@ -55,71 +90,42 @@ def _categories(content: dict[str, list], file: Path) -> dict[int, str]:
     return names
 
 
-def _split(content: dict[str, list], file: Path, root: Path, problems: Problems) -> Raw:
-    raw, names = Raw(), _categories(content, file)
-    numbers = _add_pictures(content["images"], raw, _folder(root, file), partial(problems.add, file))
-    for row in content["annotations"]:
-        try:
-            image, box = _object(row, numbers, names)
-            if numbers[image] is not None:
-                raw.add_box(numbers[image], *box)
-        except ValueError as error:
-            problems.add(f"{file}, annotation {_id(row)!r}", str(error))
-    return raw
-
-
-def _folder(root: Path, file: Path) -> Path:
-    name = file.stem.removeprefix("instances_")
-    folders = (root / "images" / name, root / name, root / "images")
-    for folder in folders:
-        if folder.is_dir():
-            return folder
-    raise UserError(f"data_root: the pictures of {file} are in none of {', '.join(map(str, folders))}")
-
-
-def _add_pictures(rows: list, raw: Raw, folder: Path, report: Callable[[str], None]) -> Numbers:
+def _pictures(rows: list, file: Path, problems: Problems) -> tuple[list[Picture], Numbers]:
+    pictures: list[Picture] = []
     numbers: Numbers = {}
-    there = files_of(folder)
     for row in rows:
         key = _id(row)
         if type(key) is not int or key in numbers:
-            report(f"images: id {key!r}, must be a whole number and differ from the others")
+            problems.add(file, f"images: id {key!r}, must be a whole number and differ from the others")
             continue
         numbers[key] = None
         name, size = row.get("file_name"), (row.get("height"), row.get("width"))
-        if not isinstance(name, str) or not _stays_inside(name):
-            report(f"image {key}: file_name {name!r}, must be a path inside the folder of the pictures")
+        if not stays_inside(name):
+            problems.add(file, f"image {key}: file_name {name!r}, must be a path inside the folder of the pictures")
         elif not all(type(side) is int and 0 < side < LARGEST for side in size):
-            report(f"image {key} ({name}): height {size[0]!r} and width {size[1]!r}, must be numbers of pixels")
-        elif name not in there and not (folder / name).is_file():
-            report(f"image {key}: there is no {folder / name}")
+            problems.add(file, f"image {key} ({name}): height {size[0]!r} and width {size[1]!r}, must be numbers of pixels")
         else:
-            numbers[key] = len(raw.paths)
-            raw.add_picture(folder / name, size)
-    return numbers
+            numbers[key] = len(pictures)
+            pictures.append((key, name, size))
+    return pictures, numbers
 
 
-def _object(row: Any, numbers: Numbers, names: dict[int, str]) -> tuple[int, tuple]:
-    """The id of the picture, and (name, box, never difficult, whether a crowd). Raises ValueError."""
+def _object(row: Any, numbers: Numbers, labels: dict[int, int]) -> tuple[int, int, tuple, bool]:
+    """The id of the picture, label, box and whether a crowd. Raises ValueError."""
     if not isinstance(row, dict):
         raise ValueError("is no object of JSON")
     image, category, box, crowd = row.get("image_id"), row.get("category_id"), row.get("bbox"), row.get("iscrowd", 0)
     if type(image) is not int or image not in numbers:
         raise ValueError(f"image_id: {image!r} is not the id of a picture")
-    if type(category) is not int or category not in names:
+    if type(category) is not int or category not in labels:
         raise ValueError(f"category_id: {category!r} is not the id of a category")
     if not isinstance(box, list) or len(box) != 4 or not all(type(v) is float or type(v) is int and abs(v) < LARGEST**2 for v in box):
         raise ValueError(f"bbox: {box!r}, must be four numbers x, y, width, height")
     if crowd not in (0, 1):
         raise ValueError(f"iscrowd: {crowd!r}, must be 0 or 1")
     x, y, width, height = box
-    return image, (names[category], (x, y, x + width, y + height), False, crowd == 1)
+    return image, labels[category], (x, y, x + width, y + height), crowd == 1
 
 
 def _id(row: Any) -> Any:
     return row.get("id") if isinstance(row, dict) else None
-
-
-def _stays_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\0" not in name

@@ -6,20 +6,27 @@ VOC counts pixels from 1, and the far corner belongs to the box.
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from nas import UserError
 from tasks.annotations import Problems, Raw, files_of
+from tasks.reading import opened
+from tasks.samples import BadSample
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+Object = tuple[str, tuple[float, ...], bool]  # name, box, whether it is difficult
 Pairs = list[tuple[Path, str]]  # the folder of a year, the name of a picture in it
 
 
 def read_voc(root: Path, splits: Sequence[str], problems: Problems) -> tuple[dict[str, Raw], tuple[str, ...]]:
-    """The splits and the sorted class names of train. Of several years, all their trainval is to train on. Raises UserError."""
+    """The splits and the sorted class names of train. Raises UserError.
+
+    Of several years all their trainval is to train on, and no validation part is left: the one that is then split off follows a seed, so
+    that the validation pictures of another seed may have been trained on.
+    """
     years = _years(root)
     lists = {name: _list(years, name) for name in splits}
     if len(years) > 1 or not lists["train"]:
@@ -60,28 +67,39 @@ def _split(split: str, pairs: Pairs, problems: Problems) -> Raw:
             problems.add(folder / f"{name}.jpg", "there is no such picture")
             continue
         try:
-            _picture(file, folder / pictures[year][name], raw, problems)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            found = file.stat()
+            _add(*_annotation(file, found.st_size, found.st_mtime_ns), folder / pictures[year][name], raw, problems)
+        except BadSample as error:
+            problems.add(file, f"the size is not stated, and {error.why}")
+        except (OSError, SyntaxError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
-            problems.add(file, f"the annotation or its picture cannot be read ({why})")
+            problems.add(file, f"the annotation cannot be read ({why})")
     return raw
 
 
-def _picture(file: Path, picture: Path, raw: Raw, problems: Problems) -> None:
-    """Add a picture and its boxes. Raises OSError, SyntaxError (XML's, too) and ValueError."""
-    annotation = ET.fromstring(file.read_bytes())
+def _add(size: tuple[int, int], objects: Sequence[Object], faults: Sequence[str], picture: Path, raw: Raw, problems: Problems) -> None:
+    raw.add_picture(picture, size if all(size) else _size_of(picture))
+    problems.found.extend(faults)
+    for thing in objects:
+        raw.add_box(len(raw.paths) - 1, *thing)
+
+
+@lru_cache(maxsize=2**15)  # the classes are asked for before the boxes
+def _annotation(file: Path, size: int, changed: int) -> tuple[tuple[int, int], tuple[Object, ...], tuple[str, ...]]:
+    """Height and width as they are stated, or 0; objects; what is wrong. Raises OSError, SyntaxError (XML's, too) and ValueError."""
+    annotation, objects, problems = ET.fromstring(file.read_bytes()), [], Problems()
     if annotation.tag != "annotation":
         raise ValueError(f"<annotation> is wanted, not <{annotation.tag}>")
-    stated = tuple(_whole(annotation.findtext(f"size/{side}")) for side in ("height", "width"))
-    raw.add_picture(picture, stated if all(stated) else _size_of(picture))
     for number, thing in enumerate(annotation.iterfind("object"), 1):
         try:
-            raw.add_box(len(raw.paths) - 1, *_object(thing))
+            objects.append(_object(thing))
         except ValueError as error:
             problems.add(f"{file}, object {number}", str(error))
+    height, width = (_whole(annotation.findtext(f"size/{side}")) for side in ("height", "width"))
+    return (height, width), tuple(objects), tuple(problems.found)
 
 
-def _object(thing: ET.Element) -> tuple[str, tuple[float, ...], bool]:
+def _object(thing: ET.Element) -> Object:
     """Name, box and whether it is difficult. Raises ValueError."""
     name, difficult = (thing.findtext("name") or "").strip(), (thing.findtext("difficult") or "0").strip()
     if not name:
@@ -102,5 +120,5 @@ def _whole(text: str | None) -> int:
 
 
 def _size_of(picture: Path) -> tuple[int, int]:
-    with Image.open(picture) as image:
+    with opened(str(picture)) as image:
         return image.height, image.width

@@ -40,7 +40,8 @@ def detection(
     Targets are dicts: boxes (K, 4) float32 x0 y0 x1 y1, labels (K,) int64, difficult (K,) and crowd (K,) bool, size (2,) the picture's
     own height and width, number () its number in the split. In training boxes are in input pixels, in evaluation in the picture's own.
     `seed` decides what is split off (a validation part where the data has none, the `train_images` kept); `bad` what becomes of bad
-    annotations and pictures (tasks.samples). Raises UserError.
+    annotations and pictures (tasks.samples). Where val is split off (of several years of VOC it always is), the validation pictures of
+    one seed may have been trained on under another: judge each network on its own seed's. Raises UserError.
     """
     _check(data, data_root)
     if train_images is not None and train_images < 2:

@@ -107,15 +107,20 @@ def _class_ap(label: int, found, truths) -> float:
 def _judged(boxes: np.ndarray, objects: np.ndarray, ignored: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of boxes of a class in a picture, best first: which found an object, and which count at all.
 
-    A box belongs to the object that it overlaps most; an object is found once, what finds it again is wrong.
+    A box belongs to the object that it overlaps most; an object is found once, what finds it again is wrong. A crowd excuses what then is
+    still wrong: the overlap with it is over the box's own area, so that it would beat the very object inside it that the box is on.
     """
     right, counted, taken = np.zeros(len(boxes), bool), np.ones(len(boxes), bool), np.zeros(len(objects), bool)
     if len(boxes) and len(objects):
         overlaps = mask.iou(_sides(boxes), _sides(objects), crowd.astype(np.uint8))
-        for i, j in enumerate(overlaps.argmax(1)):
-            if overlaps[i, j] >= MATCHED and ignored[j]:
+        in_crowd = np.where(crowd, overlaps, 0).max(1) >= MATCHED
+        single = np.where(crowd, 0, overlaps)
+        for i, j in enumerate(single.argmax(1)):
+            if single[i, j] < MATCHED or taken[j]:
+                counted[i] = not in_crowd[i]
+            elif ignored[j]:
                 counted[i] = False
-            elif overlaps[i, j] >= MATCHED and not taken[j]:
+            else:
                 right[i] = taken[j] = True
     return right, counted
 

@@ -45,6 +45,7 @@ class Kind:
     stream       (training part, batch size, seed) -> batches to train on
     in_order     (part, batch size) -> (images, ..), all pictures of a part
     some         (part, count, seed) -> so many of its pictures
+    of_size      (part, (height, width)) -> its pictures that a network sees at that size
     sizes        usual input size of a network from the literature by data, and of any other data under ""
     compared     pictures on which fake-quant and INT8 are compared end to end
     defaults     of the flags of retraining that a user leaves out
@@ -59,6 +60,7 @@ class Kind:
     stream: Callable[[Any, int, int], Any]
     in_order: Callable[[Any, int], Iterator[tuple[Tensor, ...]]]
     some: Callable[[Any, int | None, int], Any]
+    of_size: Callable[[Any, tuple[int, int]], Any]
     sizes: Mapping[str, int]
     compared: int
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -129,7 +131,7 @@ KINDS = {
         training=_classified(tasks.data.training_pictures),
         noise=_labelled_noise,
         task=_classification,
-        stream=pictures.Stream, in_order=pictures.in_order, some=pictures.subset,
+        stream=pictures.Stream, in_order=pictures.in_order, some=pictures.subset, of_size=lambda part, size: part,
         sizes={"scenes": 32, "cifar10": 32, "cifar100": 32, "": 224},
         compared=1000,
         defaults={"epochs": 12, "batch_size": 64, "decay": "cosine"},
@@ -141,7 +143,7 @@ KINDS = {
         training=lambda request: _sampled(boxes.detection)(request).train,
         noise=_noise(_no_boxes),
         task=_detection,
-        stream=samples.Stream, in_order=samples.in_order, some=samples.some_of,
+        stream=samples.Stream, in_order=samples.in_order, some=samples.some_of, of_size=samples.of_size,
         sizes={"scenes": 160, "": 300},
         compared=100,
         defaults={"epochs": 60, "batch_size": 16, "decay": "cosine"},
@@ -153,7 +155,7 @@ KINDS = {
         training=lambda request: _sampled(masks.segmentation)(request).train,
         noise=_noise(lambda size: torch.zeros(size, size, dtype=torch.uint8)),
         task=_segmentation,
-        stream=samples.Stream, in_order=samples.in_order, some=samples.some_of,
+        stream=samples.Stream, in_order=samples.in_order, some=samples.some_of, of_size=samples.of_size,
         sizes={"scenes": 96, "": 320},
         compared=100,
         defaults={"epochs": 60, "batch_size": 8, "decay": "poly"},

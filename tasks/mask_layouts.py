@@ -12,14 +12,15 @@ from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights
 
 from nas import UserError
 from tasks import scenes
-from tasks.mask_sources import BACKGROUND, IGNORE, UNKNOWN, Files, Instances, Masked, Painted
+from tasks.coco_files import instances_file, picture_folder
+from tasks.mask_outlines import category_names, instances
+from tasks.mask_sources import IGNORE, UNKNOWN, Files, Masked, Names, Painted
 from tasks.samples import Bad
 
 DATA = ("scenes", "camvid", "voc", "cityscapes", "coco")
 SPLITS = ("train", "val", "test")
 SCENES = {"train": 2_000, "val": 200, "test": 400}  # each split is a world (a seed) of its own
 VOID = {"void", "unlabelled", "unlabeled", "ignore", "ignored"}  # names, in any case, of ids that are no class
-Names = dict[int, str | None]  # of each id, in the order of the class indices; None: pixels to be ignored
 Parts = dict[str, Masked]
 
 
@@ -204,20 +205,16 @@ def _coco_names(root: Path) -> Names:
     """Of semantic_classes.json where there are semantic masks, else background and the categories of the training instances."""
     if (root / "semantic").is_dir():
         return _json_names(root / "semantic_classes.json")
-    return _category_names(_instances_file(root, "train"))
+    return category_names(_training_instances(root))
 
 
 def _coco(root: Path) -> Parts:
-    """semantic/NAME/*.png, or else annotations/instances_NAME.json, where NAME begins with train, val or test, as in train2017.
-
-    The pictures are in images/NAME or NAME.
-    """
+    """semantic/NAME/*.png with pictures in images/NAME or NAME, where NAME begins with train, val or test; else instances."""
     if (root / "semantic").is_dir():
         masks = {split: _one(root / "semantic", f"{split}*") or root / "semantic" / split for split in SPLITS}
         return _splits(root, {split: (_images(root, folder.name), folder) for split, folder in masks.items()})
-    files = {split: _one(root / "annotations", f"instances_{split}*.json") for split in SPLITS}
-    _instances_file(root, "train")
-    return {split: _instances(file, _images(root, file.stem.removeprefix("instances_"))) for split, file in files.items() if file}
+    files = {"train": _training_instances(root)} | {split: instances_file(root, split) for split in SPLITS[1:]}
+    return {split: instances(file, picture_folder(root, file)) for split, file in files.items() if file is not None}
 
 
 def _one(folder: Path, pattern: str) -> Path | None:
@@ -231,67 +228,11 @@ def _images(root: Path, name: str) -> Path:
     return next((folder for folder in (root / "images" / name, root / name) if folder.is_dir()), root / "images" / name)
 
 
-def _instances_file(root: Path, split: str) -> Path:
-    found = _one(root / "annotations", f"instances_{split}*.json")
+def _training_instances(root: Path) -> Path:
+    found = instances_file(root, "train")
     if found is None:
-        raise UserError(f"data_root: {root} holds neither semantic/{split}2017 nor annotations/instances_{split}2017.json")
+        raise UserError(f"data_root: {root} holds neither semantic/train2017 nor annotations/instances_train2017.json")
     return found
-
-
-def _category_names(path: Path) -> Names:
-    names: Names = {BACKGROUND: "background"}
-    for category in sorted(_rows(_json(path), path, "categories", {"id": _is_id, "name": _is_text}), key=lambda row: row["id"]):
-        if category["id"] in names or category["name"] in names.values():
-            raise UserError(f"data_root: {path}: categories: {category['id']} {category['name']} comes twice")
-        names[category["id"]] = category["name"]
-    if not 2 <= len(names) <= UNKNOWN:
-        raise UserError(f"data_root: {path}: {len(names) - 1} categories; masks of one byte hold 1 to {UNKNOWN - 1}")
-    return names
-
-
-def _instances(path: Path, images: Path) -> Masked:
-    found = _json(path)
-    objects: dict[int, list] = {}
-    for row in _rows(found, path, "annotations", {"image_id": _is_whole, "category_id": _is_id, "segmentation": _is_outline}):
-        objects.setdefault(row["image_id"], []).append((row["category_id"], row["segmentation"]))
-    pictures = _rows(found, path, "images", {"id": _is_whole, "file_name": _is_text, "width": _is_side, "height": _is_side})
-    if not pictures:
-        raise UserError(f"data_root: {path} lists no pictures")
-    rows = [(str(images / row["file_name"]), row["height"], row["width"], objects.get(row["id"], [])) for row in pictures]
-    return Masked(tuple(row[0] for row in rows), Instances(tuple(rows)), np.empty(0))
-
-
-def _rows(found, path: Path, field: str, checks: dict[str, Callable]) -> list[dict]:
-    """found[field], once it is known that each row has the fields it should."""
-    rows = found.get(field) if isinstance(found, dict) else None
-    if not isinstance(rows, list):
-        raise UserError(f"data_root: {path} has no list {field!r}; it should be COCO's instances")
-    for number, row in enumerate(rows):
-        for name, right in checks.items():
-            value = row.get(name) if isinstance(row, dict) else None
-            if not right(value):
-                raise UserError(f"data_root: {path}: {field}[{number}].{name}: {value!r} is not what COCO's instances have there")
-    return rows
-
-
-def _is_whole(value) -> bool:
-    return type(value) is int
-
-
-def _is_id(value) -> bool:
-    return type(value) is int and 0 <= value < BACKGROUND
-
-
-def _is_side(value) -> bool:
-    return type(value) is int and 0 < value < 2**16
-
-
-def _is_text(value) -> bool:
-    return isinstance(value, str)
-
-
-def _is_outline(value) -> bool:
-    return isinstance(value, list | dict)
 
 
 LAYOUTS = {"camvid": (_folder_names, _folders), "voc": (_voc_names, _voc), "cityscapes": (_cityscapes_names, _cityscapes),

@@ -123,15 +123,15 @@ class Frozen:
         return (found, *(part(self._rest[name]) for name, part in others)) if others else found
 
 
-def freeze(converted: nn.Module, images: Tensor) -> Frozen:
-    """quant.freeze of each part."""
-    examples = _channels_last(examples_of(converted, images))
+def freeze(converted: nn.Module, images: Tensor, inputs: Mapping[str, Tensor] | None = None) -> Frozen:
+    """quant.freeze of each part, for what `inputs_of` found that it is given, or for its example."""
+    examples = _channels_last(inputs or examples_of(converted, images))
     return Frozen({name: quant.freeze(part, examples[name]) for name, part in parts_of(converted).items()}, examples)
 
 
-def freeze_float(model: nn.Module, images: Tensor, runtime: str) -> Frozen:
-    """quant.freeze_float of each part."""
-    examples = _channels_last(examples_of(model, images))
+def freeze_float(model: nn.Module, images: Tensor, runtime: str, inputs: Mapping[str, Tensor] | None = None) -> Frozen:
+    """quant.freeze_float of each part, for the same."""
+    examples = _channels_last(inputs or examples_of(model, images))
     return Frozen({name: quant.freeze_float(part, examples[name], engine=runtime) for name, part in parts_of(model).items()}, examples)
 
 

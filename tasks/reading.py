@@ -2,7 +2,7 @@
 
 import contextlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,15 +11,18 @@ from torch import Tensor
 
 from tasks.samples import BadSample
 
+# Others stay unread: some start programs (EPS: Ghostscript), and none has the pictures of a data set.
+PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+MASKS = ("PNG",)
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 @contextlib.contextmanager
-def opened(path: str, name: str | None = None, what: str = "picture") -> Iterator[Image.Image]:
+def opened(path: str, name: str | None = None, what: str = "picture", formats: Sequence[str] = PICTURES) -> Iterator[Image.Image]:
     """The file `path` open; what goes wrong meanwhile is a BadSample of the picture `name`, to which the file belongs."""
     it = what if name in (None, path) else f"{what} {path}"
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=formats) as image:
             yield image
     except FileNotFoundError as error:
         raise BadSample(name or path, f"there is no {it}") from error

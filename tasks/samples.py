@@ -18,6 +18,7 @@ from nas import UserError, ranks
 from tasks.pictures import generator
 
 STATISTICS = 256  # training pictures that mean and std are computed from
+WAITING = 4  # batches' worth of pictures that wait for others of their size
 NAMED = 5  # bad pictures that are named, of however many
 Bad = Literal["refuse", "skip"]
 Target = Any  # what belongs to a picture: a dict of tensors, or a mask
@@ -150,13 +151,23 @@ def some_of(samples: Samples, count: int | None, seed: int) -> Samples:
     return samples.select(torch.randperm(len(samples), generator=generator(seed, 2))[:count].sort().values)
 
 
+def of_size(samples: Samples, size: tuple[int, int]) -> Samples:
+    """Those of the samples that evaluation sees at `size`, height and width. Reads them."""
+    found, singles = [], _Singles(samples)
+    for position, (_, read) in enumerate(_reader(singles, range(len(samples)), samples.workers)):
+        if not isinstance(read, UserError) and tuple(read[0].shape[1:]) == tuple(size):
+            found.append(position)
+    return samples.select(torch.tensor(found, dtype=torch.int64))
+
+
 def split_off(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
     """The samples without a random share of them, and that share. Raises UserError where there are fewer than two."""
     if len(samples) < 2:
         raise UserError("data_root: train has fewer than two pictures, so that no validation part can be split off; add one")
     order = torch.randperm(len(samples), generator=generator(seed, 3))
     count = max(1, round(share * len(samples)))
-    return samples.select(order[count:].sort().values), samples.select(order[:count].sort().values)
+    train, off = (samples.select(part.sort().values) for part in (order[count:], order[:count]))
+    return replace(train, skipped={}), replace(off, skipped={})
 
 
 def noise(input_size: int, count: int, target: Target) -> Samples:
@@ -198,6 +209,8 @@ def in_order(samples: Samples, batch_size: int, part: slice = slice(None)) -> It
         group.append((image, target))
         if len(group) == batch_size:
             yield _evaluation_batch(samples, waiting.pop(tuple(image.shape)))
+        elif sum(map(len, waiting.values())) >= WAITING * batch_size:  # of many sizes: memory is bounded
+            yield _evaluation_batch(samples, waiting.pop(max(waiting, key=lambda size: len(waiting[size]))))
     for group in waiting.values():
         yield _evaluation_batch(samples, group)
 
@@ -325,7 +338,8 @@ def _reader(data: Dataset, keys: Iterable[int], workers: int) -> Iterator:
     """data[key] for each of the keys, read ahead by so many processes."""
     if not workers:
         return (data[key] for key in keys)
-    return iter(DataLoader(data, batch_size=None, sampler=keys, num_workers=workers, collate_fn=_same))
+    own = torch.Generator()  # else making it would draw from the global one, from which a resumed run draws at other moments
+    return iter(DataLoader(data, batch_size=None, sampler=keys, num_workers=workers, collate_fn=_same, generator=own))
 
 
 def _same(value):

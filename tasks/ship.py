@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,16 @@ class Checked:
     task: Any
     pictures: Any  # a part of the task's data
 
-    @property
+    @cached_property
     def batch(self) -> Tensor:
         """The pictures that are compared layer by layer; fewer where they are large."""
         count = min(64, max(2, PARITY_PIXELS // self.pictures.input_size**2))
         return next(iter(self.kind.in_order(self.pictures, count)))[0]
 
-    @property
+    @cached_property
     def some(self) -> Any:
-        """The pictures that are compared end to end."""
-        return self.kind.some(self.pictures, self.kind.compared, 0)
+        """The pictures that are compared end to end: such as have the batch's size, since a file is for one size."""
+        return self.kind.of_size(self.kind.some(self.pictures, self.kind.compared, 0), tuple(self.batch.shape[2:]))
 
     def inputs(self, model: nn.Module) -> dict[str, Tensor]:
         """What each part of a model is given for the batch."""
@@ -109,7 +110,8 @@ def ship(trained: Trained, frozen: parts.Frozen | None, folder: Path, checked: C
 
 def shipped(folder: Path) -> list[str]:
     """The names of the INT8 files in a run's folder."""
-    return sorted(path.name for name in SHIPPED for path in folder.glob(f"{Path(name).stem}*{Path(name).suffix}") if path.is_file())
+    found = [path.name for name in SHIPPED for path in folder.glob(f"{Path(name).stem}*{Path(name).suffix}") if path.is_file()]
+    return sorted(name for name in found if not name.startswith(tuple(f"int8_{engine}" for engine in quant.ENGINES)))  # exported later
 
 
 def part_path(path: Path, part: str) -> Path:
@@ -144,6 +146,10 @@ def save_onnx(trained: Trained, path: Path, checked: Checked) -> dict:
             reports.append(quant.export_onnx(part, file, inputs[name], trained.metadata))
         except OSError as error:
             raise UserError(f"{file}: cannot be written ({reason(error)})") from error
+        except quant.QuantError:
+            for written in loaded:  # half a network is none
+                part_path(path, written).unlink()
+            raise
         loaded[name] = _Callable(quant.load_frozen(file, "onnxruntime"))
     some = checked.some
     same = checked.task.agreement(trained.graph, parts.with_parts(trained.graph, loaded), some)

@@ -122,6 +122,7 @@ def _find_form(name: str, num_classes: int, input_size: int, runs: str | Path, t
                             "FrostNet (a run, a file, a shipped or published name) or a MobileNet")  # fmt: skip
         return Network(name, input_size, num_classes, task=task)
     arch = backbones.find(backbone, runs)
+    arch = arch.for_input(max(input_size, backbones.LARGE)).with_classes(num_classes)  # a backbone's stem strides at any size
     return Network(f"{form}:{arch.name}", input_size, num_classes, arch, task)
 
 
@@ -198,8 +199,11 @@ def _agree(network: Network, arch: Architecture) -> bool:
     return (network.name, network.input_size, network.num_classes) == (arch.name, arch.input_size, arch.head.num_classes)
 
 
-def load_float(model: nn.Module, name: str, runs: str | Path) -> None:
-    """Give `model` the weights of a float run, named by its folder in `runs` or by its checkpoint. Raises UserError."""
+def load_float(model: nn.Module, name: str, runs: str | Path) -> tuple[Tensor, Tensor] | None:
+    """Give `model` the weights of a float run, named by its folder in `runs` or by its checkpoint. Raises UserError.
+
+    Returns the (mean, std) of the pictures that it was trained on, where its folder says so.
+    """
     path = Path(name)
     path = path if path.is_file() else Path(runs) / name / CHECKPOINT
     if not path.is_file():
@@ -212,6 +216,8 @@ def load_float(model: nn.Module, name: str, runs: str | Path) -> None:
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise UserError(f"from_float: {path} holds another architecture than the one asked for ({first})") from error
+    run = Run(path.parent)
+    return _normalisation(load_network(run)[1]) if run.has(NETWORK) else None
 
 
 def load_backbone(network: Network, model: nn.Module, name: str, runs: str | Path) -> tuple[Tensor, Tensor]:
@@ -226,13 +232,26 @@ def load_backbone(network: Network, model: nn.Module, name: str, runs: str | Pat
     holder = next((module for path, module in model.named_modules() if path.split(".")[-1] == "backbone"), None)
     if other.task != "classification" or holder is None:
         raise UserError(f"backbone: {run.path} is a run of {other.task}; {network.name} needs one of classification, of its own backbone")
-    wanted, found = holder.state_dict(), run.load_checkpoint()["model"]
+    wanted = holder.state_dict()
+    found = {_in_backbone(key): value for key, value in run.load_checkpoint()["model"].items()}
     missing = [key for key, value in wanted.items() if key not in found or found[key].shape != value.shape]
     if missing:
         raise UserError(f"backbone: {run.path} trained {other.name}, which has no such {missing[0]} as {network.name} has; "
                         "name a run of its own backbone")  # fmt: skip
     holder.load_state_dict({key: found[key] for key in wanted})
+    return _normalisation(known)
+
+
+def _normalisation(known: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return torch.tensor(known["mean"]), torch.tensor(known["std"])
+
+
+def _in_backbone(key: str) -> str:
+    """The name in zoo.backbones of a parameter of a classifier: a MobileNet's features are a stem and blocks there."""
+    if not key.startswith("features."):
+        return key
+    _, number, rest = key.split(".", 2)
+    return f"stem.{rest}" if number == "0" else f"blocks.{int(number) - 1}.{rest}"
 
 
 def load(path: str | Path) -> Trained:

@@ -1,6 +1,7 @@
 """Detection and segmentation through retrain.py: trained, converted, judged as integer networks, shipped, and resumed."""
 
 import json
+import shutil
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -18,7 +19,7 @@ from latency_lut import Timing
 from nas import Run, UserError
 from retrain import main
 from tasks.__main__ import main as tasks_main
-from tasks.trained import Network, find_network, load
+from tasks.trained import Network, find_network, load, load_backbone
 from tests.test_engine import same
 
 CLASSES = {"box": (250, 60, 60), "bar": (60, 60, 250)}
@@ -157,8 +158,12 @@ def test_statassist_and_gradboost_act_in_every_task(task, voc, camvid, tmp_path,
     assert lengthened and min(lengthened) >= 2
 
 
-def test_a_stopped_training_ends_in_the_same_bits(camvid, tmp_path, monkeypatch):
-    argv = [SEGMENTATION, camvid, tmp_path / "whole", f"lraspp:{BACKBONE}", "--checkpoint-seconds", "0"]
+@pytest.mark.parametrize("form, workers", [("lraspp", "0"), ("faster_rcnn", "1")])
+def test_a_stopped_training_ends_in_the_same_bits(form, workers, voc, camvid, tmp_path, monkeypatch):
+    """Faster R-CNN chooses regions at random in each step."""
+    settings, root = (SEGMENTATION, camvid) if form == "lraspp" else (DETECTION, voc)
+    argv = [settings, root, tmp_path / "whole", f"{form}:{BACKBONE}", "--checkpoint-seconds", "0", "--workers", workers, "--float-only"]
+    argv = argv[:-1] if form == "lraspp" else argv
     whole = main(arguments(*argv))
     batch = tasks.samples.Stream.batch
 
@@ -173,8 +178,44 @@ def test_a_stopped_training_ends_in_the_same_bits(camvid, tmp_path, monkeypatch)
         main(arguments(*argv))
     parts = main(arguments(*argv))
     assert same(Run(parts).load_checkpoint(), Run(whole).load_checkpoint())
-    rows = [[row[name] for name in ("miou_test", "pixel_accuracy_test")] for path in (whole, parts) for row in metrics(path)["networks"]]
-    assert rows[:3] == rows[3:]
+    rows = [[value for key, value in row.items() if "_test" in key] for path in (whole, parts) for row in metrics(path)["networks"]]
+    assert rows[: len(rows) // 2] == rows[len(rows) // 2 :]
+
+
+def test_pictures_of_unlike_sizes_are_trained_on_and_shipped(camvid, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(camvid, root)
+    for split in ("train", "val", "test"):
+        for folder in ("images", "labels"):
+            path = root / split / folder / "1.png"
+            Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
+    found = metrics(main(arguments(SEGMENTATION, root, tmp_path, f"lraspp:{BACKBONE}", epochs=1)))
+    assert found["parity"]["refused"] is None and 0 < found["onnx"]["pictures"] < 3 == found["val_images"]
+
+
+def test_what_goes_on_from_a_float_run_sees_pictures_as_it_did(camvid, tmp_path):
+    first = main(arguments(SEGMENTATION, camvid, tmp_path, f"lraspp:{BACKBONE}", "--float-only", "--name", "f", epochs=1))
+    known = json.loads((first / "network.json").read_text())
+    (first / "network.json").write_text(json.dumps(known | {"mean": [0.1, 0.2, 0.3]}))
+    second = main(arguments(SEGMENTATION, camvid, tmp_path, f"lraspp:{BACKBONE}", "--from-float", "f", epochs=1))
+    assert json.loads((second / "network.json").read_text())["mean"] == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_a_mobilenet_brings_its_weights_too(tmp_path):
+    classifier = Network("mobilenet_v3_small_relu_x0_5", 64, 2)
+    torch.manual_seed(3)
+    model, run = classifier.build(), Run(tmp_path / "classifier")
+    about = {"format": "network", "version": 1, "task": "classification", "name": classifier.name, "input_size": 64, "classes": ["a", "b"]}
+    run.write_json("network.json", about | {"mean": [0.3, 0.4, 0.5], "std": [0.2, 0.3, 0.4], "weight_qmax": 63})
+    run.save_checkpoint({"attached": False, "model": model.state_dict()})
+    network = Network("lraspp:mobilenet_v3_small_relu_x0_5", 64, 2, None, "segmentation")
+    segmenter = network.build()
+    load_backbone(network, segmenter, "classifier", tmp_path)
+    x = torch.randn(1, 3, 64, 64)
+    stem = segmenter.backbone.eval().stem(x)
+    with torch.no_grad():
+        model.eval().features[0][0].stride = (2, 2)  # at 64 px a classifier keeps the resolution
+    assert torch.equal(stem, model.features[0](x))
 
 
 def test_a_backbone_brings_its_weights_and_its_normalisation(camvid, tmp_path, capsys):
@@ -222,7 +263,7 @@ def test_names_of_forms_resolve_and_are_written_by_their_blocks(tmp_path):
     network = find_network("ssdlite:frostnet_small", 3, 300, None, tmp_path, "detection")
     assert (network.name, network.input_size, network.folder_name) == ("ssdlite:frostnet_small_1_0", 300, "ssdlite_frostnet_small_1_0")
     network.arch.save(tmp_path / "mine" / "arch.json")
-    assert find_network("lraspp:mine", 3, 96, None, tmp_path, "segmentation").arch == network.arch
+    assert find_network("lraspp:mine", 3, 300, None, tmp_path, "segmentation").arch == network.arch
     assert find_network("ssdlite:mobilenet_v2_x0_5", 3, 96, None, tmp_path, "detection").arch is None
     params, macs = find_network("faster_rcnn:frostnet_small_0_35", 3, 96, None, tmp_path, "detection").cost()
     assert params > 400_000 and macs > 10**7

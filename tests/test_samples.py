@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nas import UserError
-from tasks.samples import BadSample, Data, Samples, Stream, in_order, noise, normalise, some_of, split_off, statistics
+from tasks.samples import BadSample, Data, Samples, Stream, in_order, noise, normalise, of_size, some_of, split_off, statistics
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,12 @@ def test_an_epoch_shows_each_picture_once_and_each_epoch_its_own_order():
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(9)) and epochs[0] != epochs[1]
 
 
-def test_augmentation_leaves_the_global_generator_alone():
+@pytest.mark.parametrize("workers", (0, 1))
+def test_augmentation_leaves_the_global_generator_alone(workers):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    Stream(samples(), 3, seed=0).batch(0)
+    Stream(samples(workers), 3, seed=0).batch(0)
+    list(in_order(samples(workers), 5))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -131,6 +133,33 @@ def test_statistics_are_those_of_the_pixels():
     )
     data = normalise(Data(samples(), samples(), None, ("a",)))
     assert torch.equal(data.mean, mean) and torch.equal(data.val.std, std) and list(data.held_out) == ["val"]
+
+
+def test_pictures_of_many_sizes_do_not_wait_for_ever():
+    read = []
+
+    @dataclass(frozen=True)
+    class Counting(Numbers):
+        def read(self, index):
+            read.append(index)
+            return super().read(index)
+
+    part = Samples(Counting(60, widths=tuple(range(2, 62))), torch.arange(60), 4, fit, augment)
+    batches = in_order(part, 2)
+    next(batches)
+    assert len(read) <= 8  # four batches' worth
+    assert len(list(batches)) == 59
+
+
+def test_pictures_of_a_size_are_found():
+    part = of_size(samples(widths=(4, 6)), (4, 6))
+    assert part.indices.tolist() == [1, 3, 5, 7, 9] and len(of_size(samples(), (4, 6))) == 0
+
+
+def test_what_is_split_off_counts_what_it_leaves_out_by_itself():
+    train, val = split_off(samples(bad="skip", broken=(1,)), 0.5, 0)
+    train.note({"1.jpg": "broken"})
+    assert len(train.skipped) == 1 and not val.skipped
 
 
 def test_parts_are_disjoint_and_follow_from_the_seed():
