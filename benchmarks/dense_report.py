@@ -76,14 +76,15 @@ def difference(result: dict, one: tuple[str, str], other: tuple[str, str]) -> di
     """The score of one (network, column) less that of another, mean over the seeds that both have, and its standard error.
 
     The error is made of the spread over seeds, where there are several, and of that over groups of test pictures, paired: both networks
-    were shown the same ones.
+    were shown the same ones. Groups without anything to be found (None) are left out.
     """
     a, b = judged(result, *one), judged(result, *other)
     score, seeds = result["score"], sorted(a.keys() & b.keys())
     if not seeds:
         return None
     gaps = [a[s]["scores"][score] - b[s]["scores"][score] for s in seeds]
-    groups = [statistics.mean(pair) for pair in zip(*([x - y for x, y in zip(a[s]["groups"], b[s]["groups"])] for s in seeds))]
+    scored = [zip(*(a[s]["groups"] for s in seeds)), zip(*(b[s]["groups"] for s in seeds))]  # of a group of pictures, by seed
+    groups = [statistics.mean(xs) - statistics.mean(ys) for xs, ys in zip(*scored) if None not in (*xs, *ys)]
     by_pictures = statistics.stdev(groups) / math.sqrt(len(groups)) if len(groups) > 1 else 0.0
     by_seeds = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
     return {"mean": statistics.mean(gaps), "error": math.hypot(by_pictures, by_seeds), "seeds": len(seeds)}

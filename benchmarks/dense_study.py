@@ -22,7 +22,7 @@ from benchmarks.low_bit import RESULT, claim, in_parallel, percent, workers
 from latency_lut import time_networks
 from latency_lut.machine import cpu_model
 from latency_lut.prepare import settle
-from nas import Run, read_json
+from nas import Run, UserError, read_json
 from nas.files import read_bytes, write_bytes
 from tasks import Diverged, fit, parts
 from tasks.detection import Detection
@@ -181,11 +181,22 @@ def judge(config: DenseConfig, cell: Cell, model: nn.Module, seconds: float) -> 
 
 
 def scores(task: Any, model: nn.Module, test: Samples) -> dict:
-    """The reported metrics over all test pictures, and the score of each of a few groups of neighbouring ones."""
+    """The reported metrics over all test pictures, and the score of each of a few groups of neighbouring ones.
+
+    None stands for a group that has nothing to be found: the same ones for every model, as it depends on the pictures alone.
+    """
     found = task.evaluate(model, test)
     groups = torch.arange(len(test)).chunk(min(GROUPS, len(test) // 2))
     return {"scores": {name: found[name] for name in task.reported}, "pictures": len(test),
-            "groups": [task.evaluate(model, test.select(group))[task.score] for group in groups]}  # fmt: skip
+            "groups": [score_of(task, model, test.select(group)) for group in groups]}  # fmt: skip
+
+
+def score_of(task: Any, model: nn.Module, group: Samples) -> float | None:
+    """The score of a part of pictures that could be judged as a whole; None where this part has no objects, or no pixel with a class."""
+    try:
+        return task.evaluate(model, group)[task.score]
+    except UserError:
+        return None
 
 
 def measure_latencies(config: DenseConfig) -> str:

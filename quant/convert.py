@@ -77,7 +77,7 @@ def freeze(executor: Executor, *example_inputs) -> Frozen | OnnxNetwork:
     """The deployable form of an integer network: call it, or `save` it.
 
     torch's engines: a Frozen trace; half of a small network's time is Python without it. onnxruntime and openvino: an OnnxNetwork for
-    inputs of these shapes, on as many threads as torch uses now.
+    inputs of this size (QuantError when called with another one), on as many threads as torch uses now.
     """
     if executor.engine == "reference":
         raise QuantError("engine: 'reference' is the oracle, it has no frozen form; convert for another engine")

@@ -71,7 +71,7 @@ def _split(split: str, pairs: Pairs, problems: Problems) -> Raw:
             _add(*_annotation(file, found.st_size, found.st_mtime_ns), folder / pictures[year][name], raw, problems)
         except BadSample as error:
             problems.add(file, f"the size is not stated, and {error.why}")
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, LookupError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
             problems.add(file, f"the annotation cannot be read ({why})")
     return raw
@@ -86,7 +86,7 @@ def _add(size: tuple[int, int], objects: Sequence[Object], faults: Sequence[str]
 
 @lru_cache(maxsize=2**15)  # the classes are asked for before the boxes
 def _annotation(file: Path, size: int, changed: int) -> tuple[tuple[int, int], tuple[Object, ...], tuple[str, ...]]:
-    """Height and width as they are stated, or 0; objects; what is wrong. Raises OSError, SyntaxError (XML's, too) and ValueError."""
+    """Height and width as they are stated, or 0; objects; faults. Raises OSError, SyntaxError (XML's, too), ValueError, LookupError."""
     annotation, objects, problems = ET.fromstring(file.read_bytes()), [], Problems()
     if annotation.tag != "annotation":
         raise ValueError(f"<annotation> is wanted, not <{annotation.tag}>")

@@ -31,7 +31,7 @@ def picture_folder(root: Path, file: Path) -> Path:
 
 def stays_inside(name: object) -> bool:
     """Whether a picture's file_name is a path that does not leave the folder of the pictures."""
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or not name or re.search("[\0\ud800-\udfff]", name):  # no file has these in its name
         return False
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts

@@ -351,6 +351,20 @@ def test_phases_for_fbgemm_compute_the_same(kernel, dilation, size):
     assert torch.equal(got, F.conv2d(x, op.weight.double(), **attrs)) and got.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("made_for", [(16, 16), (13, 11)])
+def test_a_network_frozen_in_phases_takes_pictures_of_any_size_and_number(made_for, tmp_path):
+    conv = nn.Conv2d(24, 24, 5, padding=4, dilation=2, groups=24)
+    executor = quant.convert(calibrate(nn.Sequential(conv), [on_codes(2, 24, 16, 16)], QuantConfig(engine="fbgemm")), "fbgemm")
+    assert max(executor.phases.values()) == 2
+    frozen = quant.freeze(executor, on_codes(1, 24, *made_for))
+    frozen.save(tmp_path / "network")
+    for shape in ((1, 24, *made_for), (3, 24, 16, 16), (2, 24, 17, 12), (1, 24, 12, 17), (1, 24, 3, 5)):
+        x = on_codes(*shape)
+        with torch.inference_mode():
+            expected = executor(x)
+            assert torch.equal(frozen(x), expected) and torch.equal(quant.load_frozen(tmp_path / "network")(x), expected)
+
+
 def test_the_form_for_fbgemm_is_by_channel_where_a_kernel_fits_and_in_blocks_elsewhere():
     def form(channels, kernel, dilation, engine="fbgemm", padding=0, phases=1):
         attrs = {"stride": 1, "padding": padding, "dilation": dilation, "groups": channels}

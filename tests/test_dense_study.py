@@ -3,6 +3,7 @@
 import functools
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from benchmarks import dense_pictures, dense_report, dense_study, detection_stud
 from benchmarks.dense_columns import COLUMNS, FREE, Cell, DenseConfig, Window, planned, recipe
 from benchmarks.low_bit import claim
 from nas import UserError, read_json
+from tasks.detection import Detection
 from tasks.engine import _diverged
+from tasks.samples import Samples
 
 NET = "ssdlite:frostnet_small_0_5"
 STUDY = dense_study.Study("Title", detection_study.paint, ("why",))
@@ -69,7 +72,8 @@ def test_what_a_wanted_column_goes_on_from_is_computed_too_and_before_it():
 def test_every_stage_needs_only_what_came_before_and_pictures_come_as_soon_as_they_can():
     jobs = [[job.args[1].column if job.func is dense_study.run_cell else job.func.__name__ for job in stage]
             for stage in dense_study.stages(config(), STUDY)]  # fmt: skip
-    assert jobs == [["measure_latencies"], ["base", "both"], ["float", "finetune"], ["draw_sheet"], ["ptq", "naive", "statassist"]]
+    trained = [["base", "both"], ["float", "finetune"], ["draw_sheet"], ["ptq", "straight", "naive", "statassist"]]
+    assert jobs == [["measure_latencies"], *trained]
     done = set()
     for stage in jobs:
         assert all(COLUMNS[column].after in {None, *done} for column in stage if column in COLUMNS)
@@ -151,6 +155,38 @@ def test_the_error_by_pictures_is_that_of_a_mean_over_groups():
     one, other = made("both", 0.3, groups=[0.0, 0.2, 0.4, 0.6]), made("naive", 0.3, groups=[0.3] * 4)
     found = dense_report.difference(result(one, other), (NET, "both"), (NET, "naive"))
     assert found["error"] == pytest.approx(0.2581989 / 2)
+
+
+def test_groups_without_objects_are_left_out_of_every_pair():
+    one = made("both", 0.3, groups=[0.0, None, 0.2, 0.4, 0.6]), made("both", 0.3, seed=1, groups=[0.0, None, 0.2, 0.4, 0.6])
+    other = made("naive", 0.3, groups=[0.3, 0.9, 0.3, 0.3, 0.3]), made("naive", 0.3, seed=1, groups=[0.3, None, 0.3, 0.3, 0.3])
+    assert dense_report.difference(result(*one, *other), (NET, "both"), (NET, "naive"))["error"] == pytest.approx(0.2581989 / 2)
+
+
+def pictures(sizes):
+    """Samples of black 32-pixel pictures, each with one object of its own size in its corner, or none for None."""
+
+    def read(index):
+        boxes = torch.tensor([[0.0, 0.0, sizes[index], sizes[index]]] if sizes[index] else []).view(-1, 4)
+        none = torch.zeros(len(boxes), dtype=torch.bool)
+        target = {"boxes": boxes, "labels": none.long(), "difficult": none, "crowd": none, "size": torch.tensor([32, 32])}
+        return torch.zeros(3, 32, 32, dtype=torch.uint8), target | {"number": torch.tensor(index)}
+
+    source = SimpleNamespace(read=read, name=str, __len__=lambda: len(sizes))
+    return Samples(source, torch.arange(len(sizes)), 32, lambda *sample: sample, lambda *sample: sample)
+
+
+def test_a_group_of_pictures_without_objects_has_no_score_and_keeps_its_place():
+    class Machinery:
+        def detections(self, model, images):
+            box = {"boxes": torch.tensor([[0.0, 0.0, 8.0, 8.0]]), "scores": torch.ones(1), "labels": torch.zeros(1, dtype=torch.long)}
+            return [box] * len(images)
+
+    task, some = Detection(Machinery(), ("a",)), [None if index // 2 == 3 else 8.0 if index < 8 else 20.0 for index in range(16)]
+    found = dense_study.scores(task, torch.nn.Identity(), pictures(some))
+    assert found["groups"] == [1.0, 1.0, 1.0, None, 0.0, 0.0, 0.0, 0.0] and found["pictures"] == 16
+    with pytest.raises(UserError, match="no objects"):  # a study without any is stopped
+        dense_study.scores(task, torch.nn.Identity(), pictures([None] * 4))
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from nas import UserError
-from tasks import box_transforms, boxes
-from tasks.annotations_coco import OUTLINE
+from tasks import annotations_coco, annotations_voc, box_transforms, boxes
 from tasks.box_transforms import Augment, Fit, Window, iou_window, look, zoomed_out
 from tasks.boxes import class_names, detection, num_classes
+from tasks.coco_files import OUTLINE
+from tasks.reading import PICTURES, read_picture
 from tasks.samples import BadSample, Stream, in_order
 
 WIDTH, HEIGHT = 48, 32
@@ -108,6 +109,33 @@ def test_trainval_of_all_years_is_trained_on_and_a_part_of_it_chooses(tmp_path):
 def test_a_test_part_is_never_the_validation_part(tmp_path):
     found = detection("voc", write_voc(tmp_path, train=10, test=4), 16)
     assert (len(found.train), len(found.val), len(found.test)) == (9, 1, 4)
+
+
+def test_what_one_part_leaves_out_is_not_counted_in_another(tmp_path):
+    root = write_voc(tmp_path, train=10, test=4)
+    found = detection("voc", root, 16, bad="skip")
+    _cut(Path(found.val.source.name(int(found.val.indices[0]))))
+    list(in_order(found.val, 4))
+    assert (len(found.train.skipped), len(found.val.skipped), len(found.test.skipped)) == (0, 1, 0)
+
+
+def test_annotations_are_read_once_and_again_when_they_change(tmp_path, monkeypatch):
+    read = []
+    really, parse = annotations_coco.content, annotations_voc.ET.fromstring
+    monkeypatch.setattr(annotations_coco, "content", lambda file: read.append(file.name) or really(file))
+    monkeypatch.setattr(annotations_voc.ET, "fromstring", lambda text: read.append("xml") or parse(text))
+    root = write_coco(tmp_path / "coco", train=coco(), val=coco())
+    for _ in range(2):
+        assert class_names("coco", root) == detection("coco", root, 16).classes == ("dog", "cat")
+    assert sorted(read) == ["instances_train.json", "instances_val.json"]
+    (root / "annotations/instances_train.json").write_text(json.dumps(coco(annotations=[row(1), row(2, 2), row(3, 2)])))
+    assert [len(detection("coco", root, 16).train.source.read(i)[1]["boxes"]) for i in range(2)] == [1, 2]
+    (root / "images/train/1.jpg").unlink()
+    with pytest.raises(UserError, match="there is no .*1.jpg"):
+        detection("coco", root, 16)
+    read.clear()
+    root = write_voc(tmp_path / "voc", train=3, val=2)
+    assert class_names("voc", root) == detection("voc", root, 16).classes and len(read) == 5
 
 
 @pytest.mark.parametrize("folder", ["images/{}", "{}", "images"])
@@ -296,8 +324,9 @@ GOOD = xml(thing())
     (xml(thing(box=(5, 10)), thing()), r"train_0\.xml, object 1: bndbox: 5, 10, None, None; must be four numbers xmin, ymin, xmax", 1),
     (xml(thing(difficult=2), thing()), r"train_0\.xml, object 1: difficult: '2', must be 0 or 1", 1),
     (xml("<object><bndbox/></object>", thing()), r"train_0\.xml, object 1: has no name", 1),
-    ("<annotation><object>", r"train_0\.xml: the annotation or its picture cannot be read \(no element found", None),
-    ("<html></html>", r"train_0\.xml: the annotation or its picture cannot be read \(<annotation> is wanted, not <html>\)", None),
+    ("<annotation><object>", r"train_0\.xml: the annotation cannot be read \(no element found", None),
+    ('<?xml version="1.0" encoding="klingon"?><annotation/>', r"train_0\.xml: the annotation cannot be read \(.*unknown encoding", None),
+    ("<html></html>", r"train_0\.xml: the annotation cannot be read \(<annotation> is wanted, not <html>\)", None),
 ])  # fmt: skip
 def test_bad_boxes_of_voc(tmp_path, capsys, text, message, boxes_left):
     root = write_voc(tmp_path, train=[text, GOOD, GOOD], val=[GOOD])
@@ -365,6 +394,8 @@ def test_sizes_that_are_not_stated_are_read_from_the_picture(tmp_path):
     (lambda c: c["images"].append(image(7, "../1.jpg")), r"image 7: file_name '\.\./1\.jpg', must be a path inside the folder"),
     (lambda c: c["images"].append(image(7, "/1.jpg")), r"image 7: file_name '/1\.jpg', must be a path inside the folder"),
     (lambda c: c["images"].append(image(7, "7.jpg")), r"image 7: there is no .*train/7\.jpg"),
+    (lambda c: c["images"].append(image(7, "a" * 300 + ".jpg")), r"image 7: there is no .*train/a{300}\.jpg"),
+    (lambda c: c["images"].append(image(7, "\ud800.jpg")), r"image 7: file_name '\\ud800\.jpg', must be a path"),
     (lambda c: c["images"].append(image(7, "1.jpg", 0)), r"image 7 \(1\.jpg\): height 0 and width 48, must be numbers of pixels"),
     (lambda c: c["images"].append(image(7, "1.jpg")), r"1\.jpg: is in train and there or in another split once more"),
 ])  # fmt: skip
@@ -476,6 +507,27 @@ def test_pictures_of_every_kind_become_rgb(tmp_path, mode):
     path = tmp_path / "a.png"
     Image.fromarray(np.full((4, 6, 3), 255, np.uint8)).convert(mode).save(path)
     assert torch.equal(boxes.read_picture(str(path)), torch.full((3, 4, 6), 255, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_pictures_of_all_usual_formats_are_read(tmp_path, kind):
+    Image.new("RGB", (6, 4), (255, 255, 255)).save(tmp_path / "a.jpg", kind)
+    assert torch.equal(read_picture(str(tmp_path / "a.jpg")), torch.full((3, 4, 6), 255, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "ICO", "TGA"])
+def test_other_formats_stay_unread(tmp_path, kind):
+    """EPS would start a program."""
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.jpg", kind)
+    with pytest.raises(BadSample, match="the picture cannot be read .cannot identify"):
+        read_picture(str(tmp_path / "a.jpg"))
+
+
+def test_sizes_are_not_read_from_other_formats_either(tmp_path):
+    root = write_voc(tmp_path, train=[xml(thing(), size=(0, 0)), GOOD], val=[GOOD])
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "VOCdevkit/VOC2007/JPEGImages/train_0.jpg", "EPS")
+    with pytest.raises(UserError, match=r"train_0\.xml: the size is not stated, and the picture cannot be read"):
+        detection("voc", root, 16)
 
 
 def test_many_annotations_are_read_in_seconds(tmp_path):

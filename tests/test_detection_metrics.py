@@ -116,6 +116,17 @@ def test_crowds_excuse_any_number_of_boxes_that_lie_in_them():
     assert judged([inside], [there]) == all_three(1.0)
 
 
+def test_an_object_in_a_crowd_is_found_and_the_crowd_excuses_only_what_is_left():
+    there = truth([square(0), [0.0, 0.0, 200.0, 200.0]], crowd=[1])
+    near = [0.0, 0.0, 20.0, 19.0]  # IoU 0.95 with the object; all of it lies in the crowd
+    scores = judged([found([near], [0.9])], [there])
+    assert scores["voc_ap"] == scores["ap50"] == 1.0
+    again = found([near, near, [300.0, 0.0, 320.0, 20.0], near], [0.9, 0.8, 0.7, 0.6])  # once more is excused, outside is wrong
+    assert judged([again], [there])["voc_ap"] == 1.0
+    outside_first = found([[300.0, 0.0, 320.0, 20.0], near], [0.9, 0.8])
+    assert judged([outside_first], [there])["voc_ap"] == 0.5
+
+
 def test_classes_without_objects_are_left_out():
     boxes, there = [found([square(0), FAR], [0.8, 0.9], [0, 3])], [truth([square(0), square(5)], [0, 2], difficult=[1])]
     assert judged(boxes, there) == all_three(1.0)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import quant
+from quant.executors import onnx_engines
 from quant.executors.onnx_engines import OnnxNetwork, optimised
 from quant.onnx_graph import to_onnx
 
@@ -233,3 +234,24 @@ def test_another_input_size_than_the_attached_one(graph):
     model = OnnxNetwork(to_onnx(quant.convert(graph, "reference").graph, [tuple(x.shape)]).SerializeToString(), "onnxruntime")
     expected = quant.convert(graph, "reference")(x)
     assert (model(x) - expected).abs().max() <= 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_pictures_of_another_size_than_a_frozen_network_was_made_for_are_refused_in_words(graph, engine):
+    if engine not in quant.executors.available():
+        pytest.skip(f"no {engine} here")
+    frozen = quant.freeze(quant.convert(graph, engine), torch.randn(1, 3, 16, 16))
+    assert frozen(torch.randn(3, 3, 16, 16)).shape == (3, 5)
+    for shape, words in (((2, 3, 24, 40), "2x3x24x40"), ((1, 1, 16, 16), "1x1x16x16"), ((3, 16, 16), "3x16x16")):
+        with pytest.raises(quant.QuantError, match=f"{words}: .* made for Nx3x16x16 .*; resize the pictures, or freeze or export"):
+            frozen(torch.randn(shape))
+
+
+def test_an_engine_keeps_the_sessions_of_a_few_sizes(graph, monkeypatch):
+    monkeypatch.setattr(onnx_engines, "SHAPES", 2)
+    executor, made = quant.convert(graph, "onnxruntime"), []
+    monkeypatch.setattr(executor, "session", lambda model: made.append(model) or onnx_engines.run_time_session(model))
+    for size, sessions in ((16, 1), (20, 2), (16, 2), (24, 3), (16, 3), (24, 3), (20, 4), (24, 4), (16, 5)):  # the oldest one goes
+        x = torch.randn(2, 3, size, size)
+        assert torch.equal(executor(x)[:1], executor(x[:1])) and len(made) == sessions
+    assert len({hash(model) for model in made}) == 3 and sum(map(len, executor._sessions.values())) == 2

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from pycocotools import mask as rle
 from torchvision.tv_tensors import Mask
 
 from nas import UserError
-from tasks import mask_layouts, scenes
-from tasks.mask_sources import Painted, _run_lengths
+from tasks import mask_layouts, mask_outlines, scenes
+from tasks.mask_outlines import drawn, run_lengths
+from tasks.mask_sources import Painted
 from tasks.masks import IGNORE, RandomSquare, _span, class_names, class_weights, segmentation, training, weights_of
 from tasks.samples import Stream, in_order
 
@@ -163,7 +165,17 @@ def test_coco_instances_are_drawn_the_small_ones_on_top(tmp_path):
 def test_compressed_run_lengths_are_those_of_pycocotools(height, width, seed, share):
     covered = np.random.default_rng(seed).random((height, width)) < share
     text = rle.encode(np.asfortranarray(covered.astype(np.uint8)))["counts"].decode()
-    assert np.array_equal(_run_lengths({"size": [height, width], "counts": text}, height, width), covered)
+    runs = run_lengths(json.dumps({"size": [height, width], "counts": text}).encode(), height, width)
+    assert sum(runs[1::2]) == covered.sum() and np.array_equal(drawn([(1, runs)], height, width) == 1, covered)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(8, 70), st.integers(8, 70), st.integers(0, 2**32 - 1), st.integers(1, 3))
+def test_polygons_are_drawn_as_pycocotools_draws_them(height, width, seed, count):
+    generator = np.random.default_rng(seed)
+    lines = [(generator.random((5, 2)) * (width, height)).round(2).ravel().tolist() for _ in range(count)]
+    expected = rle.decode(rle.merge(rle.frPyObjects(lines, height, width)))
+    assert np.array_equal(drawn([(1, run_lengths(json.dumps(lines).encode(), height, width))], height, width) == 1, expected)
 
 
 def test_coco_semantic_masks_come_before_instances(tmp_path):
@@ -264,6 +276,93 @@ def test_outlines_that_cannot_be_drawn_are_named(tmp_path, shape):
     with pytest.raises(UserError, match=r"b.jpg: object 0 .* cannot be drawn"):
         segmentation("coco", tmp_path)
     assert segmentation("coco", tmp_path, 24, bad="skip").train.indices.tolist() == [0]
+
+
+@pytest.mark.parametrize("number", ["[0]", "[true]", "0", "[1]", '{"outline": 0}'])
+def test_nothing_in_the_file_passes_for_an_outline_of_another_object(tmp_path, number):
+    """Outlines are set aside under a number when the file is read; the number of one is no outline in the file itself."""
+    coco(tmp_path, [square(8, 8, 4, 1), {"image_id": 700_001, "category_id": 1, "segmentation": "HERE"}])
+    for path in (tmp_path / "annotations").iterdir():
+        path.write_text(path.read_text().replace('"HERE"', number))
+    with pytest.raises(UserError, match=r"b.jpg: object 0 .* cannot be drawn|segmentation: 0 is not"):
+        segmentation("coco", tmp_path)
+
+
+@pytest.mark.parametrize("bad", ["refuse", "skip"])
+def test_pictures_outside_their_folder_are_not_opened(tmp_path, bad):
+    coco(tmp_path / "data", [])
+    picture(blobs(0)).save(tmp_path / "outside.png")
+    path = tmp_path / "data/annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    for name in ("../../../outside.png", str(tmp_path / "outside.png"), ""):
+        path.write_text(json.dumps(content | {"images": [content["images"][0], content["images"][1] | {"file_name": name}]}))
+        with pytest.raises(UserError, match=r"images\[1\].file_name: '.*', must be a path inside|file_name: .* must be a path inside"):
+            segmentation("coco", tmp_path / "data", 24, bad=bad)
+
+
+def test_a_name_that_no_file_can_have_is_a_bad_picture(tmp_path):
+    coco(tmp_path, [])
+    path = tmp_path / "annotations/instances_train2017.json"
+    path.write_text(path.read_text().replace("a.jpg", "a" * 300))
+    with pytest.raises(UserError, match=r"1 of 2 pictures cannot be used: .*too long"):
+        segmentation("coco", tmp_path, 24)
+    assert segmentation("coco", tmp_path, 24, bad="skip").train.indices.tolist() == [1]
+
+
+def test_pictures_of_one_id_are_refused(tmp_path):
+    coco(tmp_path, [])
+    path = tmp_path / "annotations/instances_train2017.json"
+    path.write_text(path.read_text().replace("700001", "700000"))
+    with pytest.raises(UserError, match="images: 2 with 1 ids"):
+        segmentation("coco", tmp_path, 24)
+
+
+@pytest.mark.parametrize("side", [20_000, 65_535])
+def test_sizes_are_compared_before_anything_is_drawn(tmp_path, monkeypatch, side):
+    shape = {"size": [side, side], "counts": [0, side * side]}
+    coco(tmp_path, [{"image_id": 700_001, "category_id": 1, "segmentation": shape}])
+    path = tmp_path / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["images"][1] |= {"width": side, "height": side}
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr(mask_outlines, "run_lengths", lambda *_: pytest.fail("an outline was looked at"))
+    with pytest.raises(UserError, match=rf"b.jpg: the picture has 32x24 pixels, its mask {side}x{side}"):
+        segmentation("coco", tmp_path, 24)
+
+
+def test_objects_are_drawn_without_a_mask_of_each():
+    side, runs = 1000, [0, 500_000, 500_000]
+    tracemalloc.start()
+    ids = drawn([(number, runs) for number in range(100)], side, side)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * ids.nbytes and (ids[:, :500] == 99).all()  # a mask of each is 50 times as much
+
+
+def test_instances_are_read_once_and_again_when_they_change(tmp_path, monkeypatch):
+    read, really = [], mask_outlines.content
+    monkeypatch.setattr(mask_outlines, "content", lambda file, texts: read.append(file.name) or really(file, texts))
+    coco(tmp_path, [square(8, 8, 4, 1)])
+    for _ in range(2):
+        assert class_names("coco", tmp_path) == segmentation("coco", tmp_path, 24).classes
+    assert sorted(read) == ["instances_train2017.json", "instances_val2017.json"]
+    path = tmp_path / "annotations/instances_train2017.json"
+    path.write_text(path.read_text().replace('"dog"', '"wolf"'))
+    assert class_names("coco", tmp_path) == ("background", "cat", "wolf")
+
+
+def test_outlines_take_no_more_than_their_text_and_travel(tmp_path):
+    outline = [(np.random.default_rng(0).random(200) * 24).round(2).tolist()]
+    rows = [{"image_id": 700_000 + i % 2, "category_id": 1, "segmentation": outline} for i in range(2000)]
+    coco(tmp_path, rows)
+    path = tmp_path / "annotations/instances_train2017.json"
+    tracemalloc.start()
+    source = mask_outlines.instances(path, tmp_path / "images/train2017")
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 1.5 * path.stat().st_size and len(pickle.dumps(source)) < 1.1 * path.stat().st_size
+    again = pickle.loads(pickle.dumps(source))
+    assert np.array_equal(again.ids(1, (24, 32)), source.ids(1, (24, 32))) and (source.ids(1, (24, 32)) == 1).any()
 
 
 # ---- weights, statistics ----
@@ -398,6 +497,11 @@ def spoil(root, how: str):
         picture(ids).save(mask)
     elif how == "sizes":
         Image.fromarray(ids[:16]).save(mask)
+    elif how == "sizes, cut":  # the header is enough
+        Image.fromarray(ids[:16]).save(mask)
+        mask.write_bytes(mask.read_bytes()[:60])
+    elif how == "bitmap":
+        Image.fromarray(ids).save(mask, "BMP")
     elif how in ("empty picture", "empty mask"):
         (image if "picture" in how else mask).write_bytes(b"")
     elif how in ("cut picture", "cut mask"):
@@ -413,6 +517,8 @@ BAD = {
     "no picture": "images/1.jpg: there is no picture",
     "colours": "holds colours .mode RGB.",
     "sizes": "the picture has 32x24 pixels, its mask 32x16",
+    "sizes, cut": "the picture has 32x24 pixels, its mask 32x16",
+    "bitmap": "the mask .*1.png cannot be read .cannot identify",
     "empty picture": "the picture cannot be read",
     "empty mask": "the mask .*1.png cannot be read",
     "cut mask": "the mask .*1.png cannot be read",

@@ -48,9 +48,7 @@ def fast_form(op: Op, engine: str) -> tuple[Op, int]:
 
 def apart(x: Tensor, phases: int) -> Tensor:
     """(N, C, H, W) -> (phases^2 N, C, h, w): every phases-th row and column as a picture of its own, filled up with real zeros."""
-    height, width = x.shape[2:]
-    if height % phases or width % phases:
-        x = F.pad(x, (0, -width % phases, 0, -height % phases))
+    x = _filled(x, phases)
     n, c, height, width = x.shape
     x = x.permute(0, 2, 3, 1).reshape(n, height // phases, phases, width // phases, phases, c).permute(2, 4, 0, 1, 3, 5)
     return x.reshape(phases**2 * n, height // phases, width // phases, c).permute(0, 3, 1, 2)
@@ -62,6 +60,15 @@ def together(x: Tensor, phases: int, size: tuple[int, int]) -> Tensor:
     x = x.permute(0, 2, 3, 1).reshape(phases, phases, n // phases**2, height, width, c).permute(2, 3, 0, 4, 1, 5)
     x = x.reshape(n // phases**2, height * phases, width * phases, c).permute(0, 3, 1, 2)
     return x[:, :, : size[0], : size[1]].contiguous(memory_format=torch.channels_last)
+
+
+@torch.jit.script_if_tracing  # a trace alone would keep to the way it took, whatever size comes later
+def _filled(x: Tensor, phases: int) -> Tensor:
+    """Real zeros below and on the right, up to multiples of `phases`. A copy takes as long as the kernel: none where none are to add."""
+    height, width = x.shape[2], x.shape[3]
+    if height % phases == 0 and width % phases == 0:
+        return x
+    return F.pad(x, [0, -width % phases, 0, -height % phases])
 
 
 def _keeps_size(op: Op, reach: list[int]) -> bool:

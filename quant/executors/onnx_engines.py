@@ -24,32 +24,37 @@ from quant.onnx_graph import structure, to_onnx
 
 QUANTIZED = ("QLinearConv", "QGemm", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearAveragePool", "QLinearGlobalAveragePool")
 Session = Callable[..., tuple[np.ndarray, ...]]  # arrays in, arrays out
+SHAPES = 8  # of pictures, for which an engine keeps sessions
 
 
 class OnnxEngine(Reference):
     """Runs the graph in sessions, made for the shapes that come and torch's number of threads at that moment.
 
-    What no session is made for (its inputs' codes, splits, sizes) is the reference's: both know codes as uint8 tensors.
+    Height and width are fixed in a session (resizings carry their sizes as constants), only the batch is free: each new size takes
+    seconds. Of the sizes that came, those of the last SHAPES stay. What no session is made for (its inputs' codes, splits, sizes) is the
+    reference's: both know codes as uint8 tensors.
     """
 
     def __init__(self, graph: IntGraph):
         super().__init__(graph)
-        self._sessions: dict[tuple, Session] = {}
+        self._sessions: dict[str, dict[tuple, Session]] = {}  # of the network ("") and of each operation, by shapes, last used last
 
     @abstractmethod
     def session(self, model: bytes) -> Session:
         """A network ready to run, on as many threads as torch uses now."""
 
     def forward(self, *inputs: Tensor):
-        run = self._open("network", self.graph, inputs)
+        run = self._open("", self.graph, inputs)
         outputs = iter(run(*(x.detach().contiguous().numpy() for x in inputs)))
         return torch.fx.node.map_aggregate(self.graph.output, lambda v: torch.from_numpy(next(outputs)) if isinstance(v, Ref) else v)
 
-    def _open(self, name: str, graph: IntGraph, inputs) -> Session:
-        key = (name, *(tuple(x.shape[1:]) for x in inputs))
-        if key not in self._sessions:
-            self._sessions[key] = self.session(to_bytes(to_onnx(graph, [tuple(x.shape) for x in inputs])))
-        return self._sessions[key]
+    def _open(self, name: str, graph: IntGraph, inputs, sizes: str = "") -> Session:
+        kept, key = self._sessions.setdefault(name, {}), (sizes, *(tuple(x.shape[1:]) for x in inputs))
+        run = kept.pop(key, None) or self.session(to_bytes(to_onnx(graph, [tuple(x.shape) for x in inputs])))
+        kept[key] = run
+        if len(kept) > SHAPES:
+            del kept[next(iter(kept))]
+        return run
 
     def step(self, op: Op, values: dict) -> object:
         """One operation in a session of its own where it makes codes of codes, else as the reference does."""
@@ -62,7 +67,7 @@ class OnnxEngine(Reference):
         inputs = [Op(s.name, "input", qparams=s.qparams) for s in dict.fromkeys(grids)]
         alone = IntGraph([*inputs, *(s for s in dict.fromkeys(sources) if s.kind == "dequantize"), op], Ref(op.name))
         tensors = [values[i.name] for i in inputs]
-        run = self._open(op.name + sizes, alone, tensors)
+        run = self._open(op.name, alone, tensors, sizes)
         return torch.from_numpy(run(*(t.contiguous().numpy() for t in tensors))[0])
 
 
@@ -133,16 +138,25 @@ class OnnxNetwork:
     """An ONNX model as a deployed network: call it with tensors, NCHW (channels_last ones are copied first).
 
     It gives what the model gave: a tensor, or (nested) tuples of such. It runs on as many threads as torch used when it was made.
+    Pictures may come in any number, but must have the size that it was made for: QuantError for others.
     `engine` is "onnxruntime" or "openvino".
     """
 
     def __init__(self, model: bytes, engine: str):
         self.model, self.engine = model, engine
-        self._structure = structure([value.name for value in onnx.load_model_from_string(model).graph.output])
+        graph = onnx.load_model_from_string(model).graph
+        constants = {tensor.name for tensor in graph.initializer}
+        self._shapes = [_dims(value) for value in graph.input if value.name not in constants]
+        self._structure = structure([value.name for value in graph.output])
         self._run = {"onnxruntime": run_time_session, "openvino": openvino_session}[engine](model)
 
     def __call__(self, *inputs: Tensor):
-        outputs = [torch.from_numpy(value) for value in self._run(*(x.detach().contiguous().numpy() for x in inputs))]
+        try:
+            outputs = [torch.from_numpy(value) for value in self._run(*(x.detach().contiguous().numpy() for x in inputs))]
+        except Exception:  # each runtime has its own; to look before is a good part of a small network's time
+            for x, made_for in zip(inputs, self._shapes):
+                _check_shape(tuple(x.shape), made_for)
+            raise
         return torch.fx.node.map_aggregate(self._structure, outputs.__getitem__)
 
     def save(self, path: Path | str) -> None:
@@ -167,3 +181,17 @@ class OnnxNetwork:
         except (OSError, onnx.checker.ValidationError, DecodeError) as error:
             raise QuantError(f"{path}: not an ONNX model ({str(error).splitlines()[0]})") from error
         return cls(model, engine)
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[int | None] | None:
+    """The shape of a model's input: None for a size that may be any, or for all of them."""
+    tensor = value.type.tensor_type
+    return [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim] if tensor.HasField("shape") else None
+
+
+def _check_shape(shape: tuple[int, ...], made_for: list[int | None] | None) -> None:
+    if made_for is None or (len(shape) == len(made_for) and all(size in (None, got) for got, size in zip(shape, made_for))):
+        return
+    got, wanted = ("x".join("N" if size is None else str(size) for size in sizes) for sizes in (shape, made_for))
+    mend = "resize the pictures, or freeze or export the network at their size"
+    raise QuantError(f"pictures of {got}: this ONNX network was made for {wanted} (N: any number); {mend}")
