@@ -136,6 +136,9 @@ def section(folder: Path, result: dict, network: str) -> list[str]:
     if found:
         lines += [f"| ingredient | points of {METRICS[result['score']]} | standard error |", "|---|---|---|",
                   *(f"| {words} | {100 * v['mean']:+.1f} | {100 * v['error']:.1f} |" for words, v in found.items()), ""]  # fmt: skip
+    if found and len({c["seed"] for c in result["cells"] if c["network"] == network}) == 1:
+        lines += ["One seed: the errors are those of the test pictures alone. Another training of the same column would differ by more, so "
+                  "the verdicts are of these very trainings, not of the methods.", ""]  # fmt: skip
     lines += [*reading(result, network), ""]
     for path in sorted(folder.glob(sheet_path(folder, result["task"], network, "*").name)):
         lines += [f"![truth, float and INT8]({path.name})", ""]

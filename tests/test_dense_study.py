@@ -206,6 +206,14 @@ def test_noise_is_called_noise():
     assert "cannot be told from naive QAT: +3.0 points" in words
 
 
+def test_one_seed_is_said_to_be_one(tmp_path):
+    def words(*seeds):
+        cells = [made(column, ap, seed) for seed in seeds for column, ap in (("both", 0.4), ("naive", 0.3))]
+        return "\n".join(dense_report.section(tmp_path, result(*cells), NET))
+
+    assert "One seed: the errors are those of the test pictures alone" in words(0) and "One seed:" not in words(0, 1)
+
+
 def test_trainings_that_learned_nothing_are_not_compared():
     (line,) = dense_report.reading(result(made("both", 0.001), made("naive", 0.0), made("float", 0.002)), NET)
     assert "too short to compare" in line

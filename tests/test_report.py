@@ -158,6 +158,17 @@ def test_a_retraining_shows_its_network_its_result_and_its_warnings(tmp_path):
 # ---- text from outside ----
 
 
+def test_a_segmenter_shows_itself_and_its_architecture_as_a_backbone(tmp_path):
+    run = Run(tmp_path / "lraspp")
+    run.write_json("network.json", {"task": "segmentation", "name": "lraspp:small", "input_size": 96})
+    run.write_json("metrics.json", {"params": 777, "macs": 888, "networks": [{"network": "int8", "miou_test": 0.5, "latency_ms": 2.0}]})
+    NET.save(run.path / "arch.json")
+    text = " ".join(_page(run).words)
+    assert "Backbone" in text and "Architecture" not in text and "lraspp:small" in text and "777" in text
+    total = cost(NET)
+    assert f"{total.params / 1e6:.2f} M" not in text and "miou test, int8" in text and "2 ms" in text
+
+
 def test_values_are_escaped_and_the_command_shown_as_typed(run):
     page = _page(run)
     assert "python search.py --data <x>&" in "".join(page.words)
