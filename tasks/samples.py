@@ -6,7 +6,9 @@ processes read ahead. Ranks (nas.ranks) take turns at the batches of one such st
 
 import itertools
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -51,7 +53,7 @@ class Samples:
     fit      (picture, target) -> the same as the network is to see them in evaluation
     augment  the same for training, at random: it draws from torch's global generator
     mean std (3,) of the pixels in [0, 1]
-    workers  processes that read ahead; 0 reads where it is called
+    workers  processes that read training batches ahead, and threads that read for evaluation; 0 reads where it is called
     bad      "refuse" raises for a picture that cannot be used, "skip" leaves it out, says so once, and notes it in `skipped`
     """
 
@@ -154,7 +156,7 @@ def some_of(samples: Samples, count: int | None, seed: int) -> Samples:
 def of_size(samples: Samples, size: tuple[int, int]) -> Samples:
     """Those of the samples that evaluation sees at `size`, height and width. Reads them."""
     found, singles = [], _Singles(samples)
-    for position, (_, read) in enumerate(_reader(singles, range(len(samples)), samples.workers)):
+    for position, (_, read) in enumerate(_in_threads(singles, range(len(samples)), samples.workers)):
         if not isinstance(read, UserError) and tuple(read[0].shape[1:]) == tuple(size):
             found.append(position)
     return samples.select(torch.tensor(found, dtype=torch.int64))
@@ -221,7 +223,7 @@ def _evaluation_batch(samples: Samples, group: list) -> tuple[Tensor, list[Targe
 
 
 def _read_in_order(samples: Samples) -> Iterator[tuple[Tensor, Target]]:
-    for name, found in _reader(_Singles(samples), range(len(samples)), samples.workers):
+    for name, found in _in_threads(_Singles(samples), range(len(samples)), samples.workers):
         if not isinstance(found, UserError):
             yield found
         elif samples.bad == "refuse" or not isinstance(found, BadSample):
@@ -230,8 +232,8 @@ def _read_in_order(samples: Samples) -> Iterator[tuple[Tensor, Target]]:
             samples.note({name: found.why})
 
 
-class _Singles(Dataset):
-    """Pictures as they are evaluated. An error is a value here: a worker would turn it into a traceback."""
+class _Singles:
+    """Pictures as they are evaluated, with their names; a picture that cannot be read is its error."""
 
     def __init__(self, samples: Samples):
         self.samples = samples
@@ -270,7 +272,7 @@ class Stream:
         images (B, 3, S, S) float32, normalised, channels_last; the targets of each.
         """
         if step != self._next:
-            self._ahead = _reader(self._batches, _From(step), self.samples.workers)
+            self._ahead = _in_processes(self._batches, _From(step), self.samples.workers)
         self._next = step + 1
         found = next(self._ahead)
         if isinstance(found, UserError):
@@ -334,12 +336,31 @@ class _Batches(Dataset):
 # ---- common --------------------------------------------------------------------------------------------------
 
 
-def _reader(data: Dataset, keys: Iterable[int], workers: int) -> Iterator:
-    """data[key] for each of the keys, read ahead by so many processes."""
+def _in_threads(data: _Singles, keys: Iterable[int], workers: int) -> Iterator:
+    """data[key] for each of the keys in their order, read ahead by so many threads: nothing is drawn at random here."""
+    if not workers:
+        yield from (data[key] for key in keys)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="read") as pool:
+        waiting: deque = deque()
+        for key in keys:
+            waiting.append(pool.submit(data.__getitem__, key))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _in_processes(data: Dataset, keys: Iterable[int], workers: int) -> Iterator:
+    """data[key] for each of the keys, read ahead by so many processes, each with a global generator of its own.
+
+    They are started afresh, not forked: other libraries' threads may run by now, and a fork is no place for them.
+    """
     if not workers:
         return (data[key] for key in keys)
     own = torch.Generator()  # else making it would draw from the global one, from which a resumed run draws at other moments
-    return iter(DataLoader(data, batch_size=None, sampler=keys, num_workers=workers, collate_fn=_same, generator=own))
+    return iter(DataLoader(data, batch_size=None, sampler=keys, num_workers=workers, collate_fn=_same, generator=own,
+                           multiprocessing_context="spawn"))  # fmt: skip
 
 
 def _same(value):
