@@ -201,11 +201,11 @@ def test_float_only_then_quantized_from_its_checkpoint(folder, tmp_path, quick, 
     path = main(arguments(folder, tmp_path, "--float-only"))
     (row,) = metrics(path)["networks"]
     assert path.name == "tiny_float" and row["network"] == "float" and "parity" not in metrics(path) and not (path / "int8.pt").exists()
-    second = metrics(main(arguments(folder, tmp_path, "--from-float", "tiny_float", epochs=1)))
+    second = results(main(arguments(folder, tmp_path, "--from-float", "tiny_float", epochs=1)))
     rows = {r["network"]: r for r in second["networks"]}
     assert (second["float_epochs"], rows["float"]["top1_test"]) == (0, row["top1_test"])
     by_path = main(arguments(folder, tmp_path, "--from-float", str(path / "checkpoint.pt"), "--name", "again", epochs=1))
-    assert metrics(by_path) == second
+    assert results(by_path) == second
     assert "does not hold a float model" in refused(capsys, arguments(folder, tmp_path, "--from-float", "tiny_int8", "--name", "c"))
     with monkeypatch.context() as patch:
         patch.setattr(retrain, "load_data", None)  # no picture is decoded
