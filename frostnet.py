@@ -11,7 +11,7 @@
 
 import argparse
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -80,13 +80,17 @@ class FrostNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The last block's output at each nominal stride 4, 8, 16, 32 (no finer than `output_stride`)."""
-        features = []
-        x = self.stem(x)
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in self.taps:
-                features.append(x)
-        return features
+        return tapped(self.stem(x), self.blocks, self.taps)
+
+
+def tapped(x: Tensor, blocks: Iterable[nn.Module], taps: Container[int]) -> list[Tensor]:
+    """The outputs of those of the blocks, run one after another, whose numbers are in `taps`."""
+    features = []
+    for i, block in enumerate(blocks):
+        x = block(x)
+        if i in taps:
+            features.append(x)
+    return features
 
 
 def _nominal_strides(specs: tuple[BlockSpec, ...]) -> list[int]:

@@ -400,7 +400,7 @@ def describe(job: Job, fitted: Fitted) -> dict:
     epochs = {"epochs": schedule.epochs, "float_epochs": schedule.float_epochs}
     images = {f"{name}_images": len(part) for name, part in ({"train": data.train} | data.held_out).items()}
     skipped = {name: len(part.skipped) for name, part in ({"train": data.train} | data.held_out).items() if getattr(part, "skipped", None)}
-    left_out = {"skipped_images": skipped, "bad_annotations": len(getattr(data, "problems", ()))}
+    left_out = {"skipped_images": skipped, "bad_annotations": len(data.problems)}
     return {"task": config.task, "score": job.task.score, "data": config.data, "input_size": job.network.input_size, **images,
             **{name: value for name, value in left_out.items() if value}, "reported": list(data.held_out)[-1],
             "method": config.method, "calibrate": config.calibrate, **(dict.fromkeys(epochs, 0) if config.trains_nothing else epochs),

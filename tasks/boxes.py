@@ -65,10 +65,6 @@ def class_names(data: str = "scenes", data_root: str | os.PathLike | None = None
     return scenes.CLASSES if data == "scenes" else READERS[data](Path(data_root), SPLITS[:1], Problems())[1]
 
 
-def num_classes(data: str = "scenes", data_root: str | os.PathLike | None = None) -> int:
-    return len(class_names(data, data_root))
-
-
 def _check(data: str, data_root: str | os.PathLike | None) -> None:
     if data not in DATA:
         raise UserError(f"data: {data!r} is not known; choose one of {', '.join(DATA)}")

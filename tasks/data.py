@@ -20,6 +20,7 @@ from tqdm import tqdm
 from nas import UserError
 from tasks import scenes
 from tasks.pictures import Lazy, Memory, Pictures, balanced, fit_square, stored_size, subset
+from tasks.samples import Data, normalise
 
 DATA = ("scenes", "imagefolder", "cifar10", "cifar100")
 SCENES = {"train": 20_000, "val": 2_000, "test": 4_000}  # each split is a world (a seed) of its own, the same in every run
@@ -28,31 +29,7 @@ MEMORY_BYTES = 1_500_000_000  # a split that is larger when decoded is read as n
 STATISTICS = 1024  # training pictures that mean and std are computed from
 
 
-@dataclass(frozen=True)
-class ClassificationData:
-    """Pictures of each split; test is None where the data has none, and then val is what gets reported."""
-
-    train: Pictures
-    val: Pictures
-    test: Pictures | None
-    classes: tuple[str, ...]
-
-    @property
-    def mean(self) -> Tensor:
-        return self.train.mean
-
-    @property
-    def std(self) -> Tensor:
-        return self.train.std
-
-    @property
-    def held_out(self) -> dict[str, Pictures]:
-        """The splits to report, by name."""
-        return {"val": self.val} | ({"test": self.test} if self.test is not None else {})
-
-    def to(self, device) -> "ClassificationData":
-        moved = {name: part.to(device) for name, part in (self.held_out | {"train": self.train}).items()}
-        return replace(self, **moved)
+ClassificationData = Data  # whose parts are Pictures
 
 
 @dataclass(frozen=True)
@@ -86,9 +63,8 @@ def classification(
     """
     sources, classes = _sources(data, data_root, input_size, seed, train_images, download)
     parts = {name: _decode(source, input_size) for name, source in sources.items()}
-    mean, std = _statistics(parts["train"])
-    parts = {name: replace(part, mean=mean, std=std) for name, part in parts.items()}
-    return ClassificationData(parts["train"], parts["val"], parts.get("test"), tuple(classes))
+    data = ClassificationData(parts["train"], parts["val"], parts.get("test"), tuple(classes))
+    return normalise(data, *_statistics(data.train))
 
 
 def training_pictures(

@@ -96,7 +96,8 @@ class Samples:
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures of each split; test is None where the data has none, and then val is what gets reported.
+    """Pictures of each split, Samples or for classification Pictures; test is None where the data has none, and then val is what gets
+    reported.
 
     `problems` says what was left out of the annotations before a picture was opened, a line each.
     """

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from nas import UserError
 from tasks import annotations_coco, annotations_voc, box_transforms, boxes
 from tasks.box_transforms import Augment, Fit, Window, iou_window, look, zoomed_out
-from tasks.boxes import class_names, detection, num_classes
+from tasks.boxes import class_names, detection
 from tasks.coco_files import OUTLINE
 from tasks.reading import PICTURES, read_picture
 from tasks.samples import BadSample, Stream, in_order
@@ -83,7 +83,7 @@ def write_coco(root, folder="images/{}", **splits):
 def test_voc_counts_pixels_from_one(tmp_path):
     text = xml(thing("dog", (1, 1, 48, 32), 1), thing("cat", (3, 2, 10, 4), 0))
     found = detection("voc", write_voc(tmp_path, train=[text, text], val=1, test=2), 16)
-    assert found.classes == class_names("voc", tmp_path) == ("cat", "dog") and num_classes("voc", tmp_path) == 2
+    assert found.classes == class_names("voc", tmp_path) == ("cat", "dog")
     assert (len(found.train), len(found.val), len(found.test)) == (2, 1, 2)
     image, target = found.train.source.read(1)
     assert image.shape == (3, HEIGHT, WIDTH) and image.dtype == torch.uint8
@@ -168,7 +168,7 @@ def test_outlines_are_left_out_and_nothing_else_is(outline):
 def test_scenes_need_nothing_and_their_splits_are_worlds_apart(monkeypatch):
     monkeypatch.setattr(boxes, "SCENES", {"train": 12, "val": 4, "test": 6})
     found = detection(input_size=24)
-    assert (len(found.train), len(found.val), len(found.test)) == (12, 4, 6) and len(found.classes) == num_classes() == 10
+    assert (len(found.train), len(found.val), len(found.test)) == (12, 4, 6) and found.classes == class_names() and len(found.classes) == 10
     images, targets = next(in_order(found.val, 4))
     assert images.shape == (4, 3, 24, 24) and all(len(t["boxes"]) == len(t["labels"]) >= 1 for t in targets)
     first = [part.source.read(0)[0] for part in (found.train, found.val, found.test)]

@@ -40,13 +40,7 @@ class Backbone(nn.Module):
         self.feature_strides = [min(stride, output_stride) for stride in STRIDES]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        features = []
-        x = self.stem(x)
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in self.taps:
-                features.append(x)
-        return features
+        return frostnet.tapped(self.stem(x), self.blocks, self.taps)
 
 
 def backbone(name: str | frostnet.Architecture, output_stride: int = 32, runs: str | Path = "runs") -> Backbone:
