@@ -6,6 +6,8 @@
     python retrain.py --arch frostnet_a --calibrate mse              # float training, then ranges from pictures: no quantized training
     python retrain.py --task detection --arch ssdlite:frostnet_a --data voc --data-root FOLDER       # docs/detection.md
     python retrain.py --task segmentation --arch lraspp:frostnet_a --data camvid --data-root FOLDER  # docs/segmentation.md
+    python retrain.py --task pix2pix --arch resnet_6blocks --data pairs --data-root FOLDER           # docs/style.md
+    python retrain.py --task cyclegan --arch frost_generator --data unpaired --data-root FOLDER
 
 Float phase, then quantized training with StatAssist and GradBoost (arXiv:2006.09679), then conversion. Writes to runs/NAME: the
 checkpoint, log.jsonl, metrics.json, report.html, and what is shipped: int8.onnx and, for torch's engines, int8.pt (the frozen network).
@@ -35,14 +37,16 @@ from nas.runs import CHECKPOINT
 from quant.calibrate import METHODS
 from quant.executors import ONNX_ENGINES
 from quant.settings import load_settings
-from tasks import OPTIMIZERS, Fitted, Recipe, fit, parts
+from tasks import OPTIMIZERS, Fitted, Recipe, fit, pairs, parts
 from tasks.engine import DECAYS
-from tasks.kinds import KINDS, Kind, Request
+from tasks.judge import judge
+from tasks.kinds import DISCRIMINATORS, KINDS, Choices, Kind, Request
 from tasks.pictures import generator
 from tasks.residuals import silence_residuals
 from tasks.samples import normalise
 from tasks.ship import Checked, compare, doubts, onnx_words, parity_words, ship, shipped, state_bytes
 from tasks.trained import (
+    AROUND,
     CALIBRATED,
     NETWORK,
     Network,
@@ -54,6 +58,7 @@ from tasks.trained import (
     load_network,
     save_network,
 )
+from tasks.watcher import Watcher
 
 ENDINGS = {"qat": "int8", "ptq": "ptq", "float": "float"}  # of a run's name, by method
 CALIBRATION_IMAGES = 1024
@@ -66,16 +71,27 @@ LOWEST = {
     "clip_norm": 0,
     "workers": 0,
     "input_size": 8,
+    "sheet_every": 1,
 }
 # what only training takes notice of
-TRAINING = ("epochs", "lr", "optimizer", "weight_decay", "warmup", "decay", "clip_norm", "label_smoothing", "backbone")
-FREE = ("command", "runs", "restart", "download", "checkpoint_seconds", "threads", "workers")  # settings that do not change what is trained
+TRAINING = ("epochs", "lr", "optimizer", "weight_decay", "warmup", "decay", "clip_norm", "label_smoothing", "backbone", "discriminator")
+# settings that do not change what is trained
+FREE = ("command", "runs", "restart", "download", "checkpoint_seconds", "threads", "workers", "sheet_every")
 DATA_WORDS = "; ".join(f"{name}: {', '.join(kind.data)}" for name, kind in KINDS.items())
 EVERY_DATA = tuple(dict.fromkeys(data for kind in KINDS.values() for data in kind.data))
 
 
+SHOWN = ("direction", "discriminator", "judge", "palette", "sheet_every")  # settings of tasks whose networks make pictures
+# defaults of tasks that have none of their own
+COMMON = {"optimizer": "sgd", "weight_decay": 4e-5, "warmup": 0.05, "clip_norm": 2.0}
+
+
 def default_words(field: str) -> str:
-    return ", ".join(f"{kind.defaults[field]} in {name}" for name, kind in KINDS.items())
+    """The defaults of the tasks in words, with the tasks that share them."""
+    tasks: dict[Any, list[str]] = {}
+    for name, kind in KINDS.items():
+        tasks.setdefault((COMMON | kind.defaults)[field], []).append(name)
+    return "; ".join(f"{value} in {', '.join(names)}" for value, names in tasks.items())
 
 
 @dataclass(frozen=True)
@@ -83,15 +99,16 @@ class RetrainConfig:
     """One training run."""
 
     arch: str = option(help="network: a name in --runs, a path, a shipped or a published name, a name in python -m zoo list; in the "
-                            "other tasks FORM:NAME, such as ssdlite:frostnet_a or lraspp:mobilenet_v2, or tdsod, espnet ..")  # fmt: skip
+                            "other tasks FORM:NAME, such as ssdlite:frostnet_a or lraspp:mobilenet_v2, or tdsod, espnet, "
+                            "resnet_6blocks ..")  # fmt: skip
     task: Literal[tuple(KINDS)] = option("classification", "what to train for")
     name: str | None = option(None, "name of the run's folder in --runs (default: the network's name and _int8, _ptq or _float)")
     data: Literal[EVERY_DATA] = option("scenes", f"pictures to train on ({DATA_WORDS})")
     data_root: str | None = option(None, "folder of the pictures")
     download: bool = option(False, "fetch the data set into --data-root if it is not there")
     bad_data: Literal["refuse", "skip"] = option("refuse", "pictures, boxes and masks that cannot be used: an error, or left out, named "
-                                                           "and counted (detection and segmentation)")  # fmt: skip
-    workers: int | None = option(None, "processes that read pictures ahead (detection, segmentation; default: the CPUs less one, up to 4)")
+                                                           "and counted (not in classification)")  # fmt: skip
+    workers: int | None = option(None, "processes that read pictures ahead (not in classification; default: the CPUs less one, up to 4)")
     input_size: int | None = option(None, "pixels of a square picture, in segmentation of the shorter side (default: an architecture "
                                           "file's own in classification, else what is usual for the data)")  # fmt: skip
     train_images: int | None = option(None, "train on so many pictures, in classification balanced over the classes (default: all)")
@@ -101,12 +118,12 @@ class RetrainConfig:
     epochs: int | None = option(None, f"epochs in all, float and quantized together (default: {default_words('epochs')})")
     float_epochs: int | None = option(None, "epochs before the quantizers are attached (default: a third of all)")
     batch_size: int | None = option(None, f"pictures in a step, of each process under torchrun (default: {default_words('batch_size')})")
-    optimizer: Literal[tuple(OPTIMIZERS)] = option("sgd", "optimizer")
+    optimizer: Literal[tuple(OPTIMIZERS)] | None = option(None, f"optimizer (default: {default_words('optimizer')})")
     lr: float | None = option(None, "peak learning rate (default: the optimizer's)")
-    weight_decay: float = option(4e-5, "weight decay, of weights only")
-    warmup: float = option(0.05, "share of the steps in which the learning rate rises")
+    weight_decay: float | None = option(None, f"weight decay, of weights only (default: {default_words('weight_decay')})")
+    warmup: float | None = option(None, f"share of the steps in which the learning rate rises (default: {default_words('warmup')})")
     decay: Literal[tuple(DECAYS)] | None = option(None, f"how it falls afterwards (default: {default_words('decay')})")
-    clip_norm: float = option(2.0, "largest norm of all gradients together; 0 for no limit")
+    clip_norm: float | None = option(None, f"largest norm of all gradients together, 0: no limit (default: {default_words('clip_norm')})")
     label_smoothing: float = option(0.0, "label smoothing")
     zero_residuals: bool = option(True, "begin with silent residual branches: their last batch norms at weight 0")
     statassist: bool = option(True, "float epochs first; --no-statassist trains quantized from the first step")
@@ -115,6 +132,15 @@ class RetrainConfig:
     float_only: bool = option(False, "train in float to the end, convert nothing")
     backbone: str | None = option(None, "begin with the backbone of a run of classification, float or INT8: its name in --runs, or its "
                                         "folder (detection and segmentation)")  # fmt: skip
+    direction: pairs.Direction = option("a_to_b", "which half of a pair becomes which (pix2pix)")
+    discriminator: Literal[DISCRIMINATORS] | None = option(
+        None, "what generators are trained against: judges patches of 70 pixels or single ones; batch, instance or no norm (default: patch)"
+    )
+    judge: str | None = option(None, "finished run of classification or segmentation in whose features pictures are compared: its name in "
+                                     "--runs, or its folder (pix2pix, cyclegan; default: features of random weights)")  # fmt: skip
+    palette: str | None = option(None, "JSON file of colours of label maps, {class of the judge: [red, green, blue]}: pix2pix from labels "
+                                       "is then judged by what a --judge of segmentation sees in its photos")  # fmt: skip
+    sheet_every: int = option(500, "steps between two sheets of sample pictures in figures/ (pix2pix, cyclegan)")
     from_float: str | None = option(None, "begin quantized from the weights of a float run: its name in --runs or its checkpoint.pt")
     calibrate: Literal[METHODS] | None = option(None, "post-training quantization: train in float to the end (or not at all, with "
                                                       "--from-float), then choose ranges by this method")  # fmt: skip
@@ -148,9 +174,16 @@ class RetrainConfig:
         """Fill in what depends on the task; raise UserError for what another one has."""
         if self.data not in self.kind.data:
             raise UserError(f"data: {self.data!r} is nothing that {self.task} reads; choose one of {', '.join(self.kind.data)}")
-        if self.backbone and (self.task == "classification" or self.from_float):
+        if self.backbone and (self.task not in AROUND or self.from_float):
             raise UserError("backbone: is for detection and segmentation, where --from-float does not bring all weights; leave it out")
-        own = self.kind.defaults | {"workers": min(4, (os.cpu_count() or 1) - 1)}
+        if self.label_smoothing and self.task != "classification":
+            raise UserError("label_smoothing: only classification has it; leave it out")
+        for field in () if self.kind.shows else SHOWN:
+            if getattr(self, field) != getattr(RetrainConfig, field):
+                raise UserError(f"{field}: is for {' and '.join(name for name, kind in KINDS.items() if kind.shows)}; leave it out")
+        if self.palette and not self.judge:
+            raise UserError("palette: names the colours of a judge's classes; add --judge RUN, a finished run of segmentation")
+        own = COMMON | self.kind.defaults | {"workers": min(4, (os.cpu_count() or 1) - 1)}
         for field, value in own.items():
             if getattr(self, field) is None:
                 object.__setattr__(self, field, value)
@@ -165,7 +198,8 @@ class RetrainConfig:
                             "leave these out")  # fmt: skip
         if self.float_epochs is not None and (self.method != "qat" or self.from_float or not self.statassist):
             raise UserError("float_epochs: --float-only, --calibrate, --from-float and --no-statassist decide it; leave it out")
-        ignored = [name for name in TRAINING if getattr(self, name) not in (getattr(RetrainConfig, name), self.kind.defaults.get(name))]
+        own = COMMON | self.kind.defaults
+        ignored = [name for name in TRAINING if getattr(self, name) not in (getattr(RetrainConfig, name), own.get(name))]
         if self.trains_nothing and ignored:
             raise UserError(f"{', '.join(ignored)}: --calibrate with --from-float trains nothing; leave this out, or one of the two")
         if self.calibration_images is not None and not self.calibrate:
@@ -248,6 +282,13 @@ class Job:
         """Pictures to compare networks on."""
         return Checked(self.config.kind, self.task, self.data.val)
 
+    @property
+    def watcher(self) -> Watcher | None:
+        """Draws sheets of sample pictures, where networks make pictures."""
+        if not self.config.kind.shows:
+            return None
+        return Watcher(self.run, self.task, self.data.val, self.network.build, self.config.sheet_every)
+
 
 def retrain(config: RetrainConfig, command: str) -> Path:
     kind, classes = config.kind, config.kind.num_classes(config.data, config.data_root)
@@ -276,13 +317,15 @@ def retrain(config: RetrainConfig, command: str) -> Path:
 
 
 def make_task(config: RetrainConfig, network: Network, data: Any) -> Any:
-    return config.kind.task(network.name, network.input_size, data.classes, data.train, config.label_smoothing)
+    found = judge(config.judge, config.runs, config.palette) if config.judge else None
+    choices = Choices(config.label_smoothing, config.discriminator, found, config.seed)
+    return config.kind.task(network.name, network.input_size, data.classes, data.train, choices)
 
 
 def load_data(config: RetrainConfig, network: Network) -> Any:
     """The pictures; normalised as those that the given weights were trained on."""
     request = Request(config.data, config.data_root, network.input_size, config.seed, config.train_images, config.download,
-                      config.workers, config.bad_data)  # fmt: skip
+                      config.workers, config.bad_data, config.direction)  # fmt: skip
     data = ranks.first_on_machine(lambda: config.kind.load(request)) if config.download else config.kind.load(request)
     if config.backbone:
         return normalise(data, *load_backbone(network, network.build(), config.backbone, config.runs))
@@ -330,7 +373,7 @@ def train(job: Job) -> tuple[nn.Module, Fitted]:
         stream = config.kind.stream(job.data.train, config.batch_size, config.seed)
         if stream.batch_size < config.batch_size and ranks.is_main():
             print(f"batches of {stream.batch_size} and not {config.batch_size}: there are no more training pictures")
-        fitted = fit(model, job.task, stream, job.data.held_out, config.recipe(), job.run, network.example().to(device))
+        fitted = fit(model, job.task, stream, job.data.held_out, config.recipe(), job.run, network.example().to(device), job.watcher)
     ranks.only_main()
     if config.trains_nothing:
         job.run.save_checkpoint({"attached": False, "model": model.state_dict()})
@@ -380,11 +423,27 @@ def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
         network = (job.network.name, job.network.input_size)
         trained = Trained(fitted.model, config.quantizers(), *network, **about(job.data, config.engine), task=config.task)
         found |= ship(trained, frozen.get("int8"), run.path, job.checked, found["parity"]["refused"])
-        found["warnings"] = doubts(found, accuracy, score)
+        found["warnings"] = doubts(found, accuracy, score, config.kind.likeness)
+    if job.watcher:
+        draw_contact_sheet(job, model, None if config.method == "float" else converted)
     timings = time_networks(frozen, image, engine=config.engine, threads=config.threads)
     rows = [row(name, metrics, timings.get(name), job.task.reported) for name, metrics in accuracy.items()]
     sizes = {"float state dict": state_bytes(model)} | {name: (run.path / name).stat().st_size for name in shipped(run.path)}
     return {"float_runtime": runtime, "timed_on": list(image.shape), "networks": rows, "file_bytes": sizes, **found}
+
+
+def draw_contact_sheet(job: Job, model: nn.Module, converted: nn.Module | None) -> None:
+    """What the float network makes of some pictures, and what the INT8 network makes of them."""
+    config, models = job.config, {}
+    if config.from_float and config.method == "qat":
+        model = job.network.build()
+        load_float(model, config.from_float, config.runs)
+    if config.from_float or config.method != "qat":
+        models["float"] = model.eval()
+    if converted is not None:
+        models["INT8"] = converted
+    with quant.use_engine(config.engine):
+        job.watcher.compare(models)
 
 
 def row(name: str, metrics: dict | None, timing: Timing | None, reported: tuple[str, ...] = ("top1",)) -> dict:
@@ -401,7 +460,8 @@ def describe(job: Job, fitted: Fitted) -> dict:
     images = {f"{name}_images": len(part) for name, part in ({"train": data.train} | data.held_out).items()}
     skipped = {name: len(part.skipped) for name, part in ({"train": data.train} | data.held_out).items() if getattr(part, "skipped", None)}
     left_out = {"skipped_images": skipped, "bad_annotations": len(data.problems)}
-    return {"task": config.task, "score": job.task.score, "data": config.data, "input_size": job.network.input_size, **images,
+    style = {"judge": config.judge or "random features", "discriminator": config.discriminator} if config.kind.shows else {}
+    return {"task": config.task, **style, "score": job.task.score, "data": config.data, "input_size": job.network.input_size, **images,
             **{name: value for name, value in left_out.items() if value}, "reported": list(data.held_out)[-1],
             "method": config.method, "calibrate": config.calibrate, **(dict.fromkeys(epochs, 0) if config.trains_nothing else epochs),
             "boost": config.recipe().boost, "seed": config.seed, "train_seconds": round(fitted.seconds, 1), "engine": config.engine,
@@ -417,10 +477,11 @@ def show(metrics: dict) -> None:
     rows = pandas.DataFrame(metrics["networks"])
     rows["latency_stable"] = rows["latency_stable"].map({True: "yes", False: "no"})
     print(rows.to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
+    likeness = KINDS[metrics["task"]].likeness
     if "parity" in metrics:
-        print(f"parity on {metrics['engine']}: {parity_words(metrics['parity'], metrics['float_ops'])}")
+        print(f"parity on {metrics['engine']}: {parity_words(metrics['parity'], metrics['float_ops'], likeness)}")
     if "onnx" in metrics:
-        print(f"int8.onnx: {onnx_words(metrics['onnx'])}")
+        print(f"int8.onnx: {onnx_words(metrics['onnx'], likeness)}")
     unstable = [row["network"] for row in metrics["networks"] if row["latency_stable"] is False]
     if unstable:
         print(f"warning: the latency of {', '.join(unstable)} is unstable: its best rounds lie further apart than {TOLERANCE:.0%}; "

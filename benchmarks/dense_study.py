@@ -26,7 +26,7 @@ from nas import Run, UserError, read_json
 from nas.files import read_bytes, write_bytes
 from tasks import Diverged, fit, parts
 from tasks.detection import Detection
-from tasks.kinds import KINDS, Request
+from tasks.kinds import KINDS, Choices, Request
 from tasks.residuals import silence_residuals
 from tasks.samples import Data, Samples, Stream
 from tasks.segmentation import Segmentation
@@ -95,7 +95,7 @@ def network_of(config: DenseConfig, name: str) -> Network:
 
 def task_of(config: DenseConfig, name: str) -> Any:
     data = load(config)
-    return KINDS[config.task].task(network_of(config, name).name, config.input_size, data.classes, data.train, 0.0)
+    return KINDS[config.task].task(network_of(config, name).name, config.input_size, data.classes, data.train, Choices())
 
 
 def test_of(config: DenseConfig) -> Samples:

@@ -158,6 +158,15 @@ def gather(rows: list[T]) -> list[T]:
     return [row for share in shares for row in share]
 
 
+def gather_tensor(rows: Tensor) -> Tensor:
+    """The rows of a tensor of all ranks, which have as many, on all ranks."""
+    if world_size() == 1:
+        return rows
+    shares = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(shares, rows.contiguous())
+    return torch.cat(shares)
+
+
 @torch.no_grad()
 def mean_(tensors: Sequence[Tensor]) -> None:
     """The mean over ranks of floating-point tensors, in place: one all-reduce for each kind (device and dtype)."""

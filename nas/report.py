@@ -25,11 +25,11 @@ from nas.draw import (
     save,
 )
 from nas.errors import UserError
-from nas.files import write_bytes
+from nas.files import read_bytes, write_bytes
 from nas.report_data import read_alphas, read_architecture, read_front, read_health, read_object
-from nas.report_html import label, notice, page, plots, table, tiles
+from nas.report_html import image, label, notice, page, plots, table, tiles
 from nas.report_parts import alphas, architecture
-from nas.runs import LOG, Run
+from nas.runs import CONTACT, LOG, Run
 
 FILES = ("config.json", "arch.json", "network.json", "metrics.json", "front.json", LOG)
 LATENCY = ("latency (ms)", "price of latency (mu)")  # kinds of curves that stand in a section of their own
@@ -56,6 +56,7 @@ def write_report(path: str | Path) -> Path:
         "Health": _health(health) + _curves(curves, HEALTH),
         "Pareto front": _front(front) if front else [],
         "Predicted against measured": _prediction(front),
+        "Pictures": _pictures(run),
         "Metrics": _metrics(metrics),
         "Curves": _curves(curves, [kind for kind in curves if kind not in (*LATENCY, *HEALTH)]),
         "Configuration": _configuration(config),
@@ -153,6 +154,12 @@ def _prediction(data: dict) -> list[str]:
     }  # fmt: skip
     drawn = inline_svg(figure, "prediction", "predicted over measured latency")
     return [f'<div class="beside"><figure>{drawn}</figure>{tiles(facts)}</div>']
+
+
+def _pictures(run: Run) -> list[str]:
+    """What the networks of a style transfer make, drawn when the run ended."""
+    path = run.figure(CONTACT)
+    return [image(read_bytes(path), "what the networks make of some pictures")] if path.is_file() else []
 
 
 def _metrics(metrics: dict) -> list[str]:

@@ -1,5 +1,6 @@
 """Pieces of a report's HTML. Every text from outside passes through `escape`."""
 
+import base64
 import json
 import math
 from collections.abc import Iterable
@@ -44,7 +45,7 @@ tr.chosen td { font-weight: 650; } tr.chosen td:first-child::after { content: " 
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 18px 26px; }
 .plots.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
 .beside { display: grid; grid-template-columns: minmax(0, 440px) 1fr; gap: 18px 40px; align-items: start; }
-figure { margin: 0; min-width: 0; }
+figure { margin: 0; min-width: 0; } figure > img { max-width: 100%; border-radius: 6px; }
 svg.plot { display: block; width: 100%; height: auto; } svg.plot text { font-family: inherit !important; }
 .frost { background: var(--frost); } .mb { background: var(--mb); } .se { background: var(--se); } .add { background: var(--add); }
 .ends { background: var(--ends); }
@@ -98,6 +99,11 @@ def tiles(facts: dict[str, Any]) -> str:
 def plots(figures: Iterable[str], wide: bool = False) -> str:
     items = "".join(f"<figure>{figure}</figure>" for figure in figures)
     return f'<div class="plots{" wide" if wide else ""}">{items}</div>'
+
+
+def image(png: bytes, words: str) -> str:
+    """A PNG inside the page."""
+    return f'<figure><img alt="{escape(words)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'
 
 
 def notice(warnings: list[str]) -> str:

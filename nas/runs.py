@@ -17,7 +17,8 @@ from nas.errors import UserError
 from nas.files import plain, read_bytes, read_json, reason, write_bytes, write_json
 
 CHECKPOINT, LOG, ALPHAS, EVENTS = "checkpoint.pt", "log.jsonl", "alphas.jsonl", "tensorboard"
-NETWORKS = ("arch.json", "network.json", "calibrated.pt", "int8.pt", "int8.onnx")
+NETWORKS = ("arch.json", "network.json", "calibrated.pt", "float_phase.pt", "int8.pt", "int8.onnx")
+CONTACT = "contact.png"  # among the figures: what the networks of a style transfer make
 RESULTS = (*NETWORKS, "bottleneck.json", "rescored.json", "metrics.json", "front.json", "latency.json", "report.html")
 FOLDERS = (EVENTS, "tried", "pareto", "figures")
 _FORMAT = {"format": "checkpoint", "version": 1}

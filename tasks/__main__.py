@@ -12,7 +12,7 @@ from nas import UserError, read_json
 from nas.cli import guard
 from quant.executors import ONNX_ENGINES
 from tasks import parts
-from tasks.kinds import KINDS, Request
+from tasks.kinds import KINDS, Choices, Request
 from tasks.ship import Checked, check_writable, compare, doubts, onnx_words, parity_words, part_path, save_frozen, save_onnx
 from tasks.trained import Trained, load
 
@@ -45,7 +45,7 @@ def find_pictures(run: str, trained: Trained, data_root: str | None) -> Checked:
         pictures = kind.noise(trained.input_size, PICTURES)
         print(f"checked on {PICTURES} random pictures, because: {error}")
     pictures = replace(pictures, mean=torch.tensor(trained.mean), std=torch.tensor(trained.std))
-    return Checked(kind, kind.task(trained.name, trained.input_size, trained.classes, None, 0.0), pictures)
+    return Checked(kind, kind.task(trained.name, trained.input_size, trained.classes, None, Choices()), pictures)
 
 
 def export(trained: Trained, format: str, output: Path, checked: Checked) -> None:
@@ -58,16 +58,16 @@ def export(trained: Trained, format: str, output: Path, checked: Checked) -> Non
     found = compare(trained.graph, converted, checked)
     if found["refused"]:
         raise UserError(f"{found['refused']}; {output} is not written")
-    print(f"parity on {engine}: {parity_words(found, parts.float_ops(converted))}")
+    print(f"parity on {engine}: {parity_words(found, parts.float_ops(converted), checked.kind.likeness)}")
     file = {}
     if engine in ONNX_ENGINES:
         file = save_onnx(trained, output, checked)
-        print(onnx_words(file))
+        print(onnx_words(file, checked.kind.likeness))
     else:
         frozen = parts.freeze(converted, torch.zeros(1, 3, trained.input_size, trained.input_size))
         for name, part in frozen.parts.items():
             save_frozen(part, part_path(output, name))
-    for words in doubts({"parity": found, "onnx": file}):
+    for words in doubts({"parity": found, "onnx": file}, likeness=checked.kind.likeness):
         print(f"warning: {words}")
     for name in parts.parts_of(trained.graph):
         path = part_path(output, name)

@@ -1,7 +1,8 @@
 """The one training loop: float epochs, then quantized ones (StatAssist, arXiv:2006.09679), for every task.
 
-A task is any object with `train_step(model, batch) -> (loss, logs)` and `evaluate(model, data) -> metrics`; a stream has
-`batch(step)`, a pure function, `batch_size` and `steps_per_epoch`. A run stopped at any moment goes on from its checkpoint and, on a
+A task is any object with `train_step(model, batch) -> (loss, logs)` and `evaluate(model, data) -> metrics`, and perhaps a `rival`
+(tasks.rival) that learns inside train_step; a stream has `batch(step)`, a pure function, `batch_size` and `steps_per_epoch`. A run
+stopped at any moment goes on from its checkpoint and, on a
 CPU, ends in the same numbers bit for bit as if it had not been stopped. Under torchrun (nas.ranks) gradients are averaged, so that all
 ranks hold the same state in every step; rank 0 writes it down.
 """
@@ -26,7 +27,7 @@ from tasks import parts
 
 class Optimizer(NamedTuple):
     kind: type[torch.optim.Optimizer]
-    lr: float  # a default peak learning rate for batches of about 64 pictures
+    lr: float  # a default peak learning rate, for batches of about 64 pictures where they are classified
     options: dict
 
 
@@ -34,6 +35,7 @@ OPTIMIZERS = {
     "sgd": Optimizer(torch.optim.SGD, 0.05, {"momentum": 0.9, "nesterov": True}),
     "adamw": Optimizer(torch.optim.AdamW, 0.003, {}),
     "adam": Optimizer(torch.optim.Adam, 0.003, {}),
+    "adam_gan": Optimizer(torch.optim.Adam, 2e-4, {"betas": (0.5, 0.999)}),  # arXiv:1611.07004, section 3.3
     "rmsprop": Optimizer(torch.optim.RMSprop, 0.003, {"alpha": 0.9, "momentum": 0.9, "eps": 1e-3}),
 }
 WATCH_EVERY = 20  # steps between looks at the loss on a GPU, where each look waits for the device
@@ -58,6 +60,7 @@ class Recipe:
     clip_norm   largest norm of all gradients together, 0 for no limit. Deep networks of bottlenecks trained quantized from scratch lose
                 what they have learned to single steps without it.
     decay       how the learning rate falls after the warm-up, a key of DECAYS
+    look_every  epochs between two looks at the validation part
     """
 
     schedule: Schedule
@@ -71,6 +74,15 @@ class Recipe:
     checkpoint_seconds: float = 60.0
     clip_norm: float = 2.0
     decay: str = "cosine"
+    look_every: int = 1
+
+
+class Watcher(Protocol):
+    """Shows what a model makes of some pictures, on rank 0: every so many steps, and at the end of the float phase."""
+
+    every: int
+
+    def show(self, model: nn.Module, step: int, float_ends: bool) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -84,16 +96,19 @@ class Fitted:
     seconds: float
 
 
-def fit(model: nn.Module, task: Task, stream: Stream, held_out: Mapping[str, Any], recipe: Recipe, run: Run, example: Tensor) -> Fitted:
+def fit(
+    model: nn.Module, task: Task, stream: Stream, held_out: Mapping[str, Any], recipe: Recipe, run: Run, example: Tensor,
+    watcher: Watcher | None = None,
+) -> Fitted:  # fmt: skip
     """Train `model` in place by the recipe, from the run's checkpoint if it has one, and evaluate it.
 
-    held_out  data by split; the first, the validation part, is evaluated after each epoch, all of them at the end of the float phase and
-              of training. Nothing is chosen by any of them.
+    held_out  data by split; the first, the validation part, is evaluated after every recipe.look_every epochs, all of them at the end of
+              the float phase and of training. Nothing is chosen by any of them.
     example   (N, C, H, W), a batch of the kind that will come, to trace the model with
     Raises Diverged, a UserError, where the loss stops being finite; the last checkpoint stays as it is.
     """
     total = recipe.schedule.epochs * stream.steps_per_epoch
-    training = _Training(model, task, stream, held_out, recipe, run, example)
+    training = _Training(model, task, stream, held_out, recipe, run, example, watcher)
     state = ranks.from_main(lambda: run.load_checkpoint() if run.has(CHECKPOINT) else None)
     if state is not None:
         training.load_state_dict(state)
@@ -111,10 +126,14 @@ def fit(model: nn.Module, task: Task, stream: Stream, held_out: Mapping[str, Any
 class _Training:
     """Everything that changes during training, and the work of an epoch."""
 
-    def __init__(self, model, task, stream, held_out, recipe, run, example):
+    def __init__(self, model, task, stream, held_out, recipe, run, example, watcher):
         self.task, self.stream, self.held_out, self.recipe, self.run, self.example = task, stream, held_out, recipe, run, example
+        self.watcher = watcher if ranks.is_main() else None
         self.net, self.attached = model, False
         self.device = next(model.parameters()).device
+        self.rival = getattr(task, "rival", None)
+        if self.rival is not None:
+            self.rival.to(self.device)
         self.optimizer = make_optimizer(model, recipe)
         self.step, self.sums = 0, {}
         self.seconds, self._since = 0.0, time.monotonic()  # trained before, and when this sitting's unsaved part began
@@ -134,6 +153,10 @@ class _Training:
         self._log(epoch, phase)
         self.sums = {}
         ranks.assert_equal(self.net.state_dict(), "weights")
+        if self.rival is not None:
+            ranks.assert_equal(self.rival.state_dict(), "discriminators")
+        if epoch + 1 == self.recipe.schedule.float_epochs:
+            self._show(float_ends=True)
         self._save()
 
     def _run_steps(self, until: int, phase: Phase, bar: tqdm) -> None:
@@ -144,6 +167,8 @@ class _Training:
             for name, value in self._train_step(watch).items():
                 self.sums[name] = self.sums.get(name, 0.0) + value.double()
             self.step += 1
+            if self.watcher and self.step % self.watcher.every == 0:
+                self._show()
             bar.update(self.stream.batch_size * ranks.world_size())
             bar.set_description(f"loss {watch.last:.3f}", refresh=False)
             if time.monotonic() - saved > self.recipe.checkpoint_seconds and self.step < until:
@@ -152,6 +177,12 @@ class _Training:
                 saved = time.monotonic()
         watch.look()
         self._refuse_broken_state()
+
+    def _show(self, float_ends: bool = False) -> None:
+        if self.watcher:
+            self.net.eval()
+            self.watcher.show(self.net, self.step, float_ends)
+            self.net.train()
 
     def _enter(self, phase: Phase) -> None:
         """Put model and optimizer into a phase: attach the quantizers when the first quantized one begins, set every switch."""
@@ -174,9 +205,11 @@ class _Training:
     def _train_step(self, watch: "_LossWatch") -> dict[str, Tensor]:
         schedule, per_epoch = self.recipe.schedule, self.stream.steps_per_epoch
         total, quantized_from = schedule.epochs * per_epoch, schedule.float_epochs * per_epoch
-        lr = self.recipe.lr * lr_factor((self.step + 0.5) / total, self.recipe.warmup, self.recipe.decay)
+        factor = lr_factor((self.step + 0.5) / total, self.recipe.warmup, self.recipe.decay)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+            group["lr"] = self.recipe.lr * factor * group.get("lr_scale", 1.0)
+        if self.rival is not None:
+            self.rival.scale_lr(factor)
         self.optimizer.progress = max(0.0, (self.step - quantized_from) / max(1, total - quantized_from))
         batch = self.stream.batch(self.step)
         ranks.reseed(self.recipe.seed, self.step)
@@ -199,8 +232,9 @@ class _Training:
     def _evaluate(self, epoch: int) -> None:
         schedule = self.recipe.schedule
         last, float_ends = epoch + 1 == schedule.epochs, epoch + 1 == schedule.float_epochs
-        splits = list(self.held_out.items())
-        self.metrics = {name: self.task.evaluate(self.net, data) for name, data in (splits if last or float_ends else splits[:1])}
+        looks = (epoch + 1) % self.recipe.look_every == 0
+        splits = list(self.held_out.items())[: None if last or float_ends else int(looks)]
+        self.metrics = {name: self.task.evaluate(self.net, data) for name, data in splits}
         if float_ends:
             self.float_metrics = self.metrics
 
@@ -221,15 +255,17 @@ class _Training:
 
     def _refuse_broken_state(self) -> None:
         """Raise where a weight, a batch-norm statistic or a range is not finite: such a state must not replace a good checkpoint."""
-        state = [*self.net.parameters(), *self.net.buffers()]
+        state = [*self.net.parameters(), *self.net.buffers(), *(self.rival.parameters() if self.rival is not None else ())]
         if not all(bool(t.isfinite().all()) for t in state):
             epoch = max(0, self.step - 1) // self.stream.steps_per_epoch
             raise _diverged("weights or ranges stopped being finite", self.step, phase_at(self.recipe.schedule, epoch).name)
 
     def state_dict(self) -> dict:
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        return {"attached": self.attached, "model": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
-                "ranks": ranks.world_size(), "seconds": self.seconds, "sums": {name: float(value) for name, value in self.sums.items()},
+        rival = {"rival": self.rival.state_dict()} if self.rival is not None else {}
+        sums = {name: float(value) for name, value in self.sums.items()}
+        return {"attached": self.attached, "model": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), **rival,
+                "step": self.step, "ranks": ranks.world_size(), "seconds": self.seconds, "sums": sums,
                 "float_metrics": self.float_metrics, "metrics": self.metrics, "rng": torch.get_rng_state(), "cuda_rng": cuda}  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
@@ -239,6 +275,8 @@ class _Training:
                 self._attach()
             self.net.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            if self.rival is not None:
+                self.rival.load_state_dict(state["rival"])
             self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
             self.float_metrics, self.metrics = state["float_metrics"], state["metrics"]
             torch.set_rng_state(state["rng"].cpu())
@@ -279,7 +317,11 @@ def _diverged(what: str, step: int, phase: str) -> Diverged:
     return Diverged(f"{what} at step {step} of phase {phase}; the last checkpoint is kept. Mend: {mend}")
 
 
-DECAYS = {"cosine": lambda done: 0.5 + 0.5 * math.cos(math.pi * done), "poly": lambda done: (1 - done) ** 0.9}  # of progress in [0, 1]
+DECAYS = {  # of progress in [0, 1]
+    "cosine": lambda done: 0.5 + 0.5 * math.cos(math.pi * done),
+    "poly": lambda done: (1 - done) ** 0.9,
+    "second_half": lambda done: min(1.0, 2 - 2 * done),  # constant, then to 0 in a line
+}
 
 
 def lr_factor(progress: float, warmup: float, decay: str = "cosine") -> float:

@@ -17,14 +17,10 @@ import quant
 from nas import UserError
 from nas.files import reason
 from tasks import parts
-from tasks.kinds import Kind
+from tasks.kinds import ANSWERS, Kind, Likeness
 from tasks.trained import Trained
 
 PARITY_PIXELS = 8 * 224 * 224  # in the batch that is compared layer by layer
-# What a network that has learned its task stays within: INT8 differs from fake-quant by single steps, which turn only what lies between two
-# answers. More is a warning and no refusal, since a network that has learned little has many such pictures.
-LEAST_AGREEMENT = 0.995  # share of equal answers
-LARGEST_GAP = 0.002  # of the task's score on a held-out split, to either side
 SHIPPED = ("int8.pt", "int8.onnx")  # in a run's folder; of each part of a network in several
 
 
@@ -71,22 +67,22 @@ def _within(part: str, name: str) -> str:
     return f"{part}.{name}" if part else name
 
 
-def doubts(found: dict, metrics: dict[str, dict] | None = None, score: str = "top1") -> list[str]:
+def doubts(found: dict, metrics: dict[str, dict] | None = None, score: str = "top1", likeness: Likeness = ANSWERS) -> list[str]:
     """Warnings where INT8 does not end up where fake-quant does, though no single layer is off; [] where it does.
 
+    Warnings and no refusals, since a network that has learned little has many pictures between two answers.
     found    what `compare` found as "parity" and `save_onnx` as "onnx", as far as there is either
     metrics  of "fake_quant" and "int8" by held-out split; `score` is the one to look at
     """
     parity, file = found.get("parity", {}), found.get("onnx", {})
     shares = {"INT8": (parity.get("agreement"), parity), "int8.onnx": (file.get("agreement_with_fake_quant"), file)}
-    words = [f"{name} gives the same answer as fake-quant for only {share:.2%} of {seen['pictures']} pictures, at least "
-             f"{LEAST_AGREEMENT:.1%} are to be expected" for name, (share, seen) in shares.items()
-             if share is not None and share < LEAST_AGREEMENT]  # fmt: skip
+    words = [f"{name}: {likeness.words.format(agreement)} of {seen['pictures']} pictures, at least {likeness.least:g} is to be expected"
+             for name, (agreement, seen) in shares.items() if agreement is not None and agreement < likeness.least]  # fmt: skip
     for split, values in (metrics or {}).get("fake_quant", {}).items():
         gap = round(metrics["int8"][split][score] - values[score], 6)
-        if abs(gap) > LARGEST_GAP:
-            words.append(f"{score} of INT8 on {split} is {100 * abs(gap):.2f} points {'above' if gap > 0 else 'below'} "
-                         f"fake-quant's, at most {100 * LARGEST_GAP:.1f} are to be expected")  # fmt: skip
+        if abs(gap) > likeness.largest_gap:
+            words.append(f"{score} of INT8 on {split} is {likeness.gap_words(abs(gap))} {'above' if gap > 0 else 'below'} "
+                         f"fake-quant's, at most {likeness.gap_words(likeness.largest_gap)} are to be expected")  # fmt: skip
     return words
 
 
@@ -193,19 +189,19 @@ def state_bytes(model: nn.Module) -> int:
 # ---- in words ------------------------------------------------------------------------------------------------
 
 
-def parity_words(found: dict, float_ops: list[str]) -> str:
+def parity_words(found: dict, float_ops: list[str], likeness: Likeness = ANSWERS) -> str:
     """What `compare` found, and what the engine computes in float."""
     return (f"layers within {found['layer_steps']:g} steps (worst {found['worst_layer']}), output within {found['output_steps']:.1f}, "
-            f"fake-quant's answer for {found['agreement']:.2%} of {found['pictures']} pictures; in float: {_few(float_ops)}")  # fmt: skip
+            f"{likeness.words.format(found['agreement'])} of {found['pictures']} pictures; in float: {_few(float_ops)}")  # fmt: skip
 
 
-def onnx_words(found: dict) -> str:
+def onnx_words(found: dict, likeness: Likeness = ANSWERS) -> str:
     """What `save_onnx` found."""
     if "refused" in found:
         return f"not written, {found['refused']}"
     return (f"{found['bytes']:,} bytes, {found['integer_layers']} integer layers, in float: {_few(found['float_ops'])}; in onnxruntime "
             f"layers within {found['layer_steps']:g} steps of the integer reference, output within {found['output_steps']:.1f}, "
-            f"fake-quant's answer for {found['agreement_with_fake_quant']:.2%} of {found['pictures']} pictures")  # fmt: skip
+            f"{likeness.words.format(found['agreement_with_fake_quant'])} of {found['pictures']} pictures")  # fmt: skip
 
 
 def _few(names: Sequence[str]) -> str:

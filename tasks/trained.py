@@ -26,10 +26,12 @@ from nas.arch import RULES, SHIPPED, find_file
 from nas.runs import CHECKPOINT
 from quant.settings import config_from
 from tasks import parts
-from zoo import backbones, detectors, segmenters
+from zoo import backbones, detectors, generators, segmenters
 
 NETWORK, CALIBRATED = "network.json", "calibrated.pt"
-FORMS = {"detection": detectors, "segmentation": segmenters}  # tasks whose networks stand around a backbone, or have a name of their own
+AROUND = {"detection": detectors, "segmentation": segmenters}  # tasks whose networks stand around a backbone, or have a name of their own
+FORMS = {**AROUND, "pix2pix": generators, "cyclegan": generators}
+DROPOUT = 0.5  # in pix2pix's generators, the only noise that they get (arXiv:1611.07004, section 3.1)
 TASKS = ("classification", *FORMS)
 HEADER = {"format": "network", "version": 1}
 ENGINE_OF_LIMIT = {63: "fbgemm", 127: "reference"}  # whose largest weight code that is on any CPU
@@ -59,6 +61,8 @@ class Network:
             raise UserError(f"name: {self.name!r} is no network for {self.task}; known here: {', '.join(FORMS[self.task].NAMES)}")
         if self.arch is not None and self.arch.stem.in_channels != 3:
             raise UserError(f"stem.in_channels: {self.arch.stem.in_channels}, must be 3, the channels of a picture")
+        if FORMS.get(self.task) is generators:
+            generators.check_size(self.name, self.input_size)
 
     def build(self) -> nn.Module:
         """The float network with fresh weights."""
@@ -66,6 +70,10 @@ class Network:
             return detectors.build(self.name, self.num_classes, self.input_size, arch=self.arch)
         if self.task == "segmentation":
             return segmenters.build(self.name, self.num_classes, arch=self.arch)
+        if self.task == "pix2pix":
+            return generators.build(self.name, DROPOUT)
+        if self.task == "cyclegan":
+            return generators.Cycle(lambda: generators.build(self.name))
         return frostnet.FrostNet(self.arch) if self.arch is not None else zoo.build(self.name, self.num_classes, self.input_size)
 
     @property
@@ -98,8 +106,12 @@ def find_network(
     usual       pixels that networks from the literature see in the data at hand
     input_size  None: for classification that of the architecture's file; else the usual one
     """
-    if task != "classification":
+    if task in AROUND:
         return _find_form(name, num_classes, input_size or usual, runs, task)
+    if task in FORMS:
+        if not FORMS[task].knows(name):
+            raise UserError(f"arch: {name!r} is no network for {task}; choose from {', '.join(FORMS[task].NAMES)}")
+        return Network(name, input_size or usual, num_classes, task=task)
     file = find_file(name, runs)
     try:
         arch = frostnet.find(name, runs)

@@ -1,0 +1,45 @@
+"""Discriminators of pix2pix (arXiv:1611.07004) and CycleGAN (arXiv:1703.10593): `build("patch", 6)`; plain float modules, never shipped."""
+
+from torch import nn
+
+from nas import UserError
+from nas.arch import RULES
+from zoo.generators import NORMS, init_weights, with_norm
+
+NAMES = ("patch", "pixel")
+LEAST_SIZE = {"patch": 32, "pixel": 1}  # pixels
+
+
+def build(name: str, in_channels: int, norm: str = "batch", channels: int = 64) -> nn.Module:
+    """(N, in_channels, H, W) -> logits: "patch" gives one for each of the overlapping squares of 70 x 70 pixels that lie 8 apart, (N, 1,
+    H / 8 - 2, W / 8 - 2), "pixel" one for each pixel, (N, 1, H, W). Weights as zoo.generators.init_weights has them. Raises UserError.
+    """
+    for field, value, choices in (("discriminator", name, NAMES), ("norm", norm, NORMS)):
+        if value not in choices:
+            raise UserError(f"{field}: {value!r}, must be {' or '.join(choices)}")
+    for field, value in (("in_channels", in_channels), ("channels", channels)):
+        if not RULES[field][0](value):
+            raise UserError(f"{field}: {value!r}, must be {RULES[field][1]}")
+    layers = {"patch": _patch, "pixel": _pixel}[name](in_channels, channels)
+    return init_weights(with_norm(nn.Sequential(*layers), norm))
+
+
+def check_size(name: str, input_size: int) -> None:
+    """Raise UserError where pictures of `input_size` pixels a side are too small for the discriminator."""
+    if input_size < LEAST_SIZE[name]:
+        raise UserError(f"input_size: {input_size}, must be {LEAST_SIZE[name]} or more for discriminator {name!r}; smaller ones: 'pixel'")
+
+
+def _patch(in_channels: int, channels: int) -> list[nn.Module]:
+    """70 = the receptive field of kernels of 4 at strides 2, 2, 2, 1, 1."""
+    layers = [nn.Conv2d(in_channels, channels, 4, 2, 1), nn.LeakyReLU(0.2)]
+    for width, stride in ((2, 2), (4, 2), (8, 1)):
+        before = width // 2 * channels
+        layers += [nn.Conv2d(before, width * channels, 4, stride, 1, bias=False), nn.BatchNorm2d(width * channels), nn.LeakyReLU(0.2)]
+    return [*layers, nn.Conv2d(8 * channels, 1, 4, 1, 1)]
+
+
+def _pixel(in_channels: int, channels: int) -> list[nn.Module]:
+    wide = 2 * channels
+    middle = [nn.Conv2d(channels, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.LeakyReLU(0.2)]
+    return [nn.Conv2d(in_channels, channels, 1), nn.LeakyReLU(0.2), *middle, nn.Conv2d(wide, 1, 1, bias=False)]

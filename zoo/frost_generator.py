@@ -1,0 +1,62 @@
+"""A light generator of Frost bottlenecks, our own: the shape of the residual one (zoo.generators), for a small part of its cost."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas.arch import BlockSpec, resolve
+from nas.blocks import Block, ConvBNAct
+
+# Channels at strides 2, 4 and 8; Frost blocks at strides 4 (behind the last upsampling to it) and 8; their kernel, expansion and squeeze.
+WIDTHS, FINE_BLOCKS, BLOCKS, KERNEL, EXPAND, SQUEEZE = (32, 64, 128), 2, 8, 5, 3, 4
+
+
+class FrostGenerator(nn.Module):
+    """(N, 3, H, W) -> (N, 3, H, W) in [-1, 1], H and W multiples of 8.
+
+    Down to stride 8 in three steps, blocks there, up again. Each step up is a convolution, a bilinear upsampling and the addition of
+    what the way down had at that size. Nothing but the last convolution runs at full resolution.
+    """
+
+    def __init__(self, dropout: float = 0.0):
+        super().__init__()
+        half, quarter, eighth = WIDTHS
+        self.stem = ConvBNAct(3, half, 5, 2)
+        self.down4 = _block(half, quarter, 2)
+        self.down8 = _block(quarter, eighth, 2)
+        self.coarse = _residuals(eighth, BLOCKS, dropout)
+        self.up4 = Up(eighth, quarter)
+        self.fine = _residuals(quarter, FINE_BLOCKS, dropout)
+        self.up2 = Up(quarter, half)
+        self.mix = ConvBNAct(half, half, 3)
+        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        self.to_picture = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(half, 3, 3), nn.Tanh())
+
+    def forward(self, images: Tensor) -> Tensor:
+        f2 = self.stem(images)
+        f4 = self.down4(f2)
+        f8 = self.coarse(self.down8(f4))
+        y = self.fine(self.up4(f8, f4))
+        y = self.mix(self.up2(y, f2))
+        return self.to_picture(self.up(y))
+
+
+class Up(nn.Module):
+    """(N, in_channels, H, W), (N, out_channels, 2 H, 2 W) -> the second plus what a 1x1 convolution makes of the first, upsampled."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.project = ConvBNAct(in_channels, out_channels, activation=None)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return skip + F.interpolate(self.project(x), scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def _block(in_channels: int, out_channels: int, stride: int = 1) -> Block:
+    return Block(resolve(BlockSpec("frost", KERNEL, in_channels, out_channels, stride, EXPAND, SQUEEZE, "relu")))
+
+
+def _residuals(channels: int, count: int, dropout: float) -> nn.Sequential:
+    blocks = nn.Sequential(*(_block(channels, channels) for _ in range(count)))
+    for block in blocks if dropout else ():
+        block.depthwise = nn.Sequential(block.depthwise, nn.Dropout(dropout))  # between two convolutions, as in zoo.generators.Residual
+    return blocks
