@@ -48,6 +48,7 @@ def pictures_in(folder: Path, layout: str) -> tuple[str, ...]:
 
 
 def refuse_few(train_images: int | None) -> None:
+    """Raises UserError for fewer than two."""
     if train_images is not None and train_images < 2:
         raise UserError(f"train_images: {train_images}, must be at least 2")
 

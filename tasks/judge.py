@@ -6,7 +6,7 @@ arXiv:1611.07004). What it does not find in real photos either is no fault of th
 """
 
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def judge(name: str | Path, runs: str | Path = "runs", palette: str | Path | Non
         return made
     if made.task != "segmentation":
         raise UserError(f"palette: {path} is a run of {made.task}, which sees no pixels' classes; name a run of segmentation as the judge")
-    return Judge(**(vars(made) | {"palette": read_palette(palette, made.classes)}))
+    return replace(made, palette=read_palette(palette, made.classes))
 
 
 def _from_run(path: Path) -> Judge:

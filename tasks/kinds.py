@@ -54,19 +54,24 @@ class Likeness:
     They differ by single steps, which turn only what lies between two answers.
 
     least        what the task's `agreement` ought to be at least
-    words        the agreement, in words, with {} for it
+    amount       an agreement as a text
+    words        what it is, in words, with {} for that text
     largest_gap  of the task's score on a held-out split, to either side
     gap_words    such a gap, in words
     """
 
     least: float
+    amount: Callable[[float], str]
     words: str
     largest_gap: float
     gap_words: Callable[[float], str]
 
+    def says(self, agreement: float) -> str:
+        return self.words.format(self.amount(agreement))
 
-ANSWERS = Likeness(0.995, "fake-quant's answer for {:.2%}", 0.002, lambda gap: f"{100 * gap:.2f} points")
-PICTURES = Likeness(40.0, "{:.1f} dB PSNR to what fake-quant makes", 0.1, lambda gap: f"{gap:.3f}")
+
+ANSWERS = Likeness(0.995, "{:.2%}".format, "fake-quant's answer for {}", 0.002, lambda gap: f"{100 * gap:.2f} points")
+PICTURES = Likeness(40.0, "{:.1f} dB".format, "{} PSNR to what fake-quant makes", 0.1, "{:.3f}".format)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Pairs of pictures, an input and the target it is to become: folders as pix2pix keeps them (arXiv:1611.07004), the embedded scenes."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -48,7 +48,7 @@ def pairs(
     if "val" not in parts:
         parts["train"], parts["val"] = split_off(parts["train"], VAL_SHARE, seed)
     parts["train"] = some_of(parts["train"], train_images, seed)
-    return centred({name: checked(replace(part, skipped={})) if isinstance(part.source, Files) else part for name, part in parts.items()})
+    return centred({name: checked(part) if isinstance(part.source, Files) else part for name, part in parts.items()})
 
 
 def _directed(a: Tensor, b: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from nas.files import write_bytes
 
 LEAST = 160  # pixels that the shorter side of a tile has at least
 GAP, EDGE, LINE = 8, 14, 18  # pixels between tiles, around all, and of a line of text
-DPI, POINTS, LETTER = 100, 9, 6.5  # the text's size, and about the width of one of its letters in pixels
+DPI, POINTS, LETTER = 100, 9, 7  # the text's size, and about the width of one of its letters in pixels
 
 
 def contact_sheet(rows: Sequence[Mapping[str, Tensor]], path: str | Path, note: str = "") -> None:
@@ -30,18 +30,17 @@ def contact_sheet(rows: Sequence[Mapping[str, Tensor]], path: str | Path, note: 
     scale = -(-LEAST // min(height, width))
     height, width = height * scale, width * scale
     across = 2 * EDGE + len(names) * (width + GAP) - GAP
-    lines = textwrap.wrap(note, int((across - 2 * EDGE) / LETTER))
-    letters = int(width / LETTER)
+    lines = textwrap.wrap(note, (across - 2 * EDGE) // LETTER)
     below = GAP + len(lines) * LINE if lines else 0
     page = _Page(across, 2 * EDGE + LINE + len(rows) * (height + GAP) - GAP + below)
     for column, name in enumerate(names):
         x = EDGE + column * (width + GAP)
-        page.write(name if len(name) <= letters else f"{name[: letters - 2]}..", x, EDGE + LINE - 7, INK)
+        page.write(name, x, EDGE + LINE - 5, INK, width)
         for number, row in enumerate(rows):
             if name in row:
                 page.paste(row[name], scale, x + width / 2, EDGE + LINE + number * (height + GAP) + height / 2)
     for number, line in enumerate(lines):
-        page.write(line, EDGE, page.down - EDGE - (len(lines) - 1 - number) * LINE - 3, SOFT)
+        page.write(line, EDGE, page.down - EDGE - (len(lines) - 1 - number) * LINE - 3, SOFT, across - 2 * EDGE)
     page.save(path)
 
 
@@ -52,10 +51,13 @@ class _Page:
         self.across, self.down = across, down
         self._figure = Figure(figsize=((across + 0.01) / DPI, (down + 0.01) / DPI), dpi=DPI)  # sizes are cut down to whole pixels
 
-    def write(self, text: str, x: float, y: float, colour: str) -> None:
-        """A line of text whose letters stand on (x, y)."""
+    def write(self, text: str, x: float, y: float, colour: str, room: int) -> None:
+        """A line of text whose letters stand on (x, y), cut off where it is wider than `room`."""
         plain = "".join(c if " " <= c <= "~" else "?" for c in text)
-        self._figure.text(x / self.across, 1 - y / self.down, plain, size=POINTS, color=colour, va="baseline", parse_math=False)
+        line = self._figure.text(x / self.across, 1 - y / self.down, plain, size=POINTS, color=colour, va="baseline", parse_math=False)
+        while line.get_window_extent().width > room:
+            plain = plain[:-1]
+            line.set_text(f"{plain}..")
 
     def paste(self, picture: Tensor, scale: int, x: float, y: float) -> None:
         """A picture whose middle is at (x, y), each pixel a square of `scale`."""

@@ -76,7 +76,7 @@ def doubts(found: dict, metrics: dict[str, dict] | None = None, score: str = "to
     """
     parity, file = found.get("parity", {}), found.get("onnx", {})
     shares = {"INT8": (parity.get("agreement"), parity), "int8.onnx": (file.get("agreement_with_fake_quant"), file)}
-    words = [f"{name}: {likeness.words.format(agreement)} of {seen['pictures']} pictures, at least {likeness.least:g} is to be expected"
+    words = [f"{name}: only {likeness.says(agreement)} of {seen['pictures']} pictures, {likeness.amount(likeness.least)} are expected"
              for name, (agreement, seen) in shares.items() if agreement is not None and agreement < likeness.least]  # fmt: skip
     for split, values in (metrics or {}).get("fake_quant", {}).items():
         gap = round(metrics["int8"][split][score] - values[score], 6)
@@ -192,7 +192,7 @@ def state_bytes(model: nn.Module) -> int:
 def parity_words(found: dict, float_ops: list[str], likeness: Likeness = ANSWERS) -> str:
     """What `compare` found, and what the engine computes in float."""
     return (f"layers within {found['layer_steps']:g} steps (worst {found['worst_layer']}), output within {found['output_steps']:.1f}, "
-            f"{likeness.words.format(found['agreement'])} of {found['pictures']} pictures; in float: {_few(float_ops)}")  # fmt: skip
+            f"{likeness.says(found['agreement'])} of {found['pictures']} pictures; in float: {_few(float_ops)}")  # fmt: skip
 
 
 def onnx_words(found: dict, likeness: Likeness = ANSWERS) -> str:
@@ -201,7 +201,7 @@ def onnx_words(found: dict, likeness: Likeness = ANSWERS) -> str:
         return f"not written, {found['refused']}"
     return (f"{found['bytes']:,} bytes, {found['integer_layers']} integer layers, in float: {_few(found['float_ops'])}; in onnxruntime "
             f"layers within {found['layer_steps']:g} steps of the integer reference, output within {found['output_steps']:.1f}, "
-            f"{likeness.words.format(found['agreement_with_fake_quant'])} of {found['pictures']} pictures")  # fmt: skip
+            f"{likeness.says(found['agreement_with_fake_quant'])} of {found['pictures']} pictures")  # fmt: skip
 
 
 def _few(names: Sequence[str]) -> str:

@@ -34,10 +34,10 @@ def unpaired(
 
     data          "unpaired": FOLDER/trainA and trainB, and valA and valB or testA and testB or all of them, with pictures of any size;
                   "scenes": A are pictures, B cartoons of other scenes
-    seed          decides what is split off: a validation part where the data has none, the `train_images` kept
+    seed          decides what is split off (a validation part where the data has none, the `train_images` kept) and the order of trainB
     train_images  how many are kept of A and how many of B
     bad           what becomes of files that are no pictures (tasks.samples). All are opened here, and read as they are needed.
-    Sample i is picture i of A and, as its target, picture i of B, whose training part is shuffled; where one side has fewer it begins
+    Sample i is picture i of A and, as its target, picture i of B; where one side has fewer it begins
     again. Both are (3, S, S) uint8: in training a crop of each, mirrored or not, independently; in evaluation whole pictures squeezed
     into the square. Raises UserError.
     """
@@ -55,7 +55,7 @@ def _parts(sources: dict[str, Source], input_size: int, seed: int, train_images:
     if "val" not in parts:
         parts["train"], parts["val"] = split_off(parts["train"], VAL_SHARE, seed)
     parts["train"] = some_of(parts["train"], train_images, seed)
-    return {name: checked(replace(part, skipped={})) if isinstance(part.source, Files) else part for name, part in parts.items()}
+    return {name: checked(part) if isinstance(part.source, Files) else part for name, part in parts.items()}
 
 
 def _shuffled(samples: Samples, seed: int) -> Samples:
@@ -143,9 +143,9 @@ def cartoon(scene: scenes.Scene) -> Tensor:
     """Few steps of brightness, no noise, the outlines in ink: (3, H, W) uint8."""
     smooth = F.avg_pool2d(photo(scene).float(), 3, stride=1, padding=1, count_include_pad=False)
     brightness = smooth.amax(0).clamp(min=1)
-    steps = torch.ceil(brightness * (TONES / 255)) * (255 / TONES)
+    steps = torch.ceil(brightness * TONES / 255) * (255 / TONES)
     ink = torch.from_numpy(scene.edges) / 255
-    return (smooth * (steps / brightness * ink)).clamp(max=255).to(torch.uint8)
+    return (smooth * (steps / brightness * ink)).round().to(torch.uint8)
 
 
 STYLES: tuple[Callable[[scenes.Scene], Tensor], ...] = (photo, cartoon)

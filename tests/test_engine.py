@@ -326,5 +326,5 @@ def test_a_full_disk_loses_nothing_that_was_saved(tmp_path, monkeypatch):
 
 
 def test_an_unknown_optimizer_is_named():
-    with pytest.raises(UserError, match="optimizer: 'lion' is not one of sgd, adamw, adam, rmsprop"):
+    with pytest.raises(UserError, match="optimizer: 'lion' is not one of sgd, adamw, adam, adam_gan, rmsprop"):
         make_optimizer(tiny_model(), replace(RECIPE, optimizer="lion"))

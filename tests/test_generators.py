@@ -162,6 +162,17 @@ def test_the_u_net_is_the_published_recursion():
     torch.testing.assert_close(model(x), torch.tanh(model.to_picture[0](F.relu(block(0, x)))))
 
 
+def test_the_light_one_adds_what_the_way_down_had():
+    model, x = settled("frost", "batch")
+    seen = {}
+    for name in ("stem", "down4", "coarse", "up4", "fine", "up2"):
+        model.get_submodule(name).register_forward_hook(lambda _, args, y, name=name: seen.update({name: y}))
+    model(x)
+    for up, below, skip in (("up4", "coarse", "down4"), ("up2", "fine", "stem")):
+        made = model.get_submodule(up).project(seen[below])
+        torch.testing.assert_close(seen[up] - seen[skip], F.interpolate(made, scale_factor=2.0, mode="bilinear"), atol=1e-4, rtol=1e-4)
+
+
 def test_weights_begin_as_published():
     torch.manual_seed(0)
     model = build("resnet_6blocks")
@@ -170,6 +181,17 @@ def test_weights_begin_as_published():
     assert (weights.mean().item(), weights.std().item()) == pytest.approx((0, 0.02), abs=1e-4)
     assert (gammas.mean().item(), gammas.std().item()) == pytest.approx((1, 0.02), abs=1e-3)
     assert not any(p.any() for name, p in model.named_parameters() if name.endswith("bias"))
+
+
+def test_values_keep_their_size_in_the_light_one_without_norms():
+    torch.manual_seed(0)
+    model, x, spreads = build("frost_generator:none"), torch.rand(1, 3, 64, 64) * 2 - 1, {}
+    for name in ("stem", "down4", "down8", "coarse", "fine", "mix"):
+        model.get_submodule(name).register_forward_hook(lambda _, args, y, name=name: spreads.update({name: y.std().item()}))
+    with torch.no_grad():
+        y = model(x)
+    assert all(0.2 < spread < 5 for spread in spreads.values()), spreads
+    assert 0.05 < y.std() < 0.9  # not flat, and not all black or white
 
 
 # ---- dropout -----------------------------------------------------------------------------------------------------------------------------
@@ -190,7 +212,9 @@ def test_dropout_is_noise_in_training_only(kind):
     model, x = narrow(kind, "none", dropout=0.5)
     assert not torch.equal(model.train()(x), model(x))
     assert torch.equal(model.eval()(x), model(x))
-    assert torch.equal(model(x), narrow(kind, "none")[0](x))
+    without = narrow(kind, "none")[0]
+    without.load_state_dict(model.state_dict())
+    assert torch.equal(model(x), without(x))
 
 
 # ---- norms -------------------------------------------------------------------------------------------------------------------------------

@@ -110,6 +110,15 @@ def test_the_crop_is_a_window_of_the_enlarged_square_and_the_same_for_both():
     assert 0.4 < np.mean(mirrored) < 0.6
 
 
+def test_training_pictures_are_squeezed_too_not_cut():
+    """Of a wide picture each crop shows 32 of 36 parts of the width, and so some of its white right quarter."""
+    augment = pairs("scenes", None, 32).train.augment
+    wide = torch.zeros(3, 20, 200, dtype=torch.uint8)
+    wide[:, :, 150:] = 255
+    shares = torch.stack([(augment(wide, wide)[0] > 127).float().mean() for _ in range(40)])
+    assert (shares >= 5 / 32).all() and (shares <= 9 / 32).all() and len(shares.unique()) > 2
+
+
 def test_equal_halves_stay_equal(tmp_path):
     """Resized too, and out of files."""
     write(tmp_path, ("train",), 6)

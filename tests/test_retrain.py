@@ -243,7 +243,7 @@ def test_the_shipped_file_is_compared_with_what_was_trained_whatever_the_engine(
     onnx = found["onnx"]
     assert "agreement" not in onnx and onnx["agreement_with_reference"] > 0.9 and onnx["pictures"] == 24
     assert onnx["agreement_with_fake_quant"] < 0.9
-    (words,) = [words for words in found["warnings"] if words.startswith("int8.onnx gives the same answer as fake-quant for only")]
+    (words,) = [words for words in found["warnings"] if words.startswith("int8.onnx: only fake-quant's answer for")]
     assert f"warning: {words}" in capsys.readouterr().out
 
 
@@ -265,8 +265,8 @@ def test_doubts_name_what_is_off_and_by_how_much():
 
     assert doubts(found(0.995, 1.0), accuracy(0.9, 0.902)) == doubts({}) == doubts({"onnx": {"refused": "no form"}}) == []
     (first, second) = doubts(found(0.994, 0.9))
-    assert first.startswith("INT8 gives the same answer as fake-quant for only 99.40% of 1000 pictures, at least 99.5%")
-    assert second.startswith("int8.onnx gives") and "90.00% of 500 pictures" in second
+    assert first.startswith("INT8: only fake-quant's answer for 99.40% of 1000 pictures, 99.50% are expected")
+    assert second.startswith("int8.onnx: only") and "90.00% of 500 pictures" in second
     (below,), (above,) = (doubts(found(1.0, 1.0), accuracy(0.9, int8)) for int8 in (0.897, 0.9021))
     assert "top1 of INT8 on test is 0.30 points below fake-quant's, at most 0.2" in below and "0.21 points above" in above
 

@@ -55,7 +55,7 @@ def test_values_beyond_the_range_are_its_ends(tmp_path):
 
 
 def test_titles_and_a_note_are_written(tmp_path):
-    row, note = {"input": flat(1), "a network's name " * 5: flat(1)}, f"{'made by a network, ' * 20} $\\frac{{1}} \u20ac"
+    row, note = {"input": flat(1), "a network's name " * 5: flat(1)}, f"{'made by a network, ' * 20} $\\frac{{1}}$ \u20ac"
     contact_sheet([row], tmp_path / "without.png")
     contact_sheet([row], tmp_path / "with.png", note)  # no mathematics, and letters that the font may lack
     without, sheet = (pixels(tmp_path / f"{name}.png") for name in ("without", "with"))

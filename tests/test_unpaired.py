@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,6 +85,13 @@ def test_scenes_are_pictures_and_cartoons_of_other_scenes():
         assert torch.equal(b, cartoon(scenes.scene(world + 3, other, size))) and not torch.equal(
             b, cartoon(scenes.scene(world, other, size))
         )
+
+
+def test_a_cartoon_of_one_colour_is_one_step_up_to_its_edges():
+    paper = np.full((8, 8), 255, np.uint8)
+    for colour, expected in (((100, 50, 0), (128, 64, 0)), ((255, 255, 255), (255, 255, 255)), ((0, 0, 0), (0, 0, 0))):
+        scene = replace(scenes.scene(0, 0, 8), image=np.full((8, 8, 3), colour, np.uint8), edges=paper)
+        assert (cartoon(scene) == torch.tensor(expected).view(3, 1, 1)).all()
 
 
 @pytest.mark.parametrize("number", range(4))

@@ -6,15 +6,15 @@ from torch import Tensor, nn
 from nas.arch import BlockSpec, resolve
 from nas.blocks import Block, ConvBNAct
 
-# Channels at strides 2, 4 and 8; Frost blocks at strides 4 (behind the last upsampling to it) and 8; their kernel, expansion and squeeze.
+# Channels at strides 2, 4 and 8; residual Frost blocks at stride 4 on the way up, and at stride 8; their kernel, expansion and squeeze.
 WIDTHS, FINE_BLOCKS, BLOCKS, KERNEL, EXPAND, SQUEEZE = (32, 64, 128), 2, 8, 5, 3, 4
 
 
 class FrostGenerator(nn.Module):
     """(N, 3, H, W) -> (N, 3, H, W) in [-1, 1], H and W multiples of 8.
 
-    Down to stride 8 in three steps, blocks there, up again. Each step up is a convolution, a bilinear upsampling and the addition of
-    what the way down had at that size. Nothing but the last convolution runs at full resolution.
+    Down to stride 8 in three steps, blocks there, up again. Each step up but the last is a convolution, a bilinear upsampling and the
+    addition of what the way down had at that size. Nothing but the last convolution runs at full resolution.
     """
 
     def __init__(self, dropout: float = 0.0):
@@ -58,5 +58,19 @@ def _block(in_channels: int, out_channels: int, stride: int = 1) -> Block:
 def _residuals(channels: int, count: int, dropout: float) -> nn.Sequential:
     blocks = nn.Sequential(*(_block(channels, channels) for _ in range(count)))
     for block in blocks if dropout else ():
-        block.depthwise = nn.Sequential(block.depthwise, nn.Dropout(dropout))  # between two convolutions, as in zoo.generators.Residual
+        block.depthwise.act = nn.Sequential(block.depthwise.act, nn.Dropout(dropout))  # between convolutions, as in a residual block
     return blocks
+
+
+def init_without_norms(model: FrostGenerator) -> None:
+    """Weights, in place, that keep values of one size from layer to layer where no norm does, by fan-in; residual branches begin small.
+
+    The published N(0, 0.02) is for wide kernels with norms behind them: a depthwise convolution's 25 weights would leave next to nothing.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    for module in model.modules():
+        if isinstance(module, Block) and module.residual:
+            nn.init.normal_(module.project.conv.weight, std=0.02)
+    nn.init.normal_(model.to_picture[1].weight, std=0.02)

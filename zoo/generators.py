@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nas import UserError
 from nas.arch import RULES
-from zoo.frost_generator import FrostGenerator
+from zoo.frost_generator import FrostGenerator, init_without_norms
 
 NORMS = ("batch", "instance", "none")
 RESNETS = {"resnet_6blocks": 6, "resnet_9blocks": 9}  # residual blocks
@@ -31,7 +31,8 @@ def knows(name: str) -> bool:
 
 
 def build(name: str, dropout: float = 0.0) -> nn.Module:
-    """The float generator of a name, initialised as published: weights N(0, 0.02), norms N(1, 0.02), biases 0.
+    """The float generator of a name, initialised as published: weights N(0, 0.02), norms N(1, 0.02), biases 0 ("frost_generator:none": see
+    zoo.frost_generator.init_without_norms).
 
     dropout  the share of values that are dropped in training: in residual blocks, in U-Nets behind the three innermost steps up
     Raises UserError.
@@ -43,7 +44,10 @@ def build(name: str, dropout: float = 0.0) -> nn.Module:
         model = ResNetGenerator(RESNETS[base], dropout)
     else:
         model = UNet(UNETS[base], dropout) if base in UNETS else FrostGenerator(dropout)
-    return init_weights(with_norm(model, norm))
+    init_weights(with_norm(model, norm))
+    if norm == "none" and isinstance(model, FrostGenerator):
+        init_without_norms(model)
+    return model
 
 
 def check_size(name: str, input_size: int) -> None:
