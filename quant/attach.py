@@ -3,10 +3,10 @@
     graph = attach(model, example_inputs)          # trains like the model, its activations and weights on integer grids
 
 Where quantizers go. A *group* is a convolution or linear layer with the batch norm and the ReLU or ReLU6 that follow it alone (also
-an addition, concatenation or batch norm with its ReLU). Every group's output, every other operation that makes new values (pooling by
-averages, hard-swish, multiplication ..) and the model's input get an activation quantizer; a ReLU of a group moves into its
-quantizer's clamp. Operations that only move or select values (max-pool, flatten, slices ..) stay on the grid of their input; so do
-bilinear resizings, whose averages are rounded to it (quant.quantizers.SameGrid: no range of their own).
+an addition, concatenation, batch or instance norm with its ReLU). Every group's output, every other operation that makes new values
+(pooling by averages, hard-swish, multiplication ..) and the model's input get an activation quantizer; a ReLU of a group moves into its
+quantizer's clamp. Operations that only move or select values (max-pool, flatten, slices, padding ..) stay on the grid of their input; so
+do bilinear resizings, whose averages are rounded to it (quant.quantizers.SameGrid: no range of their own).
 Where layers read activations by another method than the rest (QuantConfig), a tensor that others read too gets a second quantizer on the
 way to them. With `op_types` only the inputs of the chosen kinds get one. quant/plan.py decides, this file carries it out.
 Weights are quantized by channel inside their layer; batch norm runs unfolded, because scaling a channel only scales its step: the
@@ -126,7 +126,7 @@ def freeze_bn(graph: nn.Module) -> None:
 def _normalise(graph: fx.GraphModule) -> None:
     """One spelling for calls that name their first arguments."""
     for node in graph.graph.nodes:
-        cat, layer = node.target in ops.CATS, node.op == "call_module" or node.target is F.interpolate
+        cat, layer = node.target in ops.CATS, node.op == "call_module" or node.target in (F.interpolate, F.pad)
         first = "tensors" if cat else "input" if layer else None
         if first in node.kwargs:
             node.args = (node.kwargs[first], *node.args)

@@ -9,6 +9,7 @@ dequantize   real values of codes                                   -
 conv         W * x + b, requantized; also averages over windows     weight, weight_scale, bias, attrs: stride padding dilation groups
 linear       W x + b, requantized                                   weight, weight_scale, bias
 batch_norm   a x + b by channel, requantized                        weight_scale (a, of either sign), bias
+instance_norm  the same after (x - mean) / deviation by picture     weight_scale, bias, attrs: eps
 add mul cat  of codes on unlike grids, requantized                  attrs (cat): dim
 relu         codes not below the zero point                         -
 function     any function of real values, requantized               attrs: call

@@ -19,6 +19,7 @@ from quant.deconv import as_convolution, interleave, out_first
 from quant.errors import QuantError
 from quant.graph import Call, IntGraph, Op, Ref
 from quant.grid import QParams
+from quant.padding import pad
 from quant.quantizers import Quantizer, SameGrid
 
 UNBOUNDED = (float("-inf"), float("inf"))
@@ -130,6 +131,8 @@ class _Lowering:
         if kind == "batch_norm" and self.is_code(source) and len(node.meta["shape"]) == 4 and self.is_quantized(node):
             factor, offset = _affine(module, node.target)
             return _Pending(Op(node.name, kind, (source,), weight_scale=factor.float(), bias=offset.float()))
+        if kind == "instance_norm" and self.is_code(source) and len(node.meta["shape"]) == 4 and self.is_quantized(node):
+            return self.instance_norm(node, module, source)
         if kind in ("add", "mul", "cat") and self.on_grids(node):
             return self.combination(node, kind)
         if kind == "dropout":
@@ -138,6 +141,9 @@ class _Lowering:
             return replace(source.copy(), bounds=ops.clamp_bounds(self.graph, node))
         if kind == "relu" and self.on_grids(node):
             return self.emit(Op(node.name, "relu", (self.values[node.args[0]],), self.grid(node.args[0])))
+        if kind == "move" and self.is_code(source) and (padding := ops.padding(self.graph, node)):
+            call = Call(pad, (Ref(source), *padding, self.grids[source].zero_point), {})
+            return self.emit(Op(node.name, "move", (source,), self.grids[source], attrs={"call": call, "computes": True}))
         if kind == "resize" and self.is_code(source) and self.is_rounded(node):
             return _Pending(self.called(node, module, "resize", self.settled))
         if node.op.startswith("call") and ops.target(self.graph, node) in pooling.AVERAGES and (conv := self.pooling(node, module, source)):
@@ -163,6 +169,11 @@ class _Lowering:
         bias = module.bias.detach() if module.bias is not None else torch.zeros(len(codes))
         finer = max(1, quantizer.limit // max(1, int(codes.abs().max())))
         return _Pending(Op(node.name, kind, (source,), None, codes * finer, scale / finer, bias.float().cpu(), attrs))
+
+    def instance_norm(self, node: fx.Node, norm: nn.Module, source: str) -> _Pending:
+        gamma, beta = (norm.weight, norm.bias) if norm.affine else (torch.ones(norm.num_features), torch.zeros(norm.num_features))
+        gamma, beta = (t.detach().float().cpu().clone() for t in (gamma, beta))
+        return _Pending(Op(node.name, "instance_norm", (source,), weight_scale=gamma, bias=beta, attrs={"eps": norm.eps}))
 
     def combination(self, node: fx.Node, kind: str) -> _Pending:
         sources = node.args[0] if kind == "cat" else node.args[:2]

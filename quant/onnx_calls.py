@@ -16,6 +16,8 @@ from quant import ops
 from quant.deconv import interleave
 from quant.errors import QuantError
 from quant.graph import Call, Op, Ref
+from quant.grid import HALVES_AWAY
+from quant.padding import pad
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,10 @@ class Site:
         return self.writer.plain_real(name) if self.writer.graph.op(name).kind == "dequantize" else self.writer.tensor(name)
 
     def codes_as_numbers(self) -> str:
-        """The first argument's codes, as float numbers from 0 to 255."""
-        return self.node("Cast", [self.source()], "codes", to=TensorProto.FLOAT)
+        """The first argument's codes less their zero point, as float numbers, ready to be averaged."""
+        wide = self.node("Cast", [self.source()], "codes", to=TensorProto.FLOAT)
+        centred = self.node("Sub", [wide, self.constant("zero_float", np.float32(self.op.qparams.zero_point))], "centred")
+        return self.node("Mul", [centred, self.constant("halves_away", np.float32(HALVES_AWAY))], "ready")
 
     def source_shape(self):
         return self.writer.values.shape(self.call.args[0].name)
@@ -126,18 +130,16 @@ def _softmax(site: Site) -> str:
 
 
 def _pad(site: Site) -> str:
-    """Rows and columns around a picture: torch counts from the last dimension, ONNX from the first."""
-    pads, mode = site.setting(1, "padding" if isinstance(site.module, nn.Module) else "pad"), _PADS.get(type(site.module))
+    """Rows and columns around a picture, of real values or of codes: torch counts from the last dimension, ONNX from the first."""
+    pads, mode = site.setting(1, "padding" if isinstance(site.module, nn.Module) else "pad"), ops.PADS.get(type(site.module))
     mode = mode or site.setting(2, "mode", "constant")
     if len(pads) != 4 or len(site.shape) != 4 or mode not in ("constant", "reflect", "replicate"):
         raise site.unknown(f"{mode}, {pads}")
     left, right, top, bottom = pads
     ends = site.constant("pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
-    value = [site.constant("filling", np.float32(site.setting(3, "value", 0.0) or 0.0))] if mode == "constant" else []
+    number = np.uint8 if site.module is pad else np.float32
+    value = [site.constant("filling", number(site.setting(3, "value", 0) or 0))] if mode == "constant" else []
     return site.node("Pad", [site.source(), ends, *value], mode="edge" if mode == "replicate" else mode)
-
-
-_PADS = {nn.ZeroPad2d: "constant", nn.ConstantPad2d: "constant", nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate"}
 
 
 def _conv(site: Site) -> str:
@@ -174,6 +176,15 @@ def _batch_norm(site: Site) -> str:
     parts = {"gamma": bn.weight if bn.affine else ones, "beta": bn.bias if bn.affine else 0 * ones, "mean": bn.running_mean}
     inputs = [site.constant(name, value) for name, value in (parts | {"var": bn.running_var}).items()]
     return site.node("BatchNormalization", [site.source(), *inputs], epsilon=bn.eps)
+
+
+def _instance_norm(site: Site) -> str:
+    norm, channels = site.module, site.shape[1]
+    if norm.track_running_stats:
+        return _batch_norm(site)
+    gamma, beta = (norm.weight, norm.bias) if norm.affine else (torch.ones(channels), torch.zeros(channels))
+    inputs = [site.source(), site.constant("gamma", gamma), site.constant("beta", beta)]
+    return site.node("InstanceNormalization", inputs, epsilon=norm.eps)
 
 
 # arithmetic
@@ -360,7 +371,8 @@ def _interleaved(site: Site, sh: int, sw: int, kept: dict[int, slice]) -> str:
 
 
 _KINDS = {
-    "conv": _conv, "deconv": _conv, "linear": _linear, "batch_norm": _batch_norm, "relu": _unary("Relu"), "relu6": _clip(0.0, 6.0),
+    "conv": _conv, "deconv": _conv, "linear": _linear, "batch_norm": _batch_norm,
+    "instance_norm": _instance_norm, "relu": _unary("Relu"), "relu6": _clip(0.0, 6.0),
     "add": _binary("Add"), "mul": _binary("Mul"), "cat": _cat, "dropout": _same,
 }  # fmt: skip
 
@@ -391,7 +403,7 @@ _CALLS = {
         ((torch.chunk, torch.split, "chunk", "split"), _split),
         ((operator.getitem,), _getitem),
         ((interleave,), _interleave),
-        ((*_PADS, F.pad), _pad),
+        ((*ops.PADS, F.pad, pad), _pad),
         ((nn.PixelShuffle, F.pixel_shuffle), _pixel_shuffle),
     )
     for function in functions

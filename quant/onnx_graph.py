@@ -113,6 +113,11 @@ class _Writer:
         codes = torch.round(op.weight_scale.double() / scale).to(torch.int8).view(-1, 1, 1, 1)
         self.weighted(op, "Conv", codes, scale.float(), kernel_shape=[1, 1], group=channels)
 
+    def instance_norm(self, op: Op) -> None:
+        """By float arithmetic: no runtime has it for integers."""
+        affine = [self.constant(f"{op.name}_{name}", values.numpy()) for name, values in (("gamma", op.weight_scale), ("beta", op.bias))]
+        self.land(op, self.node("InstanceNormalization", [self.real(op.inputs[0]), *affine], f"{op.name}_result", epsilon=op.attrs["eps"]))
+
     def add(self, op: Op) -> None:
         self.combine(op, "Add")
 
@@ -132,7 +137,7 @@ class _Writer:
     def resize(self, op: Op) -> None:
         """On the codes as numbers: runtimes cut off fractions where they are given integers."""
         averages = write_call(self, op, f"{op.name}_result")
-        whole = [self.constant(f"{op.name}_one", np.float32(1)), self.constant(f"{op.name}_none", np.uint8(0))]
+        whole = [self.constant(f"{op.name}_one", np.float32(1)), self.constant(f"{op.name}_zero", _uint8(op))]
         self.tensors[op.name] = self.node("QuantizeLinear", [averages, *whole], op.name)
 
     def call(self, op: Op) -> None:
@@ -233,6 +238,8 @@ class _Shapes(Reference):
 
     def batch_norm(self, op: Op, x: Tensor) -> Tensor:
         return x
+
+    instance_norm = batch_norm
 
     def add(self, op: Op, x: Tensor, y: Tensor) -> Tensor:
         return x + y

@@ -17,6 +17,7 @@ _KINDS = {
     "linear": (nn.Linear,),
     "deconv": (nn.ConvTranspose2d,),
     "batch_norm": (nn.BatchNorm1d, nn.BatchNorm2d),
+    "instance_norm": (nn.InstanceNorm2d,),
     "relu": (nn.ReLU, F.relu, torch.relu, "relu"),
     "relu6": (nn.ReLU6, F.relu6),
     "add": (operator.add, torch.add, "add"),
@@ -33,7 +34,8 @@ KIND_OF = {target: kind for kind, targets in _KINDS.items() for target in target
 ON_INPUT_GRID = ("relu", "dropout", "move", "resize")
 _RESIZED = {"nearest": "move", "bilinear": "resize"}  # by mode
 LAYERS = ("conv", "linear", "deconv")  # kinds with a weight
-TAKES_CLAMP = (*LAYERS, "batch_norm", "add", "mul", "cat")  # a ReLU behind these joins their group
+TAKES_CLAMP = (*LAYERS, "batch_norm", "instance_norm", "add", "mul", "cat")  # a ReLU behind these joins their group
+PADS = {nn.ZeroPad2d: "constant", nn.ConstantPad2d: "constant", nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate"}
 AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, "mean")
 MAXIMA = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, F.max_pool2d, F.adaptive_max_pool2d)
 POSITIVE = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, torch.sigmoid, F.sigmoid, F.hardsigmoid, F.softmax, "sigmoid", "softmax")
@@ -44,10 +46,14 @@ def kind(graph: fx.GraphModule, node: fx.Node) -> str:
     """The kind of a node: a key above, "function" for everything else that computes, "input" for a placeholder."""
     if node.op == "placeholder":
         return "input"
+    if padding(graph, node):
+        return "move"
     if node.op == "call_module":
         module = graph.get_submodule(node.target)
         if isinstance(module, nn.Upsample):
             return _RESIZED.get(module.mode, "function")
+        if isinstance(module, nn.InstanceNorm2d) and module.track_running_stats:
+            return "function"  # of running statistics in evaluation
         return next((KIND_OF[c] for c in type(module).__mro__ if c in KIND_OF), "function")
     name = KIND_OF.get(node.target, "function")
     if node.target is F.interpolate and not argument(node, 6, "antialias", False):
@@ -97,6 +103,20 @@ def zero_padding(layer: nn.Module) -> tuple[int, int] | None:
         return layer.padding
     left, right, top, bottom = layer._reversed_padding_repeated_twice  # "same" and "valid" worked out
     return (top, left) if (left, top) == (right, bottom) else None
+
+
+def padding(graph: fx.GraphModule, node: fx.Node) -> tuple[tuple[int, int, int, int], str] | None:
+    """(columns left and right, rows above and below) and mode of a node that pads pictures with values of their own or with zeros."""
+    module = graph.get_submodule(node.target) if node.op == "call_module" else None
+    if type(module) in PADS:
+        sides, mode, value = module.padding, PADS[type(module)], getattr(module, "value", 0)
+    elif node.target is F.pad:
+        sides, mode, value = (argument(node, *at) for at in ((1, "pad", ()), (2, "mode", "constant"), (3, "value", 0)))
+    else:
+        return None
+    is_move = mode in ("reflect", "replicate") or (mode == "constant" and not value)
+    pictures = len(sides) == 4 and len(node.meta.get("shape") or ()) == 4 and all(isinstance(n, int) for n in sides)
+    return (tuple(sides), mode) if is_move and pictures else None
 
 
 def label(node: fx.Node) -> str:

@@ -27,13 +27,13 @@ from quant.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer
 
 INK, LINE, SKIP, DIM = "#1d2733", "#5c6875", "#c2452d", "#4d5966"
 COLOURS = {
-    "conv": "#9cc4ea", "deconv": "#9cc4ea", "linear": "#6fa8dc", "batch_norm": "#bfe0b4", "relu": "#f2b3a6", "add": "#f6d98a",
-    "mul": "#f6d98a", "cat": "#f6d98a", "pool": "#d3bfe8", "quantizer": "#101418", "weight": "#c6cbd1",
+    "conv": "#9cc4ea", "deconv": "#9cc4ea", "linear": "#6fa8dc", "batch_norm": "#bfe0b4", "instance_norm": "#bfe0b4", "relu": "#f2b3a6",
+    "add": "#f6d98a", "mul": "#f6d98a", "cat": "#f6d98a", "pool": "#d3bfe8", "quantizer": "#101418", "weight": "#c6cbd1",
     "input": "#ffffff", "output": "#ffffff", "elsewhere": "#ffffff", "skip": SKIP,
 }  # fmt: skip
 OTHER = "#e6e9ed"
 LEGEND = {
-    "convolution": "conv", "linear": "linear", "batch norm": "batch_norm", "ReLU": "relu", "add, mul, cat": "add", "pooling": "pool",
+    "convolution": "conv", "linear": "linear", "norm": "batch_norm", "ReLU": "relu", "add, mul, cat": "add", "pooling": "pool",
     "weight": "weight", "quantizer, method:bits": "quantizer", "skip connection": "skip",
 }  # fmt: skip
 

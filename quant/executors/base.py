@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, fx, nn
 
 from quant.graph import IntGraph, Op, Ref
-from quant.grid import QParams
+from quant.grid import HALVES_AWAY, QParams
 
 
 class Executor(nn.Module, ABC):
@@ -63,7 +63,7 @@ class Executor(nn.Module, ABC):
         long, and is wrong for pictures of one pixel."""
 
         def real(name: str):
-            return self.dequantize(values[name], op.qparams) if name == op.inputs[0] else values[name]
+            return self.dequantize(values[name], op.qparams) * HALVES_AWAY if name == op.inputs[0] else values[name]
 
         return self.quantize(op.attrs["call"](real), op.qparams)
 
@@ -93,6 +93,9 @@ class Executor(nn.Module, ABC):
 
     @abstractmethod
     def batch_norm(self, op: Op, x): ...
+
+    @abstractmethod
+    def instance_norm(self, op: Op, x): ...
 
     @abstractmethod
     def linear(self, op: Op, x): ...

@@ -22,7 +22,10 @@ from quant.executors.reference import Reference
 from quant.graph import IntGraph, Op, Ref
 from quant.onnx_graph import structure, to_onnx
 
-QUANTIZED = ("QLinearConv", "QGemm", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearAveragePool", "QLinearGlobalAveragePool")
+QUANTIZED = (
+    "QLinearConv", "QGemm", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearAveragePool", "QLinearGlobalAveragePool",
+    "QLinearLeakyRelu", "QLinearSigmoid",  # tables of all 256 codes
+)  # fmt: skip
 Session = Callable[..., tuple[np.ndarray, ...]]  # arrays in, arrays out
 SHAPES = 8  # of pictures, for which an engine keeps sessions
 
@@ -38,6 +41,11 @@ class OnnxEngine(Reference):
     def __init__(self, graph: IntGraph):
         super().__init__(graph)
         self._sessions: dict[str, dict[tuple, Session]] = {}  # of the network ("") and of each operation, by shapes, last used last
+
+    @property
+    def float_ops(self) -> list[str]:
+        computed = super().float_ops
+        return [op.name for op in self.graph.ops if op.kind == "instance_norm" or op.name in computed]
 
     @abstractmethod
     def session(self, model: bytes) -> Session:
@@ -88,7 +96,7 @@ class OnnxRuntime(OnnxEngine):
     def float_ops(self) -> list[str]:
         """What the optimised network still computes in float."""
         kinds = {node.name for node in optimised(to_onnx(self.graph)).graph.node if node.op_type not in QUANTIZED}
-        return [name for name in self.graph.float_ops if any(f"{name}{end}" in kinds for end in ("", "_result", "_result_pooled"))]
+        return [name for name in super().float_ops if any(f"{name}{end}" in kinds for end in ("", "_result", "_result_pooled"))]
 
 
 class OpenVino(OnnxEngine):

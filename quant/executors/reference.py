@@ -11,7 +11,8 @@ from torch import Tensor, fx
 
 from quant.executors.base import Executor
 from quant.graph import IntGraph, Op
-from quant.grid import QParams
+from quant.grid import HALVES_AWAY, QParams
+from quant.instance_norm import scale_and_shift
 
 _EXACT_FLOAT32 = 2**24
 
@@ -48,6 +49,11 @@ class Reference(Executor):
         factor, offset = (t.double().view(-1, 1, 1) for t in (op.weight_scale, op.bias))
         return op.qparams.quantize(real * factor + offset)
 
+    def instance_norm(self, op: Op, x: Tensor) -> Tensor:
+        q, (grid,) = x.long(), self.input_grids(op)
+        factor, offset = scale_and_shift(op, grid.scale, q.sum((2, 3)), (q * q).sum((2, 3)), x.shape[2] * x.shape[3])
+        return op.qparams.quantize(q * factor + offset)
+
     def add(self, op: Op, x: Tensor, y: Tensor) -> Tensor:
         a, b = self._centred(op, (x, y))
         return op.qparams.quantize(a + b)
@@ -63,8 +69,9 @@ class Reference(Executor):
         return x.clamp(min=op.qparams.zero_point)
 
     def resize(self, op: Op, values: dict):
-        averages = op.attrs["call"](lambda name: _cast(values[name], torch.uint8, torch.float64))
-        return torch.round(averages).to(torch.uint8)
+        zero = op.qparams.zero_point
+        centred = values | {op.inputs[0]: (values[op.inputs[0]].double() - zero) * HALVES_AWAY}
+        return (torch.round(op.attrs["call"](centred.__getitem__)) + zero).to(torch.uint8)
 
     def move(self, op: Op, values: dict):
         """On float copies of the codes: torch's max-pool does not know uint8."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from quant.fake_quant import straight_through, widen
-from quant.grid import QParams
+from quant.grid import HALVES_AWAY, QParams
 from quant.quantizers.base import ActivationQuantizer, Quantizer
 
 
@@ -23,7 +23,7 @@ class SameGrid(Quantizer):
         if not self.of.fake_quant or not self.of.ready():
             return x
         with torch.no_grad():
-            rounded = self.of.quantize(widen(x.detach())).to(x.dtype)
+            rounded = self.of.quantize(widen(x.detach()) * HALVES_AWAY).to(x.dtype)
         return straight_through(x, rounded)
 
     def qparams(self) -> QParams:
