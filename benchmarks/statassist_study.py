@@ -11,6 +11,7 @@ import functools
 import json
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,11 @@ ROW = "arm.json"
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> Path:
     """Run the study, or go on with it; returns the JSON's path."""
-    config = parse(StudyConfig, argv, "statassist_study.py", __doc__.splitlines()[0])
+    return run_study(parse(StudyConfig, argv, "statassist_study.py", __doc__.splitlines()[0]), write)
+
+
+def run_study(config: StudyConfig, write: Callable[[StudyConfig], Path]) -> Path:
+    """Compute the cells that are missing, and have the page written after each."""
     if config.smoke:
         config = replace(config, **SMOKE_STUDY, runs=f"{config.runs}_smoke", output=f"{config.runs}_smoke")
     claim(config, FREE)
@@ -222,13 +227,13 @@ def write(config: StudyConfig) -> Path:
     return statassist_report.write(config.output, result)
 
 
-def command(config: StudyConfig) -> str:
+def command(config: StudyConfig, program: str = "statassist_study.py") -> str:
     """What makes these results: the program with all flags that differ from its own."""
     roots = [word for f in fields(config) if f.name.endswith("_root") and getattr(config, f.name) for word in (_flag(f.name), "FOLDER")]
     chosen = {name: getattr(config, name) for name in ("arms", "columns", "seeds", "other_seeds", "engine")}
     unlike = {f.name: chosen[f.name] for f in fields(config) if f.name in chosen and chosen[f.name] != f.default}
     flags = [word for name, value in unlike.items() for word in (_flag(name), *(map(str, value) if isinstance(value, tuple) else [value]))]
-    return shlex.join(["PYTHONPATH=.", "python", "benchmarks/statassist_study.py", *roots, *flags])
+    return shlex.join(["PYTHONPATH=.", "python", f"benchmarks/{program}", *roots, *flags])
 
 
 def _flag(name: str) -> str:

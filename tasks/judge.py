@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nas import Run, UserError, ranks, read_json
 from nas.runs import CHECKPOINT
 from tasks.masks import IGNORE
-from tasks.segmentation import _channels_last, _iou, _pairs
+from tasks.segmentation import channels_last, class_pairs, iou_of
 from tasks.trained import CALIBRATED, finished_run, load, load_network
 
 TASKS = ("classification", "segmentation")
@@ -83,8 +83,8 @@ class Judge:
         Counted at the size of the label pictures, without IGNORE. Needs a palette.
         """
         truth, size = self.palette.classes_of(labels), len(self.classes)
-        logits = nnF.interpolate(_channels_last(self._logits(made)).float(), truth.shape[-2:], mode="bilinear", align_corners=False)
-        return _pairs(logits.max(1).indices, truth, size).view(size, size).double()
+        logits = nnF.interpolate(channels_last(self._logits(made)).float(), truth.shape[-2:], mode="bilinear", align_corners=False)
+        return class_pairs(logits.max(1).indices, truth, size).view(size, size).double()
 
     def _logits(self, pictures: Tensor) -> Tensor:
         """What the network says of pictures, whole: a segmenter sees them by their shorter side, a classifier as squares."""
@@ -114,7 +114,7 @@ class FcnScore:
         counts = ranks.sum_(self._counts.clone())
         if not counts.any():
             raise UserError("palette: no pixel of the label pictures has one of its colours; name the palette that they were drawn with")
-        iou, right = _iou(counts).nanmean(), counts.diag().sum() / counts.sum()
+        iou, right = iou_of(counts).nanmean(), counts.diag().sum() / counts.sum()
         return {"fcn_miou": round(iou.item(), 6), "fcn_pixel_accuracy": round(right.item(), 6)}
 
 

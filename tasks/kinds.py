@@ -170,17 +170,18 @@ def _segmentation(name: str, input_size: int, classes: tuple[str, ...], train: A
 
 
 def _pix2pix(name: str, input_size: int, classes: tuple[str, ...], train: Any, choices: Choices) -> Pix2Pix:
-    return Pix2Pix(_rival(choices, ("pair",), 6, "vanilla", 0), choices.judge)
+    return Pix2Pix(_rival(choices, input_size, ("pair",), 6, "vanilla", 0), choices.judge)
 
 
 def _cyclegan(name: str, input_size: int, classes: tuple[str, ...], train: Any, choices: Choices) -> CycleGan:
-    return CycleGan(_rival(choices, ("a", "b"), 3, "least_squares", POOL), choices.judge)
+    return CycleGan(_rival(choices, input_size, ("a", "b"), 3, "least_squares", POOL), choices.judge)
 
 
-def _rival(choices: Choices, names: tuple[str, ...], channels: int, loss: str, pool: int) -> Rival | None:
+def _rival(choices: Choices, input_size: int, names: tuple[str, ...], channels: int, loss: str, pool: int) -> Rival | None:
     if choices.discriminator is None:
         return None
     kind, _, norm = choices.discriminator.partition(":")
+    discriminators.check_size(kind, input_size)
     return Rival(names, lambda: discriminators.build(kind, channels, norm or "batch"), loss, pool, choices.seed)
 
 

@@ -45,7 +45,7 @@ class Segmentation:
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Classes (B, h, w) uint8 that a model of any sort gives, at its own resolution."""
-        return _channels_last(model(images)).argmax(1).to(torch.uint8)
+        return channels_last(model(images)).argmax(1).to(torch.uint8)
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, samples: Samples) -> dict[str, float]:
@@ -54,13 +54,13 @@ class Segmentation:
         Counted over all pixels of the whole set at the size of the masks. The ranks divide the pictures and return the same numbers.
         """
         counts, pictures = self._confusion(model, samples)
-        iou, right = _iou(counts), counts.diag().sum() / counts.sum()
+        iou, right = iou_of(counts), counts.diag().sum() / counts.sum()
         return {"miou": round(iou.nanmean().item(), 6), "pixel_accuracy": round(right.item(), 6), "pictures": pictures}
 
     @torch.inference_mode()
     def class_iou(self, model: nn.Module, samples: Samples) -> dict[str, float]:
         """IoU in [0, 1] of each class that occurs in the masks."""
-        found = zip(self.classes, _iou(self._confusion(model, samples)[0]).tolist(), strict=True)
+        found = zip(self.classes, iou_of(self._confusion(model, samples)[0]).tolist(), strict=True)
         return {name: round(value, 6) for name, value in found if value == value}
 
     @torch.inference_mode()
@@ -78,29 +78,29 @@ class Segmentation:
         total = -(-len(samples) // (EVALUATION_BATCH * ranks.world_size()))
         mine = in_order(samples, EVALUATION_BATCH, ranks.share())
         for images, masks in tqdm(mine, desc="evaluating", total=total, unit="batch", delay=3, leave=False):
-            logits = _channels_last(model(images))
+            logits = channels_last(model(images))
             pictures += len(masks)
             for own, truth in zip(logits.split(1), masks, strict=True):  # masks of one batch may have unlike sizes
                 whole = F.interpolate(own.float(), truth.shape, mode="bilinear", align_corners=False)[0]
-                counts += _pairs(whole.max(0).indices, truth, size)  # max is several times quicker than argmax here, and finds the same
+                counts += class_pairs(whole.max(0).indices, truth, size)  # max is several times quicker than argmax, and finds the same
         counts, pictures = ranks.sum_(counts).view(size, size), int(ranks.sum_(pictures).item())
         if not counts.any():
             raise UserError(f"data_root: of the {len(samples)} pictures to be judged none has a pixel with a class; mend the masks")
         return counts, pictures
 
 
-def _channels_last(logits: Tensor) -> Tensor:
+def channels_last(logits: Tensor) -> Tensor:
     """Logits as the resize and the search for the largest are quickest: a pixel's stand together."""
     return logits.contiguous(memory_format=torch.channels_last)
 
 
-def _pairs(predicted: Tensor, truth: Tensor, size: int) -> Tensor:
+def class_pairs(predicted: Tensor, truth: Tensor, size: int) -> Tensor:
     """How often each (true class, predicted class) occurs, (size * size,), without IGNORE."""
     seen = truth != IGNORE
     return torch.bincount(truth[seen].long() * size + predicted[seen], minlength=size * size)
 
 
-def _iou(counts: Tensor) -> Tensor:
+def iou_of(counts: Tensor) -> Tensor:
     """Intersection over union of each class from a confusion matrix; NaN for classes that do not occur in the truth."""
     right, true = counts.diag(), counts.sum(1)
     return torch.where(true > 0, right / (true + counts.sum(0) - right), torch.nan)

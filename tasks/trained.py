@@ -275,7 +275,7 @@ def load(path: str | Path) -> Trained:
     config = _quantizers(run, settings)
     network, known = load_network(run)
     state = run.load_checkpoint(CALIBRATED if settings.get("calibrate") else CHECKPOINT)
-    if not state["attached"]:
+    if state.get("attached") is False:
         raise UserError(f"run: {path} trained a float network; quantize it first, with retrain.py --from-float {path}/{CHECKPOINT} and, if "
                         "it is not to be trained further, --calibrate minmax")  # fmt: skip
     same_codes = dataclasses.replace(config, engine=ENGINE_OF_LIMIT[known["weight_qmax"]])  # an engine's own limit follows the CPU
