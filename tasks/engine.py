@@ -154,7 +154,7 @@ class _Training:
         self.sums = {}
         ranks.assert_equal(self.net.state_dict(), "weights")
         if self.rival is not None:
-            ranks.assert_equal(self.rival.state_dict(), "discriminators")
+            ranks.assert_equal(self.rival.networks.state_dict(), "discriminators")
         if epoch + 1 == self.recipe.schedule.float_epochs:
             self._show(float_ends=True)
         self._save()

@@ -1,4 +1,7 @@
-"""Discriminators of pix2pix (arXiv:1611.07004) and CycleGAN (arXiv:1703.10593): `build("patch", 6)`; plain float modules, never shipped."""
+"""Discriminators of pix2pix (arXiv:1611.07004) and CycleGAN (arXiv:1703.10593): `build("patch", 6)`; plain float modules, never shipped.
+
+Batch norms keep no running statistics: discriminators never leave training.
+"""
 
 from torch import nn
 
@@ -34,12 +37,12 @@ def _patch(in_channels: int, channels: int) -> list[nn.Module]:
     """70 = the receptive field of kernels of 4 at strides 2, 2, 2, 1, 1."""
     layers = [nn.Conv2d(in_channels, channels, 4, 2, 1), nn.LeakyReLU(0.2)]
     for width, stride in ((2, 2), (4, 2), (8, 1)):
-        before = width // 2 * channels
-        layers += [nn.Conv2d(before, width * channels, 4, stride, 1, bias=False), nn.BatchNorm2d(width * channels), nn.LeakyReLU(0.2)]
+        before, norm = width // 2 * channels, nn.BatchNorm2d(width * channels, track_running_stats=False)
+        layers += [nn.Conv2d(before, width * channels, 4, stride, 1, bias=False), norm, nn.LeakyReLU(0.2)]
     return [*layers, nn.Conv2d(8 * channels, 1, 4, 1, 1)]
 
 
 def _pixel(in_channels: int, channels: int) -> list[nn.Module]:
     wide = 2 * channels
-    middle = [nn.Conv2d(channels, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.LeakyReLU(0.2)]
+    middle = [nn.Conv2d(channels, wide, 1, bias=False), nn.BatchNorm2d(wide, track_running_stats=False), nn.LeakyReLU(0.2)]
     return [nn.Conv2d(in_channels, channels, 1), nn.LeakyReLU(0.2), *middle, nn.Conv2d(wide, 1, 1, bias=False)]
