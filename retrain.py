@@ -39,6 +39,7 @@ from quant.executors import ONNX_ENGINES
 from quant.settings import load_settings
 from tasks import OPTIMIZERS, Fitted, Recipe, fit, pairs, parts
 from tasks.engine import DECAYS
+from tasks.features import random_features
 from tasks.judge import judge
 from tasks.kinds import DISCRIMINATORS, KINDS, Choices, Kind, Request
 from tasks.pictures import generator
@@ -53,9 +54,11 @@ from tasks.trained import (
     Trained,
     about,
     find_network,
+    float_settings,
     load_backbone,
     load_float,
     load_network,
+    load_rival,
     save_network,
 )
 from tasks.watcher import Watcher
@@ -83,7 +86,7 @@ EVERY_DATA = tuple(dict.fromkeys(data for kind in KINDS.values() for data in kin
 
 SHOWN = ("direction", "discriminator", "judge", "palette", "sheet_every")  # settings of tasks whose networks make pictures
 # defaults of tasks that have none of their own
-COMMON = {"optimizer": "sgd", "weight_decay": 4e-5, "warmup": 0.05, "clip_norm": 2.0}
+COMMON = {"optimizer": "sgd", "weight_decay": 4e-5, "warmup": 0.05, "clip_norm": 2.0, "zero_residuals": True}
 
 
 def default_words(field: str) -> str:
@@ -99,8 +102,8 @@ class RetrainConfig:
     """One training run."""
 
     arch: str = option(help="network: a name in --runs, a path, a shipped or a published name, a name in python -m zoo list; in the "
-                            "other tasks FORM:NAME, such as ssdlite:frostnet_a or lraspp:mobilenet_v2, or tdsod, espnet, "
-                            "resnet_6blocks ..")  # fmt: skip
+                            "other tasks FORM:NAME, such as ssdlite:frostnet_a or lraspp:mobilenet_v2, or tdsod, espnet; "
+                            "generators: resnet_6blocks, unet_256, frost_generator .., also with :instance or :none")  # fmt: skip
     task: Literal[tuple(KINDS)] = option("classification", "what to train for")
     name: str | None = option(None, "name of the run's folder in --runs (default: the network's name and _int8, _ptq or _float)")
     data: Literal[EVERY_DATA] = option("scenes", f"pictures to train on ({DATA_WORDS})")
@@ -110,8 +113,9 @@ class RetrainConfig:
                                                            "and counted (not in classification)")  # fmt: skip
     workers: int | None = option(None, "processes that read pictures ahead (not in classification; default: the CPUs less one, up to 4)")
     input_size: int | None = option(None, "pixels of a square picture, in segmentation of the shorter side (default: an architecture "
-                                          "file's own in classification, else what is usual for the data)")  # fmt: skip
-    train_images: int | None = option(None, "train on so many pictures, in classification balanced over the classes (default: all)")
+                                          "file's own in classification, else what is usual for the data; generators: 256, on scenes 64)")  # fmt: skip
+    train_images: int | None = option(None, "train on so many pictures, in classification balanced over the classes, in cyclegan of "
+                                                   "either collection (default: all)")  # fmt: skip
     engine: Literal[quant.ENGINES] = option("fbgemm", "engine that the INT8 network is for")
     settings: str | None = option(None, "JSON file of quantizers: methods, bits, exceptions (default: INT8 everywhere)")
     bits: tuple[int, ...] = option((), "widths that follow one another in the quantized epochs, as in 5 4 3 2 (default: the settings' own)")
@@ -119,13 +123,14 @@ class RetrainConfig:
     float_epochs: int | None = option(None, "epochs before the quantizers are attached (default: a third of all)")
     batch_size: int | None = option(None, f"pictures in a step, of each process under torchrun (default: {default_words('batch_size')})")
     optimizer: Literal[tuple(OPTIMIZERS)] | None = option(None, f"optimizer (default: {default_words('optimizer')})")
-    lr: float | None = option(None, "peak learning rate (default: the optimizer's)")
+    lr: float | None = option(None, "peak learning rate (default: the optimizer's); that of discriminators is 2e-4")
     weight_decay: float | None = option(None, f"weight decay, of weights only (default: {default_words('weight_decay')})")
     warmup: float | None = option(None, f"share of the steps in which the learning rate rises (default: {default_words('warmup')})")
     decay: Literal[tuple(DECAYS)] | None = option(None, f"how it falls afterwards (default: {default_words('decay')})")
     clip_norm: float | None = option(None, f"largest norm of all gradients together, 0: no limit (default: {default_words('clip_norm')})")
     label_smoothing: float = option(0.0, "label smoothing")
-    zero_residuals: bool = option(True, "begin with silent residual branches: their last batch norms at weight 0")
+    zero_residuals: bool | None = option(None, "begin with silent residual branches: their last batch norms at weight 0 (default: "
+                                               f"{default_words('zero_residuals')})")  # fmt: skip
     statassist: bool = option(True, "float epochs first; --no-statassist trains quantized from the first step")
     gradboost: bool = option(True, "noise on the gradients early in the quantized phase")
     boost_mode: Literal["paper", "released"] = option("paper", "GradBoost as the paper means it or as its code was released")
@@ -134,7 +139,7 @@ class RetrainConfig:
                                         "folder (detection and segmentation)")  # fmt: skip
     direction: pairs.Direction = option("a_to_b", "which half of a pair becomes which (pix2pix)")
     discriminator: Literal[DISCRIMINATORS] | None = option(
-        None, "what generators are trained against: judges patches of 70 pixels or single ones; batch, instance or no norm (default: patch)"
+        None, "pix2pix, cyclegan: what judges patches of 70 pixels or single ones, with batch, instance or no norm (default: patch)"
     )
     judge: str | None = option(None, "finished run of classification or segmentation in whose features pictures are compared: its name in "
                                      "--runs, or its folder (pix2pix, cyclegan; default: features of random weights)")  # fmt: skip
@@ -181,8 +186,12 @@ class RetrainConfig:
         for field in () if self.kind.shows else SHOWN:
             if getattr(self, field) != getattr(RetrainConfig, field):
                 raise UserError(f"{field}: is for {' and '.join(name for name, kind in KINDS.items() if kind.shows)}; leave it out")
-        if self.palette and not self.judge:
-            raise UserError("palette: names the colours of a judge's classes; add --judge RUN, a finished run of segmentation")
+        if self.palette and (not self.judge or self.task != "pix2pix"):
+            raise UserError("palette: names the colours of label maps that pix2pix begins with, for a judge; add --judge RUN, a finished "
+                            "run of segmentation, or leave it out")  # fmt: skip
+        if self.data == "scenes" and self.data_root:
+            raise UserError(f"data_root: scenes are drawn, nothing is read from {self.data_root}; add --data, one of "
+                            f"{', '.join(self.kind.data[1:])}, or leave it out")  # fmt: skip
         own = COMMON | self.kind.defaults | {"workers": min(4, (os.cpu_count() or 1) - 1)}
         for field, value in own.items():
             if getattr(self, field) is None:
@@ -201,7 +210,8 @@ class RetrainConfig:
         own = COMMON | self.kind.defaults
         ignored = [name for name in TRAINING if getattr(self, name) not in (getattr(RetrainConfig, name), own.get(name))]
         if self.trains_nothing and ignored:
-            raise UserError(f"{', '.join(ignored)}: --calibrate with --from-float trains nothing; leave this out, or one of the two")
+            flags = " and ".join("--" + name.replace("_", "-") for name in ignored)
+            raise UserError(f"{', '.join(ignored)}: --calibrate with --from-float trains nothing; leave out {flags}, or one of the two")
         if self.calibration_images is not None and not self.calibrate:
             raise UserError("calibration_images: are what --calibrate looks at; add it, or leave this out")
 
@@ -298,6 +308,9 @@ def retrain(config: RetrainConfig, command: str) -> Path:
         raise UserError(f"engine: {config.engine!r} does not run on this machine; choose from reference, {', '.join(quant.available())}")
     if config.from_float:
         load_float(network.build(), config.from_float, config.runs)  # what is wrong with it is said before anything is made
+        before = float_settings(config.from_float, config.runs).get("direction", config.direction)
+        if before != config.direction:
+            raise UserError(f"direction: {config.from_float} was trained for {before!r}; add --direction {before}")
     if config.backbone:
         load_backbone(network, network.build(), config.backbone, config.runs)
     run = ranks.from_main(lambda: claim(config, network, command))
@@ -305,6 +318,8 @@ def retrain(config: RetrainConfig, command: str) -> Path:
     if ranks.is_main():
         save_network(run, network, about(data, config.engine))
     job = Job(config, network, run, data, make_task(config, network, data))
+    if config.kind.shows:
+        job.task.check(data.held_out)
     model, fitted = train(job)
     metrics = {"arch": network.name, "params": params, "macs": macs} | describe(job, fitted) | measure(job, model, fitted)
     run.write_json("metrics.json", metrics)
@@ -359,6 +374,7 @@ def train(job: Job) -> tuple[nn.Module, Fitted]:
     model, job = network.build(), dataclasses.replace(job, data=job.data.to(device))
     if config.from_float:
         load_float(model, config.from_float, config.runs)
+        load_rival(job.task, config.from_float, config.runs)
     elif config.zero_residuals:
         for part in parts.parts_of(model).values():
             silence_residuals(part)
@@ -371,6 +387,8 @@ def train(job: Job) -> tuple[nn.Module, Fitted]:
         fitted = Fitted(model, before, before, 0.0)
     else:
         stream = config.kind.stream(job.data.train, config.batch_size, config.seed)
+        if stream.batch_size < LOWEST["batch_size"]:
+            raise UserError(f"data_root: {len(job.data.train)} training pictures are too few for batches of two; add some")
         if stream.batch_size < config.batch_size and ranks.is_main():
             print(f"batches of {stream.batch_size} and not {config.batch_size}: there are no more training pictures")
         fitted = fit(model, job.task, stream, job.data.held_out, config.recipe(), job.run, network.example().to(device), job.watcher)
@@ -460,7 +478,10 @@ def describe(job: Job, fitted: Fitted) -> dict:
     images = {f"{name}_images": len(part) for name, part in ({"train": data.train} | data.held_out).items()}
     skipped = {name: len(part.skipped) for name, part in ({"train": data.train} | data.held_out).items() if getattr(part, "skipped", None)}
     left_out = {"skipped_images": skipped, "bad_annotations": len(data.problems)}
-    style = {"judge": config.judge or "random features", "discriminator": config.discriminator} if config.kind.shows else {}
+    style = {"judge": (job.task.judge or random_features()).name, "palette": config.palette, "discriminator": config.discriminator,
+             "direction": config.direction} if config.kind.shows else {}  # fmt: skip
+    if config.palette:
+        style["judge_on_real_photos"] = {name: job.task.found_in_photos(part) for name, part in data.held_out.items()}
     return {"task": config.task, **style, "score": job.task.score, "data": config.data, "input_size": job.network.input_size, **images,
             **{name: value for name, value in left_out.items() if value}, "reported": list(data.held_out)[-1],
             "method": config.method, "calibrate": config.calibrate, **(dict.fromkeys(epochs, 0) if config.trains_nothing else epochs),

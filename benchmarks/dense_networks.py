@@ -262,8 +262,9 @@ def compare(graph: nn.Module, engine: str, inputs: Mapping[str, Tensor]) -> dict
 
 def in_words(part: str, executor: nn.Module) -> list[str]:
     """What an executor computes in float: "the operation's name (the function's)"."""
-    calls = {op: executor.graph.op(op).attrs["call"].function for op in executor.float_ops}
-    names = {op: getattr(call, "__name__", type(call).__name__) for op, call in calls.items()}
+    found = [executor.graph.op(op) for op in executor.float_ops]
+    calls = {op.name: op.attrs["call"].function if "call" in op.attrs else op.kind for op in found}
+    names = {op: call if isinstance(call, str) else getattr(call, "__name__", type(call).__name__) for op, call in calls.items()}
     return [f"{part}.{op} ({name})".removeprefix(".") for op, name in names.items()]
 
 

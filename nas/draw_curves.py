@@ -13,6 +13,11 @@ MOST_POINTS = 500  # drawn of a curve
 
 KINDS: dict[str, Callable[[str], bool]] = {
     "loss": lambda key: "loss" in key,
+    "adversaries": lambda key: key == "fooled" or key.startswith("discriminator"),
+    "PSNR (dB)": lambda key: "psnr" in key,
+    "SSIM": lambda key: "ssim" in key,
+    "L1": lambda key: "l1" in key or key in ("cycle", "identity"),
+    "feature distance": lambda key: "distance" in key,
     "accuracy": lambda key: any(metric in key for metric in ("top1", "top5", "acc", "miou", "_ap", "map")),
     "latency (ms)": lambda key: key.endswith("_ms"),
     "price of latency (mu)": lambda key: key == "mu",

@@ -17,7 +17,8 @@ ENGINES = ("reference", "fbgemm", "qnnpack", "x86", "onednn", "onnxruntime", "op
 LEVELS = ("signed", "unsigned", "seed")
 SMALLEST_SCALE = 1e-8  # a zero range must never divide
 # What averages of codes are multiplied with before they are rounded: one in sixteen of a doubled picture's lies halfway between two codes,
-# where the last bit of a float would decide, in every engine otherwise. All of them go away from zero now, and no others move.
+# where the last bit of a float would decide, in every engine otherwise. All of them go away from zero now, and in
+# resizes by up to four no others move.
 HALVES_AWAY = 1 + 2.0**-14
 
 

@@ -38,7 +38,8 @@ def find_pictures(run: str, trained: Trained, data_root: str | None) -> Checked:
     root = data_root or config.get("data_root")
     try:
         bad = "skip" if config.get("bad_data") == "skip" else "refuse"
-        wanted = Request(config.get("data"), root if isinstance(root, str) else None, trained.input_size, 0, PICTURES, bad_data=bad)
+        wanted = Request(config.get("data"), root if isinstance(root, str) else None, trained.input_size, 0, PICTURES, bad_data=bad,
+                         direction=config.get("direction", "a_to_b"))  # fmt: skip
         pictures = kind.training(wanted)
         print(f"checked on {len(pictures)} pictures of {config['data']}")
     except UserError as error:

@@ -1,5 +1,7 @@
 """CycleGAN (arXiv:1703.10593): two generators between two unpaired collections of pictures, each undoing what the other does."""
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -7,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import quant
 from nas import ranks
 from tasks import translation
 from tasks.features import FeatureDistance, random_features
@@ -39,13 +42,23 @@ class CycleGan:
         made_b, made_a = model.a_to_b(a).float(), model.b_to_a(b).float()
         logs = self.rival.learn({"a": a, "b": b}, {"a": made_a, "b": made_b})
         fooled = self.rival.fooled("a", made_a) + self.rival.fooled("b", made_b)
-        cycle = F.l1_loss(model.b_to_a(made_b).float(), a) + F.l1_loss(model.a_to_b(made_a).float(), b)
-        same = F.l1_loss(model.b_to_a(a).float(), a) + F.l1_loss(model.a_to_b(b).float(), b)
+        with steady(model):
+            cycle = F.l1_loss(model.b_to_a(made_b).float(), a) + F.l1_loss(model.a_to_b(made_a).float(), b)
+            same = F.l1_loss(model.b_to_a(a).float(), a) + F.l1_loss(model.a_to_b(b).float(), b)
         loss = fooled + self.cycle_weight * (cycle + self.identity_weight * same)
-        return loss, {"fooled": fooled.detach(), "cycle": cycle.detach(), "identity": same.detach(), **logs}
+        return loss, {
+            "fooled": fooled.detach(),
+            "cycle": cycle.detach() / 4,
+            "identity": same.detach() / 4,
+            **logs,
+        }  # both ways, of a range of 2
+
+    def check(self, held_out: Mapping[str, Samples]) -> None:
+        """Raise UserError for what would come up only when pictures are first judged."""
+        translation.check_parts(held_out)
 
     def predict(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures of A as B, and back as A."""
+        """Pictures of A as B, and back as A: so b_to_a is calibrated and compared on made pictures of B."""
         made = model.a_to_b(images)
         return made, model.b_to_a(made)
 
@@ -86,6 +99,28 @@ class CycleGan:
             return {"A": batch[0], **there, "B": batch[1], **back}
 
         return translation.rows(columns, samples)
+
+
+@contextlib.contextmanager
+def steady(model: nn.Module) -> Iterator[None]:
+    """Inside, batch norms leave their running statistics and quantizers their ranges as they are.
+
+    A generator in use is given pictures of its own collection alone; what it is asked in training besides must not move what belongs to
+    these. (Running statistics of all three uses made pictures nine times as far from real ones by the feature distance.)
+    """
+    norms = {m: m.momentum for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    watching = [quantizer for quantizer in quant.quantizers_of(model).values() if quantizer.observe]
+    for norm in norms:
+        norm.momentum = 0.0
+    for quantizer in watching:
+        quantizer.observe = False
+    try:
+        yield
+    finally:
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
+        for quantizer in watching:
+            quantizer.observe = True
 
 
 def _across(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,8 @@
 
 A task is any object with `train_step(model, batch) -> (loss, logs)` and `evaluate(model, data) -> metrics`, and perhaps a `rival`
 (tasks.rival) that learns inside train_step; a stream has `batch(step)`, a pure function, `batch_size` and `steps_per_epoch`. A run
-stopped at any moment goes on from its checkpoint and, on a
-CPU, ends in the same numbers bit for bit as if it had not been stopped. Under torchrun (nas.ranks) gradients are averaged, so that all
-ranks hold the same state in every step; rank 0 writes it down.
+stopped at any moment goes on from its checkpoint and, on a CPU, ends in the same numbers bit for bit as if it had not been stopped.
+Under torchrun (nas.ranks) gradients are averaged, so that all ranks hold the same state in every step; rank 0 writes it down.
 """
 
 import contextlib
@@ -180,9 +179,11 @@ class _Training:
 
     def _show(self, float_ends: bool = False) -> None:
         if self.watcher:
+            training = [module for module in self.net.modules() if module.training]  # all but frozen batch norms
             self.net.eval()
             self.watcher.show(self.net, self.step, float_ends)
-            self.net.train()
+            for module in training:
+                module.training = True
 
     def _enter(self, phase: Phase) -> None:
         """Put model and optimizer into a phase: attach the quantizers when the first quantized one begins, set every switch."""

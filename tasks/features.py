@@ -72,7 +72,7 @@ class FeatureDistance:
         if fewest < 2:
             raise UserError(f"data_root: a set of {fewest} pictures, must be at least 2 for a feature distance; add some")
         if fewest <= features:
-            _say(f"warning: a feature distance of {fewest} pictures with {features} features each is too large, and to be compared only "
+            _say(f"note: feature distances of only {fewest} pictures with {features} features each are overestimated; compare them only "
                  "with others of as many")  # fmt: skip
         return round(frechet(*_gaussian(sets[0]), *_gaussian(sets[1])), 6)
 

@@ -39,7 +39,8 @@ def pictures_in(folder: Path, layout: str) -> tuple[str, ...]:
     if not folder.is_dir():
         raise UserError(f"data_root: there is no folder {folder}; {layout}")
     try:
-        found = tuple(sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in IMG_EXTENSIONS))
+        files = (path for path in folder.iterdir() if not path.name.startswith("."))  # some systems leave hidden ones
+        found = tuple(sorted(str(path) for path in files if path.suffix.lower() in IMG_EXTENSIONS))
     except OSError as error:
         raise UserError(f"data_root: {folder} cannot be read ({error.strerror or error})") from error
     if not found:

@@ -22,6 +22,7 @@ from tasks.segmentation import channels_last, class_pairs, iou_of
 from tasks.trained import CALIBRATED, finished_run, load, load_network
 
 TASKS = ("classification", "segmentation")
+LEAST_COUNTED = 0.1  # share of an input's pixels that a palette must know
 NEAR = 8  # codes by which a channel of a label's colour may be off: so much JPEG moves the colour of an area
 LAYERS = (nn.Conv2d, nn.Linear)
 
@@ -104,18 +105,24 @@ class FcnScore:
             )
         self.judge = judge
         self._counts = torch.zeros(len(judge.classes), len(judge.classes), dtype=torch.float64)
+        self._pixels = torch.zeros(1, dtype=torch.float64)
 
     def update(self, made: Tensor, labels: Tensor) -> None:
         """Add photos (N, 3, H, W) and the label pictures that they were made from, both in [-1, 1]."""
         self._counts += self.judge.fcn(made, labels).cpu()
+        self._pixels += labels[:, 0].numel()
 
     def compute(self) -> dict[str, float]:
-        """mIoU over the classes that the label pictures show, and the share of pixels that are right, in [0, 1]. Raises UserError."""
-        counts = ranks.sum_(self._counts.clone())
-        if not counts.any():
-            raise UserError("palette: no pixel of the label pictures has one of its colours; name the palette that they were drawn with")
+        """mIoU over the classes that the label pictures show, the share of pixels that are right, and the share of pixels that count, all
+        in [0, 1]: those between two areas of a picture made smaller have no class's colour. Raises UserError where hardly any counts."""
+        counts, pixels = ranks.sum_(self._counts.clone()), ranks.sum_(self._pixels.clone())
+        if counts.sum() < LEAST_COUNTED * pixels:
+            share = (counts.sum() / pixels).item()
+            raise UserError(f"palette: only {share:.1%} of the pixels of the input pictures have one of its colours; name the palette that "
+                            "they were drawn with, and the --direction that begins with them")  # fmt: skip
         iou, right = iou_of(counts).nanmean(), counts.diag().sum() / counts.sum()
-        return {"fcn_miou": round(iou.item(), 6), "fcn_pixel_accuracy": round(right.item(), 6)}
+        return {"fcn_miou": round(iou.item(), 6), "fcn_pixel_accuracy": round(right.item(), 6),
+                "fcn_counted": round((counts.sum() / pixels).item(), 6)}  # fmt: skip
 
 
 # ---- from a run's folder -------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The tasks side by side: what retraining, shipping and judging a network need to know of each."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -131,22 +132,12 @@ def _labelled_noise(input_size: int, count: int) -> pictures.Memory:
     return pictures.Memory(images, torch.zeros(count, dtype=torch.int64), input_size, torch.zeros(3), torch.ones(3))
 
 
-def _sampled(load: Callable) -> Callable[[Request], samples.Data]:
-    def read(request: Request) -> samples.Data:
-        if request.download:
-            raise UserError("download: only CIFAR can be fetched; get the data set and name its folder with --data-root")
-        wanted = (request.data, request.data_root, request.input_size, request.seed, request.train_images, request.workers)
-        return load(*wanted, request.bad_data)
-
-    return read
-
-
-def _translated(load: Callable, directed: bool) -> Callable[[Request], samples.Data]:
+def _sampled(load: Callable, directed: bool = False) -> Callable[[Request], samples.Data]:
     def read(request: Request) -> samples.Data:
         if request.download:
             raise UserError("download: only CIFAR can be fetched; get the data set and name its folder with --data-root")
         if request.direction != "a_to_b" and not directed:
-            raise UserError("direction: cyclegan learns both; leave it out")
+            raise UserError("direction: is for pix2pix; cyclegan learns both; leave it out")
         wanted = (request.data, request.data_root, request.input_size, request.seed, request.train_images, request.workers)
         return load(*wanted, request.bad_data, **({"direction": request.direction} if directed else {}))
 
@@ -194,11 +185,11 @@ def _no_boxes(size: int) -> dict[str, Tensor]:
 POOL = 50  # pictures, arXiv:1703.10593, section 4
 DISCRIMINATORS = tuple(f"{kind}{norm}" for kind in ("patch", "pixel") for norm in ("", ":instance", ":none"))
 PUBLISHED = {"epochs": 200, "optimizer": "adam_gan", "weight_decay": 0.0, "warmup": 0.0, "clip_norm": 0.0, "decay": "second_half",
-             "discriminator": "patch"}  # fmt: skip
+             "zero_residuals": False, "discriminator": "patch"}  # fmt: skip
 
 
 def _kind_of_translation(load: Callable, directed: bool, **rows: Any) -> Kind:
-    read = _translated(load, directed)
+    read = _sampled(load, directed)
     return Kind(
         num_classes=lambda data, root: len(CHANNELS),
         load=read,
@@ -206,7 +197,7 @@ def _kind_of_translation(load: Callable, directed: bool, **rows: Any) -> Kind:
         noise=_noise(lambda size: torch.zeros(3, size, size, dtype=torch.uint8)),
         stream=samples.Stream, in_order=samples.in_order, some=samples.some_of, of_size=samples.of_size,
         sizes={"scenes": 64, "": 256},
-        compared=50, likeness=PICTURES, shows=True, **rows,
+        compared=50, shows=True, **rows,
     )  # fmt: skip
 
 
@@ -248,9 +239,10 @@ KINDS = {
         defaults={"epochs": 60, "batch_size": 8, "decay": "poly"},
     ),
     "pix2pix": _kind_of_translation(
-        pairs.pairs, True, data=pairs.DATA, task=_pix2pix, defaults=PUBLISHED | {"batch_size": 8},
+        pairs.pairs, True, likeness=PICTURES, data=pairs.DATA, task=_pix2pix, defaults=PUBLISHED | {"batch_size": 8},
     ),
     "cyclegan": _kind_of_translation(
-        unpaired.unpaired, False, data=unpaired.DATA, task=_cyclegan, defaults=PUBLISHED | {"batch_size": 4},
+        unpaired.unpaired, False, likeness=replace(PICTURES, largest_gap=math.inf),  # a distance has the unit of its features
+        data=unpaired.DATA, task=_cyclegan, defaults=PUBLISHED | {"batch_size": 4},
     ),
 }  # fmt: skip

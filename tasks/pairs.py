@@ -12,7 +12,7 @@ from nas import UserError
 from tasks import scenes
 from tasks.data import VAL_SHARE
 from tasks.folders import SCENES, SPLITS, Together, centred, checked, enlarged, folder_of, pictures_in, refuse_few, samples_of
-from tasks.reading import opened, read_picture
+from tasks.reading import opened, read_picture, refuse_depth
 from tasks.samples import Bad, BadSample, Data, some_of, split_off
 
 DATA = ("scenes", "pairs")
@@ -80,6 +80,7 @@ class Files:
     def look(self, index: int) -> None:
         """Raises BadSample for a file that is no picture of two halves; pixels are not read."""
         with opened(self.name(index)) as image:
+            refuse_depth(self.name(index), image)
             _even(self.name(index), image.width, image.height)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:

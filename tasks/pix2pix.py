@@ -1,5 +1,6 @@
 """pix2pix (arXiv:1611.07004): a generator learns from pairs, against a discriminator that sees input and output together."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,7 +33,7 @@ class Pix2Pix:
 
     @property
     def reported(self) -> tuple[str, ...]:
-        fcn = ("fcn_miou", "fcn_pixel_accuracy") if self._reads_labels else ()
+        fcn = ("fcn_miou", "fcn_pixel_accuracy", "fcn_counted") if self._reads_labels else ()
         return ("l1", "psnr", "ssim", "distance", *fcn)
 
     @property
@@ -45,7 +46,21 @@ class Pix2Pix:
         made = model(given).float()
         logs = self.rival.learn({"pair": torch.cat([given, wanted], 1)}, {"pair": torch.cat([given, made], 1)})
         fooled, l1 = self.rival.fooled("pair", torch.cat([given, made], 1)), F.l1_loss(made, wanted)
-        return fooled + self.l1_weight * l1, {"fooled": fooled.detach(), "l1": l1.detach(), **logs}
+        return fooled + self.l1_weight * l1, {"fooled": fooled.detach(), "l1": l1.detach() / 2, **logs}  # of a range of 2
+
+    def check(self, held_out: Mapping[str, Samples]) -> None:
+        """Raise UserError for what would come up only when pictures are first judged."""
+        translation.check_parts(held_out)
+        if self._reads_labels:
+            self.found_in_photos(next(iter(held_out.values())).select(torch.arange(2)))
+
+    @torch.inference_mode()
+    def found_in_photos(self, samples: Samples) -> dict[str, float]:
+        """What the judge finds of the labels in the real photos: made ones cannot be expected to show more."""
+        fcn = FcnScore(self.judge)
+        for given, wanted in mine(samples):
+            fcn.update(wanted, given)
+        return fcn.compute()
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """The pictures that a model of any sort makes."""
@@ -54,7 +69,7 @@ class Pix2Pix:
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, samples: Samples) -> dict[str, float]:
         """l1 in [0, 1], psnr in dB, ssim: means over pictures. distance: how far made pictures lie from real ones in feature space. With a
-        judge that reads label maps, which are the input then, also its mIoU and pixel accuracy. The same numbers on all ranks."""
+        judge that reads label maps, which are the input then, also what it finds of them. The same numbers on all ranks."""
         model.eval()
         pixels, distance = PairMetrics(), FeatureDistance(self.judge or random_features())
         fcn = FcnScore(self.judge) if self._reads_labels else None

@@ -30,10 +30,15 @@ def opened(path: str, name: str | None = None, what: str = "picture", formats: S
         raise BadSample(name or path, f"the {it} cannot be read ({error})") from error
 
 
+def refuse_depth(path: str, image: Image.Image) -> None:
+    """Raise BadSample for pixels of more than 8 bits."""
+    if image.mode.startswith(("I", "F")):
+        raise BadSample(path, f"has pixels of more than 8 bits (mode {image.mode}), which have no agreed range; save it with 8")
+
+
 def read_picture(path: str) -> Tensor:
     """(3, H, W) uint8, channels last in memory. Raises BadSample."""
     with opened(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise BadSample(path, f"has pixels of more than 8 bits (mode {image.mode}), which have no agreed range; save it with 8")
+        refuse_depth(path, image)
         pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)

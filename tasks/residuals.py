@@ -15,15 +15,15 @@ ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 def silence_residuals(model: nn.Module) -> list[str]:
     """Zero the weight of the batch norm that ends each residual branch of a traceable model, in place; returns their names.
 
-    Where both sides of an addition end in a batch norm, the branch is the one with more operations behind it.
+    The branch is the side of an addition with more operations behind it; where that does not end in a batch norm, nothing is done.
     """
     graph, found = fx.symbolic_trace(model).graph, []
     depth: dict[fx.Node, int] = {}
     for node in graph.nodes:  # inputs stand before what reads them
         depth[node] = 1 + max((depth[n] for n in node.all_input_nodes), default=0)
-        norms = [n for n in node.all_input_nodes if _norm(model, n) is not None] if node.target in ADDITIONS else []
-        if norms and len(node.all_input_nodes) == 2:
-            found.append(max(norms, key=depth.__getitem__).target)
+        if node.target in ADDITIONS and len(node.all_input_nodes) == 2:
+            branch = max(node.all_input_nodes, key=depth.__getitem__)
+            found += [branch.target] if _norm(model, branch) is not None else []
     for name in found:
         model.get_submodule(name).weight.zero_()
     return found

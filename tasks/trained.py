@@ -110,7 +110,8 @@ def find_network(
         return _find_form(name, num_classes, input_size or usual, runs, task)
     if task in FORMS:
         if not FORMS[task].knows(name):
-            raise UserError(f"arch: {name!r} is no network for {task}; choose from {', '.join(FORMS[task].NAMES)}")
+            raise UserError(f"arch: {name!r} is no network for {task}; choose from {', '.join(FORMS[task].NAMES)}, each also with "
+                            f"{', '.join(':' + norm for norm in generators.NORMS)}")  # fmt: skip
         return Network(name, input_size or usual, num_classes, task=task)
     file = find_file(name, runs)
     try:
@@ -119,6 +120,8 @@ def find_network(
         if file is not None:
             raise
         if not zoo.knows(name):
+            if generators.knows(name):
+                raise UserError(f"arch: {name!r} is a generator; add --task pix2pix or --task cyclegan") from error
             raise UserError(f"arch: {name!r} is neither a file, a run nor a known name; {near_names(name, runs)}") from error
         return Network(name, input_size or usual, num_classes)
     arch = arch.for_input(input_size or (usual if file is None else arch.input_size)).with_classes(num_classes)
@@ -216,13 +219,7 @@ def load_float(model: nn.Module, name: str, runs: str | Path) -> tuple[Tensor, T
 
     Returns the (mean, std) of the pictures that it was trained on, where its folder says so.
     """
-    path = Path(name)
-    path = path if path.is_file() else Path(runs) / name / CHECKPOINT
-    if not path.is_file():
-        raise UserError(f"from_float: {name!r} is neither a checkpoint nor a run with one in {runs}")
-    state = Run(path.parent).load_checkpoint(path.name)
-    if state.get("attached", True):
-        raise UserError(f"from_float: {path} does not hold a float model; make one with --float-only")
+    path, state = _float_state(name, runs)
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
@@ -230,6 +227,37 @@ def load_float(model: nn.Module, name: str, runs: str | Path) -> tuple[Tensor, T
         raise UserError(f"from_float: {path} holds another architecture than the one asked for ({first})") from error
     run = Run(path.parent)
     return _normalisation(load_network(run)[1]) if run.has(NETWORK) else None
+
+
+def load_rival(task: Any, name: str, runs: str | Path) -> None:
+    """Let a generator that goes on from a float run meet the discriminators that it was trained against. Raises UserError."""
+    path, state = _float_state(name, runs)
+    if getattr(task, "rival", None) is None or "rival" not in state:
+        return
+    try:
+        task.rival.load_state_dict(state["rival"])
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"discriminator: {path} was trained against another; name that one") from error
+
+
+def float_settings(name: str, runs: str | Path) -> dict:
+    """config.json beside the checkpoint of a float run, {} where there is none. Raises UserError."""
+    run = Run(_float_state(name, runs)[0].parent)
+    found = run.read_json("config.json") if run.has("config.json") else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _float_state(name: str, runs: str | Path) -> tuple[Path, dict]:
+    """The checkpoint of a float run, named by its folder in `runs` or by itself, and what it holds. Raises UserError."""
+    path = Path(name)
+    if not path.is_file():
+        path = (path if (path / CHECKPOINT).is_file() else Path(runs) / name) / CHECKPOINT
+    if not path.is_file():
+        raise UserError(f"from_float: {name!r} is neither a checkpoint nor a run with one in {runs}")
+    state = Run(path.parent).load_checkpoint(path.name)
+    if state.get("attached", True):
+        raise UserError(f"from_float: {path} does not hold a float model; make one with --float-only")
+    return path, state
 
 
 def load_backbone(network: Network, model: nn.Module, name: str, runs: str | Path) -> tuple[Tensor, Tensor]:

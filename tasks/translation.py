@@ -4,13 +4,14 @@ Only generators are quantized; see tasks.rival for discriminators.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nas import ranks
+from nas import UserError, ranks
+from tasks.data import VAL_SHARE
 from tasks.samples import Samples, in_order
 
 EVALUATION_BATCH = 8
@@ -35,6 +36,14 @@ def batches(samples: Samples, part: slice = slice(None)) -> Iterator[Batch]:
 def mine(samples: Samples) -> Iterator[Batch]:
     """This rank's part of the samples."""
     return batches(samples, ranks.share())
+
+
+def check_parts(held_out: Mapping[str, Samples]) -> None:
+    """Raise UserError for a part with fewer pictures than a feature distance needs."""
+    for name, part in held_out.items():
+        if len(part) < 2:
+            raise UserError(f"data_root: the {name} part has {len(part)} picture, must be at least 2; add some (without a part of its own, "
+                            f"val is {VAL_SHARE:.0%} of train)")  # fmt: skip
 
 
 def likeness(ours: Callable[[Batch], Sequence[Tensor]], theirs: Callable[[Batch], Sequence[Tensor]], samples: Samples) -> float:

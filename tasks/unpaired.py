@@ -13,7 +13,7 @@ from tasks import scenes
 from tasks.data import VAL_SHARE
 from tasks.folders import SCENES, SPLITS, Apart, centred, checked, enlarged, folder_of, pictures_in, refuse_few, samples_of
 from tasks.pictures import generator
-from tasks.reading import opened, read_picture
+from tasks.reading import opened, read_picture, refuse_depth
 from tasks.samples import Bad, BadSample, Data, Samples, Source, some_of, split_off
 
 DATA = ("scenes", "unpaired")
@@ -117,8 +117,8 @@ class Files:
 
     def look(self, index: int) -> None:
         """Raises BadSample for a file that is no picture; pixels are not read."""
-        with opened(self.name(index)):
-            pass
+        with opened(self.name(index)) as image:
+            refuse_depth(self.name(index), image)
 
     def read(self, index: int) -> tuple[Tensor, None]:
         return read_picture(self.name(index)), None

@@ -328,8 +328,9 @@ def test_a_run_is_a_name_too(tmp_path):
 
 def test_the_list_has_all_names(capsys):
     main(["list"])
-    *lines, detectors, segmenters = capsys.readouterr().out.splitlines()
+    *lines, detectors, segmenters, generators, discriminators = capsys.readouterr().out.splitlines()
     assert "ssdlite:<backbone>" in detectors and "lraspp:<backbone>" in segmenters
+    assert "resnet_6blocks" in generators and "patch" in discriminators
     names = " ".join(lines).split()
     assert len(names) == len(set(names)) == len(zoo.NAMES) + 15
     assert {"vgg19_bn", "resnext101_32x8d", "ghostnet_1_3", "efficientnet_lite2", "frostnet_large_1_25"} <= set(names)

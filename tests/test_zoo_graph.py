@@ -22,6 +22,7 @@ from quant import QuantConfig
 from quant.attach import trace
 from quant.picture import COLOURS, as_dot, as_json, cuts, draw, graph_figure, layout, network, rows_of
 from zoo.__main__ import counts, main, table
+from zoo.generators import build
 
 SIZE = 32
 CHOSEN = ("conv", "linear", "deconv")
@@ -393,3 +394,50 @@ def test_the_list_names_what_can_be_built(capsys):
 def test_the_table_keeps_its_columns_apart():
     rows = [quant.PlanRow("a" * 30, "conv", "int8", "", "", "", "", ""), quant.PlanRow("b", "add", "", "", "", "", "", "because")]
     assert [len(line.split()) for line in table(rows).splitlines()] == [7, 6, 7]
+
+
+# ---- generators ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_names_generators_and_discriminators_with_their_norms(capsys):
+    main(["list"])
+    *_, generators, discriminators = capsys.readouterr().out.splitlines()
+    assert (
+        "resnet_6blocks, resnet_9blocks, unet_128, unet_256, frost_generator; each with batch norm, also with :instance and :none"
+        in generators
+    )
+    assert discriminators == "discriminators: patch, pixel; each with batch norm, also with :instance and :none"
+
+
+@pytest.mark.parametrize("name", ["resnet_6blocks:instance", "frost_generator"])
+def test_a_generator_is_attached_and_drawn(name, tmp_path, capsys):
+    files = [tmp_path / f"g.{kind}" for kind in ("png", "json")]
+    main(["graph", "--model", name, "--input-size", "32", "--picture", str(files[0]), "--nodes", "12", "--json", str(files[1])])
+    convolutions = sum(isinstance(m, torch.nn.Conv2d) for m in zoo_generator(name).modules())
+    assert f"{convolutions} weight quantizers" in capsys.readouterr().out.splitlines()[-1]
+    data = json.loads(files[1].read_text())
+    assert (data["model"], data["input_size"], data["classes"]) == (name, 32, None) and files[0].read_bytes().startswith(b"\x89PNG")
+
+
+def zoo_generator(name):
+    with torch.device("meta"):
+        return build(name)
+
+
+def test_sizes_left_out_are_what_networks_are_made_for(monkeypatch):
+    seen = []
+    monkeypatch.setattr("zoo.__main__._graph", lambda args: seen.append((args.model, args.input_size, args.classes)))
+    for name in ("unet_256", "resnet18"):
+        main(["graph", "--model", name])
+    assert seen == [("unet_256", 256, None), ("resnet18", 224, 1000)]
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--model", "unet_256", "--input-size", "224"], "input_size: 224, must be a multiple of 256"),
+    (["--model", "frost_generator", "--input-size", "4"], "input_size: 4, must be a multiple of 8 from 8"),
+    (["--model", "resnet_6blocks:instance", "--classes", "10"], "--classes: 10, but resnet_6blocks:instance makes pictures"),
+])  # fmt: skip
+def test_what_a_generator_does_not_take_is_refused(argv, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["graph", *argv])
+    assert stop.value.code == 2 and message in capsys.readouterr().err

@@ -20,21 +20,35 @@ from nas.files import write_bytes
 from quant.attach import trace
 from quant.picture import as_dot, as_json, graph_figure
 from quant.settings import load_settings
-from zoo import detectors, segmenters
+from zoo import detectors, discriminators, generators, segmenters
 
 COLUMNS = ("node", "op", "weight", "gradient", "reads", "makes", "reason")
 LAYERS = ("conv", "linear", "deconv")
+CLASSES, SIZE, PICTURE_SIZE = 1000, 224, 256  # defaults: classes; pixels, and those of a generator
 
 
 @guard(errors=(quant.QuantError,))
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if args.command == "list":
-        print("\n".join((*zoo.NAMES, *frostnet.PUBLISHED)))
-        print(f"detectors: {', '.join(detectors.NAMES)}\nsegmenters: {', '.join(segmenters.NAMES)}")
+        print(_names())
     else:
         _check(args)
+        _fill_in(args)
         _graph(args)
+
+
+def _names() -> str:
+    """All networks, those of classification a line each."""
+    usual, *others = generators.NORMS
+    norms = f"each with {usual} norm, also with :{' and :'.join(others)}"
+    return "\n".join((
+        *zoo.NAMES, *frostnet.PUBLISHED,
+        f"detectors: {', '.join(detectors.NAMES)}",
+        f"segmenters: {', '.join(segmenters.NAMES)}",
+        f"generators: {', '.join(generators.NAMES)}; {norms}",
+        f"discriminators: {', '.join(discriminators.NAMES)}; {norms}",
+    ))  # fmt: skip
 
 
 def _graph(args: argparse.Namespace) -> None:
@@ -57,7 +71,9 @@ def _graph(args: argparse.Namespace) -> None:
         write_json(args.json, about | {"rows": [asdict(row) for row in rows]} | as_json(graph))
 
 
-def _network(name: str, classes: int, input_size: int) -> nn.Module:
+def _network(name: str, classes: int | None, input_size: int) -> nn.Module:
+    if generators.knows(name):
+        return generators.build(name)
     if detectors.knows(name):
         return detectors.build(name, classes, input_size)
     return segmenters.build(name, classes) if segmenters.knows(name) else zoo.build(name, classes, input_size)
@@ -104,6 +120,17 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--picture: {args.picture!r}, must end in .png")
 
 
+def _fill_in(args: argparse.Namespace) -> None:
+    """Defaults, which depend on the network. Raises UserError for a generator that is given classes, or a size that it cannot take."""
+    generator = generators.knows(args.model)
+    if generator and args.classes is not None:
+        raise UserError(f"--classes: {args.classes}, but {args.model} makes pictures and knows no classes; leave it out")
+    args.input_size = args.input_size or (PICTURE_SIZE if generator else SIZE)
+    args.classes = args.classes or (None if generator else CLASSES)
+    if generator:
+        generators.check_size(args.model, args.input_size)
+
+
 def _whole(text: str) -> int:
     value = int(text)
     if not 1 <= value <= 100_000:
@@ -119,10 +146,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="names that --model takes, beside files and runs")
     graph = commands.add_parser("graph", help="attach quantizers by settings: a table of every node, pictures, DOT and JSON")
-    graph.add_argument("--model", required=True, help="a name from the list, an arch.json, or a run")
+    graph.add_argument("--model", required=True, help="a name from the list (no discriminator), an arch.json, or a run")
     graph.add_argument("--settings", help="JSON with the fields of quant.QuantConfig (default: int8 everywhere)")
-    graph.add_argument("--input-size", type=_whole, default=224, help="pixels (default: 224)")
-    graph.add_argument("--classes", type=_whole, default=1000, help="(default: 1000)")
+    graph.add_argument("--input-size", type=_whole, help=f"pixels (default: {SIZE}, generators: {PICTURE_SIZE})")
+    graph.add_argument("--classes", type=_whole, help=f"(default: {CLASSES}; generators have none)")
     graph.add_argument("--dry-run", action="store_true", help="decide and show, write no graph")
     graph.add_argument("--picture", metavar="PNG", help="draw the network before and after, side by side")
     graph.add_argument("--from", dest="start", metavar="NODE", help="picture from this node on (a name in the table)")

@@ -52,9 +52,9 @@ def build(name: str, dropout: float = 0.0) -> nn.Module:
 
 def check_size(name: str, input_size: int) -> None:
     """Raise UserError where the generator `name` cannot halve and double pictures of `input_size` pixels a side as often as it does."""
-    base, _ = _split(name)
+    base, norm = _split(name)
     unit = 2 ** UNETS[base] if base in UNETS else {"frost_generator": 8}.get(base, 4)
-    least = max(unit, 8)  # reflection needs a pixel beside the border one, at the coarsest
+    least = max(unit, 16 if (base, norm) == ("frost_generator", "instance") else 8)  # more than one pixel for norms and reflection
     if input_size % unit or input_size < least:
         near = max(least, round(input_size / unit) * unit)
         raise UserError(f"input_size: {input_size!r}, must be a multiple of {unit} from {least} for {base!r}, such as {near}")
