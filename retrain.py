@@ -113,7 +113,7 @@ class RetrainConfig:
                                                            "and counted (not in classification)")  # fmt: skip
     workers: int | None = option(None, "processes that read pictures ahead (not in classification; default: the CPUs less one, up to 4)")
     input_size: int | None = option(None, "pixels of a square picture, in segmentation of the shorter side (default: an architecture "
-                                          "file's own in classification, else what is usual for the data; generators: 256, on scenes 64)")  # fmt: skip
+                                          "file's own in classification, else what is usual for the data; 256 for generators)")  # fmt: skip
     train_images: int | None = option(None, "train on so many pictures, in classification balanced over the classes, in cyclegan of "
                                                    "either collection (default: all)")  # fmt: skip
     engine: Literal[quant.ENGINES] = option("fbgemm", "engine that the INT8 network is for")
@@ -374,7 +374,8 @@ def train(job: Job) -> tuple[nn.Module, Fitted]:
     model, job = network.build(), dataclasses.replace(job, data=job.data.to(device))
     if config.from_float:
         load_float(model, config.from_float, config.runs)
-        load_rival(job.task, config.from_float, config.runs)
+        if not config.trains_nothing:
+            load_rival(job.task, config.from_float, config.runs)
     elif config.zero_residuals:
         for part in parts.parts_of(model).values():
             silence_residuals(part)

@@ -72,14 +72,14 @@ def translated(pairs, tmp_path_factory) -> Path:
     """A finished run of pix2pix."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrain, "time_networks", lambda networks, *_, **__: {name: Timing((1.0, 1.0, 1.0)) for name in networks})
-        more = ("--lr", "0.002", "--sheet-every", "7", "--no-zero-residuals")
+        more = ("--lr", "0.002", "--sheet-every", "7")
         return main(arguments("pix2pix", pairs, tmp_path_factory.mktemp("runs"), *more, epochs=12))
 
 
 def test_a_generator_is_trained_converted_and_shipped(translated):
     found = metrics(translated)
     assert translated.name == "frost_generator_int8" and (found["task"], found["score"], found["reported"]) == ("pix2pix", "psnr", "test")
-    assert found["judge"] == "random features" and found["discriminator"] == "pixel"
+    assert found["judge"] == "random" and found["discriminator"] == "pixel"
     rows = {row["network"]: row for row in found["networks"]}
     assert list(rows) == ["float", "fake_quant", "int8"]
     assert rows["int8"]["psnr_test"] > rows["float"]["psnr_test"] and rows["int8"]["psnr_test"] > 14  # of one grey for all: about 12
@@ -158,7 +158,7 @@ def test_float_and_post_training_runs(pairs, tmp_path):
     assert (again / "figures" / "contact.png").is_file()
 
 
-def test_a_segmenter_of_the_photos_judges_what_is_made_from_labels(pairs, tmp_path):
+def test_a_segmenter_of_the_photos_judges_what_is_made_from_labels(pairs, tmp_path, capsys):
     for split in ("train", "val", "test"):
         for folder in ("images", "labels"):
             (tmp_path / "photos" / split / folder).mkdir(parents=True)
@@ -174,8 +174,16 @@ def test_a_segmenter_of_the_photos_judges_what_is_made_from_labels(pairs, tmp_pa
     palette.write_text(json.dumps(COLOURS))
     path = main(arguments("pix2pix", pairs, tmp_path, "--judge", "eye", "--palette", str(palette)))
     found = metrics(path)
-    assert found["judge"] == "eye" and {"fcn_miou_test", "fcn_pixel_accuracy_test", "distance_test"} < set(found["networks"][-1])
-    assert 0 <= found["networks"][-1]["fcn_miou_test"] <= 1
+    assert found["judge"] == "eye" and {"fcn_miou_test", "fcn_pixel_accuracy_test", "fcn_counted_test", "distance_test"} < set(
+        found["networks"][-1]
+    )
+    assert 0 <= found["networks"][-1]["fcn_miou_test"] <= 1 and 0.7 < found["networks"][-1]["fcn_counted_test"] < 1
+    assert set(found["judge_on_real_photos"]) == {"val", "test"}
+    with pytest.raises(SystemExit):  # photos have none of the colours
+        main(
+            arguments("pix2pix", pairs, tmp_path, "--judge", "eye", "--palette", str(palette), "--direction", "b_to_a", "--name", "turned")
+        )
+    assert "--direction" in capsys.readouterr().err and not (tmp_path / "turned" / "checkpoint.pt").exists()
 
 
 @pytest.mark.parametrize(("flags", "field", "mend"), [
@@ -186,6 +194,9 @@ def test_a_segmenter_of_the_photos_judges_what_is_made_from_labels(pairs, tmp_pa
     (("--task", "pix2pix", "--arch", "frost_generator", "--palette", "p.json"), "palette", "--judge"),
     (("--task", "pix2pix", "--arch", "frost_generator", "--judge", "nothing"), "judge", ""),
     (("--task", "cyclegan", "--arch", "frost_generator", "--direction", "b_to_a"), "direction", "leave it out"),
+    (("--task", "cyclegan", "--arch", "frost_generator", "--judge", "nothing", "--palette", "p.json"), "palette", "leave it out"),
+    (("--task", "pix2pix", "--arch", "frost_generator", "--data-root", "pictures"), "data_root", "--data"),
+    (("--arch", "frost_generator"), "arch", "--task pix2pix"),
     (("--task", "cyclegan", "--arch", "frost_generator", "--label-smoothing", "0.1"), "label_smoothing", "leave it out"),
     (("--task", "pix2pix", "--arch", "frost_generator", "--input-size", "24"), "input_size", "pixel"),
 ])  # fmt: skip
