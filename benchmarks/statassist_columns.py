@@ -5,6 +5,7 @@ All columns of an arm and seed begin with the same weights and see the same batc
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import quant
@@ -69,6 +70,10 @@ ARMS = {
 SMOKE_STUDY = {"columns": ("float", "both", "ptq"), "seeds": (0,), "other_seeds": (0,)}
 SMOKE = {"data": "scenes", "batch_size": 2, "steps": PARTS, "train_images": 16, "watched": 4, "calibration_images": 4}
 SMOKE_SIZE = {"classification": 32}  # pixels; 64 of other tasks
+
+
+# arms without clipped gradients and silent residual branches, and those that are the same with them
+TWINS = {"cifar10_frostnet_plain": "cifar10_frostnet"}
 
 
 class Column(NamedTuple):
@@ -148,11 +153,18 @@ class StudyConfig:
     def root(self, name: str) -> str | None:
         return None if self.smoke else getattr(self, ARMS[name].root)
 
+    def eyes(self, name: str) -> dict[str, Any]:
+        """What made pictures are looked at with: the judge's folder name, if there is one, and whether it reads label pictures. {} for arms
+        that make none."""
+        if ARMS[name].task not in KINDS or not KINDS[ARMS[name].task].shows:
+            return {}
+        return {"judge": self.judge and Path(self.judge).name, "palette": self.palette is not None}
+
     def quantizers(self, seed: int) -> QuantConfig:
         return QuantConfig(engine=self.engine, seed=seed)
 
 
-# settings that change no cell's result; of an arm, its row is kept with each cell
+# settings that change no cell's result, or are kept with each cell, as its arm's row is and what judges made pictures (`eyes`)
 FREE = ("arms", "columns", "seeds", "other_seeds", "cifar10_root", "bccd_root", "camvid_root", "pairs_root", "unpaired_root", "judge",
         "palette", "processes", "minutes", "smoke", "runs", "output")  # fmt: skip
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.statassist_answers import answers, effect
+from benchmarks.statassist_answers import answers
 from benchmarks.statassist_columns import COLUMNS, PARTS
-from benchmarks.statassist_numbers import cells_of, difference, judged, metric_of, score_of, seed_noise, values
+from benchmarks.statassist_numbers import cells_of, difference, judged, metric_of, score_of, seed_noise, told_by, values
+from benchmarks.statassist_words import effect_in, explained
 from nas import write_json
 from nas.draw import INK, LINES, panels
 from nas.draw import save as save_figure
@@ -51,10 +52,11 @@ def page(result: dict) -> str:
         "# StatAssist and GradBoost in all tasks", "",
         f"{partial}Written by `{result['command']}` (the same command goes on where it was stopped); the numbers are in "
         f"[statassist.json](statassist.json). All columns but *float* are **integer networks** on the engine "
-        f"{result['settings']['engine']}, judged on pictures that chose nothing. All columns of an arm and seed begin with the same "
-        "weights and see the same pictures in the same order, in as many steps. These are short trainings: they compare columns with "
-        "each other, not with published figures.", "",
-        *(f"- *{name}*: {COLUMNS[name].words}." for name in columns), "",
+        f"{result['settings']['engine']}. All columns of an arm and seed that begin untrained begin with the same weights and see the "
+        "same pictures in the same order, in as many steps. These are short trainings: they compare columns with each other, not with "
+        "published figures.", "",
+        splits_words(result), "",
+        *explained(columns, result["arms"]), "",
         "## Scores", "", *scores_table(result, columns), "",
         "Mean ± standard deviation over seeds; fewer seeds than in the second column in brackets.", "",
         *(line for other in AGAINST for line in effects_table(result, columns, other)),
@@ -62,6 +64,18 @@ def page(result: dict) -> str:
         *curve_lines(result), *settings_lines(result), *closing(result),
     ]  # fmt: skip
     return "\n".join([*lines, ""])
+
+
+def splits_words(result: dict) -> str:
+    """Which pictures are judged, and what was chosen by them."""
+    by = {part: [name for name, arm in result["arms"].items() if arm["judged"] == part] for part in ("val", "test")}
+    said = [f"{', '.join(names)} on {part}" for part, names in by.items() if names]
+    return (
+        f"Judged are {'; '.join(said)}. No cell chose anything by these pictures: each is judged once, after its last step. But what is "
+        "said below of several cells picks the better of them, by the same pictures: a default that is recommended was looked at on those "
+        "of the arms judged on val, and those judged on test stand beside it as a check; who takes another choice from the tables has "
+        "looked at all of them."
+    )
 
 
 # ---- tables --------------------------------------------------------------------------------------------------
@@ -92,14 +106,14 @@ def effects_table(result: dict, columns: list[str], other: str) -> list[str]:
     shown = [column for column in columns if column != other]
     rows = []
     for arm in present(result):
-        found = [difference(result, arm, column, other) for column in shown]
-        if any(found):
-            rows.append(f"| {arm}, {metric_of(result, arm).unit} | {' | '.join(effect(v, metric_of(result, arm)) for v in found)} |")
+        found = [effect_in(result, arm, column, other) for column in shown]
+        if any(cell != "-" for cell in found):
+            rows.append(f"| {arm}, {metric_of(result, arm).unit} | {' | '.join(found)} |")
     if not rows:
         return []
     return [f"## Against {other}", "", f"| arm | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|", *rows, "",
             f"How much better each column is than *{other}*, paired over seeds, ± its standard error; in bold where it is more than two of "
-            "them.", ""]  # fmt: skip
+            "them, ± ? where nothing says yet what another seed would do.", ""]  # fmt: skip
 
 
 # ---- learning curves -----------------------------------------------------------------------------------------
@@ -149,23 +163,37 @@ def curve_lines(result: dict) -> list[str]:
 
 
 def settings_lines(result: dict) -> list[str]:
-    lines = ["## Settings", "", "| arm | network | pictures | input | batch | steps | optimizer | peak learning rate | clipped to | "
-             "silent residuals | minutes a cell |", "|---" * 11 + "|"]  # fmt: skip
+    lines = ["## Settings", "", "| arm | network | pictures | judged on | input | batch | steps | optimizer | peak learning rate | "
+             "clipped to | silent residuals | minutes a cell |", "|---" * 12 + "|"]  # fmt: skip
     for name, arm in result["arms"].items():
         trained = [c["cell_seconds"] for c in result["cells"] if c["arm"] == name and c["column"] not in ("ptq", "finetune")]
         minutes = f"{statistics.mean(trained) / 60:.1f}" if trained else "-"
         lines.append(
-            f"| {name} | {arm['network']} | {arm['pictures']} | {arm['input_size']} px | {arm['batch_size']} | {arm['steps']} | "
-            f"{arm['optimizer']}, {arm['decay']} | {arm['lr']:g}, fine-tuning {arm['tune_lr']:g} | {arm['clip_norm'] or '-'} | "
-            f"{'yes' if arm['silent'] else 'no'} | {minutes} |"
+            f"| {name} | {arm['network']} | {arm['pictures']} | {arm['judged']} | {arm['input_size']} px | {arm['batch_size']} | "
+            f"{arm['steps']} | {arm['optimizer']}, {arm['decay']} | {arm['lr']:g}, fine-tuning {arm['tune_lr']:g} | "
+            f"{arm['clip_norm'] or '-'} | {'yes' if arm['silent'] else 'no'} | {minutes} |"
         )
     return [*lines, "", *(f"- {name} is left out: {why}." for name, why in result["left_out"].items()),
-            f"- Phases change at the ends of {PARTS} equal parts of the steps. Warm-up is over "
-            + ", ".join(sorted({f"{100 * arm['warmup']:g} %" for arm in result["arms"].values()}))
-            + " of the steps; no pretrained weights.",
-            "- Cut for time, on two slow cores: small networks and pictures, few steps, few seeds."
-            + (" The arms that are marked so by their name train without clipped gradients and silent residual branches, as the published "
-               "code does." if any(not arm["usual"] for arm in result["arms"].values()) else ""), ""]  # fmt: skip
+            f"- Phases change at the ends of {PARTS} equal parts of the steps. Share of them in which the learning rate rises: "
+            f"{warmups(result)}. No pretrained weights.",
+            "- Cut for time, on two slow cores: small networks and pictures, few steps, few seeds.", *unclipped(result), ""]  # fmt: skip
+
+
+def warmups(result: dict) -> str:
+    by = {}
+    for name, arm in result["arms"].items():
+        by.setdefault(arm["warmup"], []).append(name)
+    return "; ".join(f"{100 * share:g} % in {', '.join(names)}" for share, names in by.items())
+
+
+def unclipped(result: dict) -> list[str]:
+    """Which arms train without clipped gradients and silent residual branches, and why."""
+    found = {usual: [name for name, arm in result["arms"].items() if not arm["clip_norm"] and not arm["silent"] and arm["usual"] == usual]
+             for usual in (False, True)}  # fmt: skip
+    why = {False: "to show what these do, as the code published with StatAssist and GradBoost has neither",
+           True: "as their published recipe has neither, and retraining follows it"}  # fmt: skip
+    said = [f"{', '.join(names)}, {why[usual]}" for usual, names in found.items() if names]
+    return [f"- Without clipped gradients and silent residual branches train {'; '.join(said)}."] if said else []
 
 
 def closing(result: dict) -> list[str]:
@@ -173,17 +201,33 @@ def closing(result: dict) -> list[str]:
     for arm in present(result):
         metric, noise = metric_of(result, arm), seed_noise(result, arm)
         good = [c for c in result["cells"] if c["arm"] == arm and "fake_quant" in c]
-        gap = max((metric.scale * abs(c["scores"][c["score"]] - c["fake_quant"][c["score"]]) for c in good), default=0.0)
-        one = len({c["seed"] for c in result["cells"] if c["arm"] == arm}) == 1
-        moves = "" if noise is None else f"; another seed moves a score by {noise:.2f}{', guessed from one seed' if one else ''}"
-        ops = sorted({op for c in good for op in c["float_ops"]})
+        gap = max((metric.scale * abs(c["scores"][c["score"]] - c["fake_quant"][c["score"]]) for c in good), default=None)
+        moves = "; nothing says yet what another seed does" if noise is None else f"; {seed_words(told_by(result, arm)[0], noise, metric)}"
+        integer = "" if gap is None else f"; INT8 is at most {gap:.3f} {metric.unit} from fake-quant; {float_words(good)}"
         pictures = next(c["pictures"] for column in COLUMNS for c in judged(result, arm, column).values())
-        lines.append(f"- {arm}: {pictures} judged pictures{moves}; INT8 is at most {gap:.2f} {metric.unit} from fake-quant; in float "
-                     f"inside the integer networks: {', '.join(ops) if ops else 'nothing'}.")  # fmt: skip
+        lines.append(f"- {arm}: {pictures} judged pictures{moves}{integer}.")
     return [*lines,
-            "- A standard error is made of the spread over seeds, paired, and of that over groups of judged pictures, paired. Few seeds "
-            "say little about a spread: where the one that all columns of an arm have in common is larger, it counts. With one seed it is "
-            "guessed from how far the columns lie apart, which holds what the ingredients do, too. That of a mean over arms is no smaller "
-            "than how far these lie apart says. Below two standard errors a difference is called noise. Many differences are looked at: "
-            "one in twenty passes for one by chance.",
+            "- A standard error is made of the spread over seeds, paired, and of that over groups of judged pictures, paired (not for "
+            "feature distances, which are biased on few pictures). Few seeds say little about a spread: where the one that all columns of "
+            "an arm have in common is larger, it counts. With one seed it is guessed from how far the columns lie apart, which holds what "
+            "the ingredients do, too. That of a mean over arms is no smaller than how far these lie apart says.",
+            "- Within two standard errors a difference is called noise. That is no test at one in twenty: an error that comes from two "
+            "seeds is itself so uncertain that chance alone exceeds it twofold in nearly one case of three, one from eight groups in one "
+            "of twelve. And many differences are looked at, so that some of the bold ones will be chance. What only one arm shows is a "
+            "hint; what several show with the same sign is more.",
             f"- CPU {result['machine']}, torch {result['torch']}."]  # fmt: skip
+
+
+def float_words(cells: list[dict]) -> str:
+    """What the integer networks compute in float."""
+    ops = sorted({op for c in cells for op in c["float_ops"]})
+    more = f" and {len(ops) - 3} more" if len(ops) > 3 else ""
+    return f"in float inside the integer networks: {', '.join(f'`{op}`' for op in ops[:3]) or 'nothing'}{more}"
+
+
+def seed_words(seeds: list[int], noise: float, metric) -> str:
+    """What another seed does to a score, or what is taken for it."""
+    text = f"{noise:.{max(2, metric.digits)}f} {metric.unit}"
+    if len(seeds) == 1:
+        return f"the columns lie {text} around their middle one, which is taken for what another seed would do"
+    return f"another seed moves a score by {text}, beyond what it does to all columns ({len(seeds)} seeds)"

@@ -37,6 +37,7 @@ from benchmarks.statassist_columns import (
     recipe,
     stretch,
 )
+from benchmarks.statassist_numbers import metric_named
 from latency_lut.machine import cpu_model
 from nas import Run, UserError, read_json
 from nas.cli import guard, parse
@@ -117,13 +118,18 @@ class SeldomSaved(Run):
 def run_of(config: StudyConfig, cell: Cell) -> Run:
     """The cell's folder; UserError where it holds one of another recipe."""
     arm = config.arm(cell.arm)
-    run, row = SeldomSaved(Path(config.runs) / cell.name), plain(asdict(arm))
+    run, row = SeldomSaved(Path(config.runs) / cell.name), row_of(config, cell.arm)
     run.every = LOOK_EVERY * arm.steps // PARTS
     before = run.read_json(ROW) if run.has(ROW) else row
     if unlike := [f"{k}: {before.get(k)} then, {v} now" for k, v in row.items() if before.get(k) != v]:
         raise UserError(f"runs: {run.path} holds a cell with other settings ({', '.join(unlike)}); remove it or choose another --runs")
     run.write_json(ROW, row)
     return run
+
+
+def row_of(config: StudyConfig, name: str) -> dict:
+    """An arm as it is kept with its cells: its settings, and what its pictures are looked at with."""
+    return plain(asdict(config.arm(name))) | config.eyes(name)
 
 
 def result_of(config: StudyConfig, cell: Cell) -> dict | None:
@@ -159,13 +165,20 @@ def task_of(config: StudyConfig, cell: Cell) -> Any:
 
 @functools.cache
 def judge_of(config: StudyConfig) -> Judge | None:
-    return find_judge(config.judge, palette=config.palette) if config.judge else None
+    return find_judge(judge_path(config), palette=config.palette) if config.judge else None
+
+
+def judge_path(config: StudyConfig) -> Path:
+    """The judge's folder, which may be named by its name in runs/."""
+    return path if ((path := Path(config.judge)) / "config.json").is_file() else Path("runs") / config.judge
 
 
 def make(config: StudyConfig, cell: Cell, run: Run) -> tuple[Any, nn.Module, float]:
     """(task, the cell's float model or its graph with quantizers, seconds that it took)."""
     arm, column, data, network = config.arm(cell.arm), COLUMNS[cell.column], load(config, cell.arm), network_of(config, cell.arm)
     kind, started = KINDS[arm.task], time.monotonic()
+    if kind.shows:
+        judge_of(config)  # once in a process, and before the seed: building a network draws numbers
     torch.manual_seed(cell.seed)
     model = network.build().to(memory_format=torch.channels_last)
     task = task_of(config, cell)
@@ -204,12 +217,20 @@ def judge(config: StudyConfig, cell: Cell, task: Any, model: nn.Module, seconds:
     """The scores on the judged pictures of a float model, or of a graph's integer network and beside it of the graph itself."""
     found, judged = {"score": task.score, "refused": None, "seconds": round(seconds, 1)}, load(config, cell.arm).test
     if cell.column == "float":
-        return found | scores(task, model, judged)
+        return found | scored(task, model, judged)
     integer = parts.convert(model, config.engine)
     with quant.use_engine(config.engine):
-        found |= scores(task, integer, judged)
+        found |= scored(task, integer, judged)
     simulated = task.evaluate(model, judged)
     return found | {"fake_quant": {name: simulated[name] for name in task.reported}, "float_ops": parts.float_ops(integer)}
+
+
+def scored(task: Any, model: nn.Module, judged: Any) -> dict:
+    """The scores on all judged pictures, and on groups of them where a few can be judged."""
+    if metric_named(task.score).grouped:
+        return scores(task, model, judged)
+    found = task.evaluate(model, judged)
+    return {"scores": {name: found[name] for name in task.reported}, "pictures": len(judged), "groups": []}
 
 
 # ---- results -------------------------------------------------------------------------------------------------
@@ -221,7 +242,7 @@ def write(config: StudyConfig) -> Path:
     result = {
         "command": command(config), "settings": read_json(Path(config.runs) / "settings.json"),
         "machine": cpu_model(), "torch": torch.__version__, "planned": len(cells), "left_out": left_out(config),
-        "arms": {name: plain(asdict(config.arm(name))) | {"usual": config.arm(name).usual} for name in config.arms},
+        "arms": {name: row_of(config, name) for name in config.arms},
         "cells": [found for cell in cells if (found := result_of(config, cell)) is not None],
     }  # fmt: skip
     return statassist_report.write(config.output, result)
@@ -230,10 +251,11 @@ def write(config: StudyConfig) -> Path:
 def command(config: StudyConfig, program: str = "statassist_study.py") -> str:
     """What makes these results: the program with all flags that differ from its own."""
     roots = [word for f in fields(config) if f.name.endswith("_root") and getattr(config, f.name) for word in (_flag(f.name), "FOLDER")]
+    judge = [word for name, word in (("judge", "RUN"), ("palette", "FILE")) if getattr(config, name) for word in (_flag(name), word)]
     chosen = {name: getattr(config, name) for name in ("arms", "columns", "seeds", "other_seeds", "engine")}
     unlike = {f.name: chosen[f.name] for f in fields(config) if f.name in chosen and chosen[f.name] != f.default}
     flags = [word for name, value in unlike.items() for word in (_flag(name), *(map(str, value) if isinstance(value, tuple) else [value]))]
-    return shlex.join(["PYTHONPATH=.", "python", f"benchmarks/{program}", *roots, *flags])
+    return shlex.join(["PYTHONPATH=.", "python", f"benchmarks/{program}", *roots, *judge, *flags])
 
 
 def _flag(name: str) -> str:

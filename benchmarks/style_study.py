@@ -7,7 +7,7 @@ The cells are those of benchmarks/statassist_study.py, whose --runs it may share
 and brings them up to date after each cell. The same command goes on where it was stopped.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,14 +15,16 @@ from torch import nn
 
 import quant
 from benchmarks import statassist_study as study
-from benchmarks.statassist_columns import COLUMNS, Cell, StudyConfig, planned
+from benchmarks.statassist_columns import COLUMNS, Cell, StudyConfig, planned, seeds_of
+from benchmarks.statassist_words import explained
 from latency_lut.machine import cpu_model
-from nas import read_json, write_json
+from nas import Run, read_json, write_json
 from nas.cli import guard, option, parse
-from nas.files import plain, write_bytes
+from nas.files import write_bytes
 from tasks import parts
 from tasks.judge import FcnScore
 from tasks.sheets import contact_sheet
+from tasks.trained import load_network
 from tasks.translation import batches
 
 SHOWN = {"pix2pix": ("float", "naive", "sa_10", "both"), "cyclegan": ("float", "both")}  # columns on a sheet
@@ -31,6 +33,8 @@ WORDS = {"l1": "L1", "psnr": "PSNR, dB", "ssim": "SSIM", "distance": "feature di
          "fcn_pixel_accuracy": "FCN pixels, %", "distance_a": "distance to photos", "distance_b": "distance to labels",
          "cycle_l1": "cycle L1"}  # fmt: skip
 PERCENT = ("fcn_miou", "fcn_pixel_accuracy")
+COUNTED = "fcn_counted"  # the share of pixels whose class a palette knows: of the label pictures alone, the same in all rows
+BY_JUDGE = ("distance", "fcn")  # how the names of those begin that a judge gives
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,14 @@ def network(config: StyleConfig, cell: Cell) -> nn.Module:
 
 
 def look(config: StyleConfig, arm: str, seed: int) -> dict:
-    """Draw the sheet of an arm's columns that are done; by column the PSNR between its fake-quant and its INT8 pictures. Done once."""
+    """Draw the sheet of an arm's columns that are done with a seed; by column the PSNR between its fake-quant and its INT8 pictures.
+
+    Done once for these columns and this judge.
+    """
     cells = [c for c in planned(config) if (c.arm, c.seed) == (arm, seed) and COLUMNS[c.column].steps == 100]
     cells = [c for c in cells if (found := study.result_of(config, c)) and found["scores"]]
-    path, seen = Path(config.runs) / f"{arm}_{seed}_seen.json", [c.column for c in cells]
-    if path.is_file() and (before := read_json(path))["columns"] == seen:
+    path, key = Path(config.runs) / f"{arm}_{seed}_seen.json", {"seed": seed, "columns": [c.column for c in cells], **config.eyes(arm)}
+    if path.is_file() and sheet(config, arm).is_file() and key.items() <= (before := read_json(path)).items():
         return before
     task, test = study.task_of(config, cells[0]), study.load(config, arm).test
     models, agreement = {}, {}
@@ -80,7 +87,7 @@ def look(config: StyleConfig, arm: str, seed: int) -> dict:
                 models[f"{cell.column}{', INT8' * (cell.column != 'float')}"] = model
         some = test.select(torch.linspace(0, len(test) - 1, ROWS + 2)[1:-1].round().long())
         contact_sheet(task.rows(models, some), sheet(config, arm))
-    found = {"columns": seen, "agreement": agreement, "ceiling": ceiling(config, arm)}
+    found = key | {"agreement": agreement, "ceiling": ceiling(config, arm)}
     write_json(path, found)
     return found
 
@@ -106,17 +113,35 @@ def sheet(config: StyleConfig, arm: str) -> Path:
 def write(config: StyleConfig) -> Path:
     """The JSON, the page and the sheets from the cells there are."""
     cells = planned(config)
-    done = [found for cell in cells if (found := study.result_of(config, cell)) is not None]
+    done = [found | {"judge": judge_then(config, cell)} for cell in cells if (found := study.result_of(config, cell)) is not None]
     arms = [arm for arm in config.arms if any(c["arm"] == arm and c["scores"] for c in done)]
     result = {
         "command": study.command(config, "style_study.py"), "settings": read_json(Path(config.runs) / "settings.json"),
-        "machine": cpu_model(), "torch": torch.__version__, "planned": len(cells),
-        "arms": {name: plain(asdict(config.arm(name))) for name in arms}, "cells": done,
-        "seen": {arm: look(config, arm, study.seeds_of(config, arm)[0]) for arm in arms},
+        "machine": cpu_model(), "torch": torch.__version__, "planned": len(cells), "eyes": eyes_words(config),
+        "arms": {name: study.row_of(config, name) for name in arms}, "cells": done,
+        "seen": {arm: look(config, arm, first_seed(config, arm, done)) for arm in arms},
     }  # fmt: skip
     write_json(Path(config.output) / "style.json", result)
     write_bytes(Path(config.output) / "style.md", page(result).encode())
     return Path(config.output) / "style.json"
+
+
+def first_seed(config: StyleConfig, arm: str, done: list[dict]) -> int:
+    """The first of an arm's seeds that has a judged cell of full length."""
+    have = {c["seed"] for c in done if c["arm"] == arm and c["scores"] and COLUMNS[c["column"]].steps == 100}
+    return next(seed for seed in seeds_of(config, arm) if seed in have)
+
+
+def judge_then(config: StyleConfig, cell: Cell) -> str | None:
+    """The judge that a cell was judged by."""
+    return read_json(Path(config.runs) / cell.name / study.ROW).get("judge")
+
+
+def eyes_words(config: StyleConfig) -> str:
+    """The network whose features are compared."""
+    if config.judge is None:
+        return "random features"
+    return f"the run *{Path(config.judge).name}* of {load_network(Run(study.judge_path(config)))[0].name}"
 
 
 def page(result: dict) -> str:
@@ -125,9 +150,12 @@ def page(result: dict) -> str:
         "# Style transfer in INT8", "",
         f"{partial}Written by `{result['command']}` (the same command goes on where it was stopped); the numbers are in "
         f"[style.json](style.json). All columns but *float* are **integer generators** on {result['settings']['engine']}; discriminators "
-        "are float. All columns of an arm and seed begin with the same weights, against the same discriminator, and see the same pictures "
-        f"in the same order. Measured on {result['machine']}, torch {result['torch']}.", "",
-        *(f"- *{name}*: {COLUMNS[name].words}." for name in dict.fromkeys(c["column"] for c in result["cells"])), "",
+        "are float. All columns of an arm and seed that begin untrained begin with the same weights, against the same discriminators, and "
+        f"see the same pictures in the same order. Measured on {result['machine']}, torch {result['torch']}.", "",
+        f"Feature distances are by the FID formula in the features of {result['eyes']}; they are biased by how many pictures there are, "
+        "and so compare rows of one table alone. Rows of one seed have no error: what is between two of them may be chance. Judged are "
+        "test pictures, once, after the last step.", "",
+        *explained(list(dict.fromkeys(c["column"] for c in result["cells"])), result["arms"]), "",
         *(line for arm in result["arms"] for line in section(result, arm)),
     ]  # fmt: skip
     return "\n".join([*lines, ""])
@@ -137,19 +165,36 @@ def section(result: dict, arm: str) -> list[str]:
     """One arm: its recipe, a row a cell, its sheet."""
     row, seen = result["arms"][arm], result["seen"][arm]
     cells = [c for c in result["cells"] if c["arm"] == arm and c["scores"]]
-    metrics = list(cells[0]["scores"])
+    metrics = list(dict.fromkeys(metric for cell in cells for metric in cell["scores"] if metric != COUNTED))
     lines = [f"## {arm}", "", f"{row['network']}, {row['pictures']}, {row['input_size']} px, {row['steps']} steps of {row['batch_size']}, "
              f"{row['optimizer']}, peak learning rate {row['lr']:g}, {cells[0]['pictures']} test pictures. {few(row)}", "",
              f"| column | seed | {' | '.join(WORDS[m] for m in metrics)} | INT8 to fake-quant, dB | train, s |",
              "|---" * (len(metrics) + 4) + "|"]  # fmt: skip
     for cell in cells:
-        numbers = [number(m, cell["scores"][m]) for m in metrics]
-        alike = seen["agreement"].get(cell["column"])
+        numbers = [number(m, score_of(cell, m, row["judge"])) for m in metrics]
+        alike = seen["agreement"].get(cell["column"]) if cell["seed"] == seen["seed"] else None
         lines.append(f"| {cell['column']} | {cell['seed']} | {' | '.join(numbers)} | {'-' if alike is None else f'{alike:.1f}'} | "
                      f"{cell['seconds']:.0f} |")  # fmt: skip
     if seen["ceiling"]:
         lines.append(f"| the real photos | - | {' | '.join(number(m, seen['ceiling'].get(m)) for m in metrics)} | - | - |")
-    return [*lines, "", *([f"![{arm}](style_{arm}.png)", ""])]
+    return [*lines, "", *notes(cells, row["judge"], seen), f"![{arm}](style_{arm}.png)", ""]
+
+
+def score_of(cell: dict, metric: str, judge: str | None) -> float | None:
+    """A score of a cell; None where another judge than the page's gave it, or none did."""
+    return None if metric.startswith(BY_JUDGE) and cell["judge"] != judge else cell["scores"].get(metric)
+
+
+def notes(cells: list[dict], judge: str | None, seen: dict) -> list[str]:
+    """What the table leaves out, and why."""
+    found = [f"INT8 to fake-quant and the pictures below are of seed {seen['seed']}."] if len({c["seed"] for c in cells}) > 1 else []
+    if COUNTED in seen["ceiling"]:
+        found.append(
+            f"FCN scores are over the {100 * seen['ceiling'][COUNTED]:.0f} % of the pixels that have a class in the label pictures."
+        )
+    if any(c["judge"] != judge for c in cells):
+        found.append("Feature distances and FCN scores by another judge are left out.")
+    return [" ".join(found), ""] if found else []
 
 
 def few(arm: dict) -> str:
