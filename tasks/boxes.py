@@ -18,7 +18,7 @@ from tasks.annotations_voc import read_voc
 from tasks.box_transforms import Augment, Fit, Target
 from tasks.data import VAL_SHARE
 from tasks.reading import read_picture
-from tasks.samples import Bad, BadSample, Data, Samples, Source, normalise, some_of, split_off
+from tasks.samples import Bad, BadSample, Data, Samples, Source, check_wanted, normalise, some_of, split_off
 
 DATA = ("scenes", "voc", "coco")
 SPLITS = ("train", "val", "test")
@@ -43,7 +43,7 @@ def detection(
     annotations and pictures (tasks.samples). Where val is split off (of several years of VOC it always is), the validation pictures of
     one seed may have been trained on under another: judge each network on its own seed's. Raises UserError.
     """
-    _check(data, data_root)
+    check_wanted(data, data_root, DATA)
     if train_images is not None and train_images < 2:
         raise UserError(f"train_images: {train_images}, must be at least 2")
     problems = Problems()
@@ -61,15 +61,8 @@ def detection(
 
 def class_names(data: str = "scenes", data_root: str | os.PathLike | None = None) -> tuple[str, ...]:
     """The names of the classes, in the order of their numbers, without reading a picture. Raises UserError."""
-    _check(data, data_root)
+    check_wanted(data, data_root, DATA)
     return scenes.CLASSES if data == "scenes" else READERS[data](Path(data_root), SPLITS[:1], Problems())[1]
-
-
-def _check(data: str, data_root: str | os.PathLike | None) -> None:
-    if data not in DATA:
-        raise UserError(f"data: {data!r} is not known; choose one of {', '.join(DATA)}")
-    if data != "scenes" and data_root is None:
-        raise UserError(f"data_root: missing; data {data!r} needs the folder that holds it (--data-root FOLDER)")
 
 
 def _scenes(input_size: int) -> tuple[dict[str, Source], tuple[str, ...]]:

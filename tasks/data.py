@@ -20,7 +20,7 @@ from tqdm import tqdm
 from nas import UserError
 from tasks import scenes
 from tasks.pictures import Lazy, Memory, Pictures, balanced, fit_square, stored_size, subset
-from tasks.samples import Data, normalise
+from tasks.samples import Data, check_wanted, normalise
 
 DATA = ("scenes", "imagefolder", "cifar10", "cifar100")
 SCENES = {"train": 20_000, "val": 2_000, "test": 4_000}  # each split is a world (a seed) of its own, the same in every run
@@ -84,7 +84,7 @@ def training_pictures(
 
 def _sources(data, data_root, input_size, seed, train_images, download) -> tuple[dict[str, "_Source"], Sequence[str]]:
     """Every split before decoding, the training part cut to `train_images`, and the class names."""
-    _check(data, data_root)
+    check_wanted(data, data_root, DATA)
     if train_images is not None and train_images < 2:
         raise UserError(f"train_images: {train_images}, must be at least 2")
     if data == "scenes":
@@ -101,17 +101,10 @@ def _sources(data, data_root, input_size, seed, train_images, download) -> tuple
 
 def num_classes(data: str = "scenes", data_root: str | os.PathLike | None = None) -> int:
     """How many classes a data set has, without decoding a picture. Raises UserError as `classification` does."""
-    _check(data, data_root)
+    check_wanted(data, data_root, DATA)
     if data == "imagefolder":
         return len(_folder(Path(data_root) / "train").classes)
     return {"scenes": len(scenes.CLASSES), "cifar10": 10, "cifar100": 100}[data]
-
-
-def _check(data: str, data_root: str | os.PathLike | None) -> None:
-    if data not in DATA:
-        raise UserError(f"data: {data!r} is not known; choose one of {', '.join(DATA)}")
-    if data != "scenes" and data_root is None:
-        raise UserError(f"data_root: missing; data {data!r} needs the folder that holds it (--data-root FOLDER)")
 
 
 def _scene_sources(input_size: int) -> dict[str, _Source]:

@@ -1,7 +1,5 @@
 """What the readers of pairs and of unpaired pictures share: folders of pictures, a look at them beforehand, the crops to train on."""
 
-import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,18 +20,6 @@ CHANNELS = ("red", "green", "blue")  # of the pictures that a generator makes; t
 ENLARGED = 286 / 256  # what training pictures are resized to, to the size of the crop taken from them (arXiv:1611.07004, 1703.10593)
 
 
-def folder_of(data: str, data_root: str | os.PathLike | None, known: Sequence[str]) -> Path:
-    """The folder of `data`, which is one of `known`; scenes need none. Raises UserError."""
-    if data not in known:
-        raise UserError(f"data: {data!r} is not known; choose one of {', '.join(known)}")
-    if data != "scenes" and data_root is None:
-        raise UserError(f"data_root: missing; data {data!r} needs the folder that holds it (--data-root FOLDER)")
-    root = Path(data_root or ".")
-    if not root.is_dir():
-        raise UserError(f"data_root: there is no folder {root}")
-    return root
-
-
 def pictures_in(folder: Path, layout: str) -> tuple[str, ...]:
     """The picture files of a folder, sorted; links are followed. Raises UserError, which says what `layout` is wanted."""
     if not folder.is_dir():
@@ -46,6 +32,19 @@ def pictures_in(folder: Path, layout: str) -> tuple[str, ...]:
     if not found:
         raise UserError(f"data_root: {folder} holds no pictures ({', '.join(IMG_EXTENSIONS)}); {layout}")
     return found
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    """Files by number, named by their paths."""
+
+    paths: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        return self.paths[index]
 
 
 def refuse_few(train_images: int | None) -> None:

@@ -20,7 +20,7 @@ from tasks.pix2pix import Pix2Pix
 from tasks.rival import Rival
 from tasks.samples import Bad
 from tasks.segmentation import Segmentation
-from zoo import detectors, discriminators
+from zoo import detectors, discriminators, generators
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _no_boxes(size: int) -> dict[str, Tensor]:
 
 
 POOL = 50  # pictures, arXiv:1703.10593, section 4
-DISCRIMINATORS = tuple(f"{kind}{norm}" for kind in ("patch", "pixel") for norm in ("", ":instance", ":none"))
+DISCRIMINATORS = tuple(f"{kind}{norm}" for kind in discriminators.NAMES for norm in ("", *(f":{norm}" for norm in generators.NORMS)))
 PUBLISHED = {"epochs": 200, "optimizer": "adam_gan", "weight_decay": 0.0, "warmup": 0.0, "clip_norm": 0.0, "decay": "second_half",
              "zero_residuals": False, "discriminator": "patch"}  # fmt: skip
 

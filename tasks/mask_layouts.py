@@ -15,7 +15,7 @@ from tasks import scenes
 from tasks.coco_files import instances_file, picture_folder
 from tasks.mask_outlines import category_names, instances
 from tasks.mask_sources import IGNORE, UNKNOWN, Files, Masked, Names, Painted
-from tasks.samples import Bad
+from tasks.samples import Bad, folder_of
 
 DATA = ("scenes", "camvid", "voc", "cityscapes", "coco")
 SPLITS = ("train", "val", "test")
@@ -26,7 +26,7 @@ Parts = dict[str, Masked]
 
 def class_names(data: str, data_root=None) -> tuple[str, ...]:
     """Names of the real classes in the order of their indices; no picture is read. Raises UserError."""
-    root = _root(data, data_root)
+    root = folder_of(data, data_root, DATA)
     if data == "scenes":
         return ("background", *scenes.CLASSES)
     return _real(LAYOUTS[data][0](root))
@@ -34,24 +34,13 @@ def class_names(data: str, data_root=None) -> tuple[str, ...]:
 
 def sources(data: str, data_root=None, bad: Bad = "refuse") -> tuple[dict[str, Masked | Painted], tuple[str, ...]]:
     """Each split that the data has (train, and val or test or both), and the class names. Raises UserError for what is not there."""
-    root = _root(data, data_root)
+    root = folder_of(data, data_root, DATA)
     if data == "scenes":
         return {name: Painted(world, count) for world, (name, count) in enumerate(SCENES.items())}, class_names(data)
     find_names, find_parts = LAYOUTS[data]
     names = find_names(root)
     table = _table(names)
     return {split: replace(source, table=table, bad=bad) for split, source in find_parts(root).items()}, _real(names)
-
-
-def _root(data: str, data_root) -> Path:
-    if data not in DATA:
-        raise UserError(f"data: {data!r} is not known; choose one of {', '.join(DATA)}")
-    if data != "scenes" and data_root is None:
-        raise UserError(f"data_root: missing; data {data!r} needs the folder that holds it (--data-root FOLDER)")
-    root = Path(data_root or ".")
-    if not root.is_dir():
-        raise UserError(f"data_root: there is no folder {root}")
-    return root
 
 
 def _real(names: Names) -> tuple[str, ...]:

@@ -11,9 +11,9 @@ from torch import Tensor
 from nas import UserError
 from tasks import scenes
 from tasks.data import VAL_SHARE
-from tasks.folders import SCENES, SPLITS, Together, centred, checked, enlarged, folder_of, pictures_in, refuse_few, samples_of
+from tasks.folders import SCENES, SPLITS, PictureFiles, Together, centred, checked, enlarged, pictures_in, refuse_few, samples_of
 from tasks.reading import opened, read_picture, refuse_depth
-from tasks.samples import Bad, BadSample, Data, some_of, split_off
+from tasks.samples import Bad, BadSample, Data, folder_of, some_of, split_off
 
 DATA = ("scenes", "pairs")
 Direction = Literal["a_to_b", "b_to_a"]
@@ -65,17 +65,10 @@ def _files(root: Path, direction: Direction) -> dict[str, "Files"]:
 
 
 @dataclass(frozen=True)
-class Files:
+class Files(PictureFiles):
     """Picture files of 2W x H pixels, A on the left, B on the right."""
 
-    paths: tuple[str, ...]
     direction: Direction
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def name(self, index: int) -> str:
-        return self.paths[index]
 
     def look(self, index: int) -> None:
         """Raises BadSample for a file that is no picture of two halves; pixels are not read."""

@@ -5,11 +5,13 @@ processes read ahead. Ranks (nas.ranks) take turns at the batches of one such st
 """
 
 import itertools
+import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -124,6 +126,23 @@ class Data:
     def to(self, device) -> "Data":
         moved = {name: part.to(device) for name, part in (self.held_out | {"train": self.train}).items()}
         return replace(self, **moved)
+
+
+def check_wanted(data: str, data_root: str | os.PathLike | None, known: Sequence[str]) -> None:
+    """Raise UserError unless `data` is one of `known` and has a folder named, which scenes alone do not need."""
+    if data not in known:
+        raise UserError(f"data: {data!r} is not known; choose one of {', '.join(known)}")
+    if data != "scenes" and data_root is None:
+        raise UserError(f"data_root: missing; data {data!r} needs the folder that holds it (--data-root FOLDER)")
+
+
+def folder_of(data: str, data_root: str | os.PathLike | None, known: Sequence[str]) -> Path:
+    """The folder of `data`, which is one of `known` and is there. Raises UserError."""
+    check_wanted(data, data_root, known)
+    root = Path(data_root or ".")
+    if not root.is_dir():
+        raise UserError(f"data_root: there is no folder {root}")
+    return root
 
 
 def normalise(data: Data, mean: Tensor | None = None, std: Tensor | None = None) -> Data:

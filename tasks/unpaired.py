@@ -11,10 +11,10 @@ from torch import Tensor
 
 from tasks import scenes
 from tasks.data import VAL_SHARE
-from tasks.folders import SCENES, SPLITS, Apart, centred, checked, enlarged, folder_of, pictures_in, refuse_few, samples_of
+from tasks.folders import SCENES, SPLITS, Apart, PictureFiles, centred, checked, enlarged, pictures_in, refuse_few, samples_of
 from tasks.pictures import generator
 from tasks.reading import opened, read_picture, refuse_depth
-from tasks.samples import Bad, BadSample, Data, Samples, Source, some_of, split_off
+from tasks.samples import Bad, BadSample, Data, Samples, Source, folder_of, some_of, split_off
 
 DATA = ("scenes", "unpaired")
 SIDES = ("A", "B")
@@ -103,17 +103,8 @@ def _files(root: Path) -> dict[str, list["Files"]]:
     return {name: [Files(pictures_in(root / f"{name}{side}", layout)) for side in SIDES] for name in there}
 
 
-@dataclass(frozen=True)
-class Files:
+class Files(PictureFiles):
     """Picture files of one side."""
-
-    paths: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def name(self, index: int) -> str:
-        return self.paths[index]
 
     def look(self, index: int) -> None:
         """Raises BadSample for a file that is no picture; pixels are not read."""
