@@ -168,15 +168,14 @@ def section(result: dict, arm: str) -> list[str]:
     metrics = list(dict.fromkeys(metric for cell in cells for metric in cell["scores"] if metric != COUNTED))
     lines = [f"## {arm}", "", f"{row['network']}, {row['pictures']}, {row['input_size']} px, {row['steps']} steps of {row['batch_size']}, "
              f"{row['optimizer']}, peak learning rate {row['lr']:g}, {cells[0]['pictures']} test pictures. {few(row)}", "",
-             f"| column | seed | {' | '.join(WORDS[m] for m in metrics)} | INT8 to fake-quant, dB | train, s |",
-             "|---" * (len(metrics) + 4) + "|"]  # fmt: skip
+             f"| column | seed | {' | '.join(WORDS[m] for m in metrics)} | INT8 to fake-quant, dB |",
+             "|---" * (len(metrics) + 3) + "|"]  # fmt: skip
     for cell in cells:
         numbers = [number(m, score_of(cell, m, row["judge"])) for m in metrics]
         alike = seen["agreement"].get(cell["column"]) if cell["seed"] == seen["seed"] else None
-        lines.append(f"| {cell['column']} | {cell['seed']} | {' | '.join(numbers)} | {'-' if alike is None else f'{alike:.1f}'} | "
-                     f"{cell['seconds']:.0f} |")  # fmt: skip
+        lines.append(f"| {cell['column']} | {cell['seed']} | {' | '.join(numbers)} | {'-' if alike is None else f'{alike:.1f}'} |")
     if seen["ceiling"]:
-        lines.append(f"| the real photos | - | {' | '.join(number(m, seen['ceiling'].get(m)) for m in metrics)} | - | - |")
+        lines.append(f"| the real photos | - | {' | '.join(number(m, seen['ceiling'].get(m)) for m in metrics)} | - |")
     return [*lines, "", *notes(cells, row["judge"], seen), f"![{arm}](style_{arm}.png)", ""]
 
 
