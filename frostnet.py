@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from common.cli import guard
+from common.errors import UserError
+from common.files import read_bytes
 from nas.arch import SHIPPED, Architecture, BlockSpec, find_file, resolve
 from nas.blocks import build_block, build_head, build_stem, init_weights
-from nas.cli import guard
 from nas.cost import cost, table
-from nas.errors import UserError
-from nas.files import read_bytes
 from nas.spaces import frostnet_head, frostnet_stem, scaled
 
 # One row a block: kernel_size, out_channels at width 1, expand_ratio, squeeze_factor, stride.

@@ -28,12 +28,13 @@ import torch
 from torch import nn
 
 import quant
+from common import distributed
+from common.cli import check_folder_name, guard, option, parse
+from common.errors import UserError
+from common.runs import CHECKPOINT, Run
 from latency_lut import Timing, time_networks, torch_threads
 from latency_lut.timing import TOLERANCE
-from nas import Run, UserError, ranks
-from nas.cli import check_folder_name, guard, option, parse
 from nas.report import write_report
-from nas.runs import CHECKPOINT
 from quant.calibrate import METHODS
 from quant.executors import ONNX_ENGINES
 from quant.settings import load_settings
@@ -264,9 +265,9 @@ def first_width(spec: str, bits: tuple[int, ...]) -> str:
 @guard
 def main(argv=None) -> Path:
     """Train, convert, measure, or go on with a run that was stopped; returns its folder."""
-    with ranks.joined():
+    with distributed.joined():
         config = parse(RetrainConfig, argv, "retrain.py", __doc__.splitlines()[0])
-        command = shlex.join([*ranks.launcher(), "retrain.py", *(sys.argv[1:] if argv is None else argv)])
+        command = shlex.join([*distributed.launcher(), "retrain.py", *(sys.argv[1:] if argv is None else argv)])
         try:
             return retrain(config, command)
         except quant.QuantError as error:
@@ -313,9 +314,9 @@ def retrain(config: RetrainConfig, command: str) -> Path:
             raise UserError(f"direction: {config.from_float} was trained for {before!r}; add --direction {before}")
     if config.backbone:
         load_backbone(network, network.build(), config.backbone, config.runs)
-    run = ranks.from_main(lambda: claim(config, network, command))
+    run = distributed.from_main(lambda: claim(config, network, command))
     data = load_data(config, network)
-    if ranks.is_main():
+    if distributed.is_main():
         save_network(run, network, about(data, config.engine))
     job = Job(config, network, run, data, make_task(config, network, data))
     if config.kind.shows:
@@ -341,7 +342,7 @@ def load_data(config: RetrainConfig, network: Network) -> Any:
     """The pictures; normalised as those that the given weights were trained on."""
     request = Request(config.data, config.data_root, network.input_size, config.seed, config.train_images, config.download,
                       config.workers, config.bad_data, config.direction)  # fmt: skip
-    data = ranks.first_on_machine(lambda: config.kind.load(request)) if config.download else config.kind.load(request)
+    data = distributed.first_on_machine(lambda: config.kind.load(request)) if config.download else config.kind.load(request)
     if config.backbone:
         return normalise(data, *load_backbone(network, network.build(), config.backbone, config.runs))
     known = load_float(network.build(), config.from_float, config.runs) if config.from_float else None
@@ -369,7 +370,7 @@ def train(job: Job) -> tuple[nn.Module, Fitted]:
     All ranks train; only rank 0 comes back.
     """
     config, network = job.config, job.network
-    device = ranks.device()
+    device = distributed.device()
     torch.manual_seed(config.seed)
     model, job = network.build(), dataclasses.replace(job, data=job.data.to(device))
     if config.from_float:
@@ -390,10 +391,10 @@ def train(job: Job) -> tuple[nn.Module, Fitted]:
         stream = config.kind.stream(job.data.train, config.batch_size, config.seed)
         if stream.batch_size < LOWEST["batch_size"]:
             raise UserError(f"data_root: {len(job.data.train)} training pictures are too few for batches of two; add some")
-        if stream.batch_size < config.batch_size and ranks.is_main():
+        if stream.batch_size < config.batch_size and distributed.is_main():
             print(f"batches of {stream.batch_size} and not {config.batch_size}: there are no more training pictures")
         fitted = fit(model, job.task, stream, job.data.held_out, config.recipe(), job.run, network.example().to(device), job.watcher)
-    ranks.only_main()
+    distributed.only_main()
     if config.trains_nothing:
         job.run.save_checkpoint({"attached": False, "model": model.state_dict()})
     if config.method == "ptq":

@@ -33,13 +33,15 @@ from tqdm import tqdm
 import frostnet
 import quant
 import supernet
+from common import distributed
+from common.cli import check_folder_name, guard, option, parse
+from common.errors import UserError
+from common.runs import ALPHAS, CHECKPOINT, Run
 from latency_lut import LatencyTable, prepare, time_interleaved, torch_threads
 from latency_lut.identity import revision
-from nas import Architecture, Bottleneck, Run, SearchSpace, UserError, find_space, ranks
-from nas.cli import check_folder_name, guard, option, parse
+from nas import Architecture, Bottleneck, SearchSpace, find_space
 from nas.derive import Point, check_target, front, latency_range
 from nas.report import write_report
-from nas.runs import ALPHAS, CHECKPOINT
 from supernet.finalists import Finalist
 from supernet.judge import Judge, along_the_front, choose
 from supernet.results import describe, row, save_networks, save_numbers, save_pareto
@@ -135,27 +137,27 @@ class SearchConfig:
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> Path:
     """Run a search, or go on with one; returns its folder."""
-    with ranks.joined():
+    with distributed.joined():
         config = parse(SearchConfig, argv, "search.py", __doc__.splitlines()[0]).filled()
-        return find(config, shlex.join([*ranks.launcher(), "search.py", *(sys.argv[1:] if argv is None else argv)]))
+        return find(config, shlex.join([*distributed.launcher(), "search.py", *(sys.argv[1:] if argv is None else argv)]))
 
 
 def find(config: SearchConfig, command: str) -> Path:
     """From the table to the network. All ranks train the supernet; rank 0 alone judges, measures and writes."""
     table = LatencyTable.load(config.latency_lut)
-    if ranks.is_main():
+    if distributed.is_main():
         table.check(allow_other_cpu=config.allow_other_cpu)
     space = config.find_space()(config.width, config.input_size, num_classes(config.data, config.data_root))
     latency = table.for_space(space)
     target_ms = find_target(config, table, space, latency)
     settings = {"command": command, **dataclasses.asdict(config), "target_ms": target_ms, **hashes(space, latency)}
-    run, ended = ranks.from_main(lambda: claim(config, settings, space))
+    run, ended = distributed.from_main(lambda: claim(config, settings, space))
     if ended:
         print(f"{run.path}: this search has ended; --restart searches again")
         return run.path
     search, parts = build(config, space, latency, target_ms, table.meta["engine"])
     train(search, run, config.checkpoint_seconds)
-    ranks.only_main()
+    distributed.only_main()
     scores = score(search, parts.alphas, config)
     judge = make_judge(search, space, parts, config, run, table.meta["threads"])
     if not run.has("metrics.json"):
@@ -226,9 +228,9 @@ def split(pictures: Pictures, seed: int) -> Parts:
 
 def build(config: SearchConfig, space: SearchSpace, latency, target_ms: float, engine: str) -> tuple[supernet.Search, Parts]:
     """The search and the pictures that it uses."""
-    device, size = ranks.device(), config.train_size or config.input_size
+    device, size = distributed.device(), config.train_size or config.input_size
     made = lambda: training_pictures(config.data, config.data_root, size, config.seed, config.train_images, config.download)  # noqa: E731
-    pictures = (ranks.first_on_machine(made) if config.download else made()).to(device)
+    pictures = (distributed.first_on_machine(made) if config.download else made()).to(device)
     parts = split(pictures, config.seed)
     torch.manual_seed(config.seed)
     network = supernet.Supernet(config.find_space()(config.width, size, space.head.num_classes))
@@ -246,10 +248,10 @@ def build(config: SearchConfig, space: SearchSpace, latency, target_ms: float, e
 
 def train(search: supernet.Search, run: Run, checkpoint_seconds: float) -> None:
     """Run the search's steps, with a bar, a log and checkpoints; goes on from the last checkpoint. Rank 0 writes."""
-    state = ranks.from_main(lambda: run.load_checkpoint() if run.has(CHECKPOINT) else None)
+    state = distributed.from_main(lambda: run.load_checkpoint() if run.has(CHECKPOINT) else None)
     if state is not None:
         search.load_state_dict(state)
-        if ranks.is_main():
+        if distributed.is_main():
             run.rewind_log(search.step_index - 1)
         print(f"going on at step {search.step_index} of {search.plan.steps}")
     search.assert_same()
@@ -257,7 +259,7 @@ def train(search: supernet.Search, run: Run, checkpoint_seconds: float) -> None:
     with tqdm(total=search.plan.steps, initial=search.step_index, desc="search", unit="step") as bar:
         while not search.finished:
             row = search.step()
-            if ranks.is_main():
+            if distributed.is_main():
                 log(run, search, row)
             bar.set_postfix(
                 {"phase": row["phase"]} | {k: f"{row[k]:.3g}" for k in ("loss", "expected_ms", "mu") if k in row}, refresh=False
@@ -265,7 +267,7 @@ def train(search: supernet.Search, run: Run, checkpoint_seconds: float) -> None:
             bar.update()
             if search.finished:
                 search.assert_same()
-            if ranks.is_main() and (time.monotonic() - saved > checkpoint_seconds or search.finished):
+            if distributed.is_main() and (time.monotonic() - saved > checkpoint_seconds or search.finished):
                 search.refuse_broken()
                 run.save_checkpoint(search.state_dict())
                 saved = time.monotonic()

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import quant
 from benchmarks.low_bit import RESULT, held_out
+from common.runs import Run
 from frostnet import FrostNet
-from nas import Architecture, Run
+from nas import Architecture
 from quant import QuantConfig, Schedule
 from tasks import Classification, ClassificationData, Diverged, Pictures, Recipe, Stream, classification, fit, in_order
 from tasks.classification import EVALUATION_BATCH

@@ -24,10 +24,10 @@ from benchmarks.alone import Cell, Training, run_cell
 from benchmarks.low_bit import RESULT, claim, in_parallel, workers
 from benchmarks.search_report import spread
 from benchmarks.searching import measure_table, run_search
+from common.cli import guard, option, parse
+from common.files import read_json, write_bytes, write_json
+from common.runs import Run
 from latency_lut import LatencyTable
-from nas import Run, read_json, write_json
-from nas.cli import guard, option, parse
-from nas.files import write_bytes
 
 INSIDES = {"mb": "nothing", "se r4": "SE", "add r4": "squeeze-and-add", "frost r2": "squeeze-and-concat, r 2",
            "frost r4": "squeeze-and-concat, r 4"}  # fmt: skip

@@ -22,13 +22,14 @@ import torch
 import latency_lut.__main__ as latency_lut_program
 import quant
 import search
+from common.cli import guard, option, parse
+from common.errors import UserError
+from common.files import read_json, write_bytes, write_json
 from frostnet import FrostNet, find
 from latency_lut import LatencyTable, time_networks
-from nas import Architecture, UserError, read_json, write_json
-from nas.cli import guard, option, parse
+from nas import Architecture
 from nas.draw import architecture_figure, front_figure
 from nas.draw import save as save_figure
-from nas.files import write_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import quant
-from nas import UserError
-from nas.cli import option
+from common.cli import option
+from common.errors import UserError
 from quant import QuantConfig, Schedule
 from tasks import Recipe
 from tasks.samples import Stream

@@ -32,16 +32,17 @@ import quant
 from benchmarks import dense_page
 from benchmarks.dense_page import AFTER, NAMES
 from benchmarks.latency_tables import ORT, TORCH_ENGINES, worth_a_profile
+from common.checks import a_list, a_number, an_object
+from common.cli import guard, option, parse
+from common.errors import UserError
+from common.files import plain, read_json, write_bytes, write_json
 from latency_lut.bench_results import SAME, file_prefix, identity
-from latency_lut.checks import a_list, a_number, an_object
 from latency_lut.contenders import FLOATS, SESSIONS, Contender
 from latency_lut.machine import Watch
 from latency_lut.prepare import settle
 from latency_lut.profile import TOP, profile_rows
 from latency_lut.timing import BEST, time_interleaved, torch_threads
-from nas import UserError, count, read_json, write_json
-from nas.cli import guard, option, parse
-from nas.files import plain, write_bytes
+from nas import count
 from tasks import parts, scenes
 from zoo import detectors, segmenters
 

@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from common.files import write_bytes
 from nas.draw import LINES, panels
 from nas.draw_style import finish
-from nas.files import write_bytes
 
 TILE = 260  # pixels that each picture of a sheet is wide
 DRAWN = ("base", "float", "straight", "ptq", "finetune", "naive", "statassist", "both")

@@ -24,9 +24,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 import quant
 from benchmarks.qat_step import parameter_groups
+from common.cli import guard, option, parse
+from common.errors import UserError
 from latency_lut.timing import torch_threads
-from nas import UserError
-from nas.cli import guard, option, parse
 from tasks import parts
 from tasks.boxes import detection
 from tasks.detection import Detection

@@ -19,11 +19,12 @@ import quant
 from benchmarks import dense_pictures, dense_report
 from benchmarks.dense_columns import COLUMNS, FLOAT, FREE, SMOKE, STAGES, WHERE, Cell, DenseConfig, Window, planned, recipe
 from benchmarks.low_bit import RESULT, claim, in_parallel, percent, workers
+from common.errors import UserError
+from common.files import read_bytes, read_json, write_bytes
+from common.runs import Run
 from latency_lut import time_networks
 from latency_lut.machine import cpu_model
 from latency_lut.prepare import settle
-from nas import Run, UserError, read_json
-from nas.files import read_bytes, write_bytes
 from tasks import Diverged, fit, parts
 from tasks.detection import Detection
 from tasks.kinds import KINDS, Choices, Request

@@ -17,7 +17,7 @@ import quant
 from benchmarks.dense_columns import DenseConfig
 from benchmarks.dense_pictures import palette
 from benchmarks.dense_study import Study, run_study
-from nas.cli import guard, option, parse
+from common.cli import guard, option, parse
 from tasks import boxes
 
 DRAWN = 0.4  # score from which on a box is drawn

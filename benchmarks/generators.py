@@ -30,14 +30,14 @@ from benchmarks import dense_networks
 from benchmarks.dense_networks import LIMITS, SEED, Form, attempt, begun, form, profiled, visits
 from benchmarks.dense_page import failed_section, float_section, int8_over_float, losing_section, one_line, ratio_words, summarized
 from benchmarks.latency_tables import ORT, table, times, worth_a_profile
+from common.cli import guard, option, parse
+from common.errors import UserError
+from common.files import plain, read_json, write_bytes, write_json
 from latency_lut.bench_results import file_prefix, identity
 from latency_lut.contenders import FROZEN, SESSION
 from latency_lut.machine import Watch
 from latency_lut.prepare import settle
 from latency_lut.timing import BEST, torch_threads
-from nas import UserError, read_json, write_json
-from nas.cli import guard, option, parse
-from nas.files import plain, write_bytes
 from tasks import kinds, parts, scenes, trained
 from tasks.picture_metrics import MOST_PSNR
 from tasks.translation import both

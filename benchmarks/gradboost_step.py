@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torchvision.models import mobilenet_v2
 
 import quant
+from common.cli import guard, option, parse
+from common.errors import UserError
 from frostnet import FrostNet, find
-from nas import UserError
-from nas.cli import guard, option, parse
 
 NETS = {
     "mobilenet_v2_0_5": lambda: mobilenet_v2(num_classes=10, width_mult=0.5),

@@ -28,12 +28,13 @@ from tqdm import tqdm
 
 import quant
 import zoo
+from common.checks import a_list, a_number, a_text, a_whole, an_object
+from common.cli import guard, option, parse
+from common.errors import UserError
+from common.files import read_json, write_json
 from latency_lut import prepare, torch_threads
 from latency_lut.bench_results import identity
-from latency_lut.checks import a_list, a_number, a_text, a_whole, an_object
 from latency_lut.contenders import EAGER, FLOATS, SESSION, contenders
-from nas import UserError, read_json, write_json
-from nas.cli import guard, option, parse
 
 NETWORKS = ("mobilenet_v2", "resnet18", "frostnet_large_1_0")
 FORMS = (*FLOATS, "fbgemm", "qnnpack", "x86", "onednn", "onnxruntime")

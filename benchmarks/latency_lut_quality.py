@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 import latency_lut.__main__ as program
 import quant
+from common.checks import a_number, a_text, an_object
+from common.cli import guard, option, parse
+from common.errors import UserError
+from common.files import read_json, write_bytes, write_json
 from latency_lut import LatencyTable, machine
-from latency_lut.checks import a_number, a_text, an_object
 from latency_lut.validate import validate
-from nas import UserError, read_json, write_json
-from nas.cli import guard, option, parse
-from nas.files import write_bytes
 
 BARS = {"seconds_224": ("<=", 90), "seconds_32": ("<=", 60), "repeat_p95": ("<=", 0.08), "mape": ("<=", 0.04),
         "within_10": (">=", 0.95), "spearman": (">=", 0.97)}  # fmt: skip

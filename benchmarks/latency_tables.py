@@ -23,16 +23,16 @@ from matplotlib.ticker import LogLocator, NullLocator
 import frostnet
 import quant
 from benchmarks.published import PAPER, README
+from common.cli import guard, option, parse
+from common.errors import UserError
+from common.files import plain, read_json, write_bytes
 from latency_lut.bench import BenchConfig, Job, jobs, measure
 from latency_lut.bench_report import GREYS
 from latency_lut.bench_results import Results, file_prefix, latency_ms, median_ms
 from latency_lut.contenders import EAGER, FLOATS, FROZEN, SESSION
 from latency_lut.timing import BEST
-from nas import UserError, read_json
-from nas.cli import guard, option, parse
 from nas.draw import INK, LINES
 from nas.draw import save as save_figure
-from nas.files import plain, write_bytes
 
 TORCH_ENGINES = ("fbgemm", "qnnpack", "x86", "onednn")
 ORT = "onnxruntime"

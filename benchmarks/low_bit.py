@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 import quant
 import zoo
-from nas import Run, UserError, read_json, write_json
-from nas.cli import guard, option, parse
+from common.cli import guard, option, parse
+from common.errors import UserError
+from common.files import plain, read_json, write_bytes, write_json
+from common.runs import Run
 from nas.draw import LINES
 from nas.draw import save as save_figure
-from nas.files import plain, write_bytes
 from quant import Override, QuantConfig, Schedule
 from quant.quantizers import FLOAT
 from tasks import Classification, ClassificationData, Diverged, Pictures, Recipe, Stream, classification, fit, subset

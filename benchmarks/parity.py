@@ -22,11 +22,12 @@ from tqdm import tqdm
 import frostnet
 import quant
 import zoo
+from common.checks import a_number, a_text, an_object
+from common.cli import guard, option, parse
+from common.errors import UserError
+from common.files import read_json, write_bytes, write_json
 from latency_lut.bench_results import file_prefix
-from latency_lut.checks import a_number, a_text, an_object
-from nas import UserError, count, read_json, write_json
-from nas.cli import guard, option, parse
-from nas.files import write_bytes
+from nas import count
 from quant.parity import MAX_LAYER_STEPS
 from tasks import Pictures, Stream, classification, in_order
 

@@ -25,9 +25,10 @@ import quant
 import zoo
 from benchmarks.alone import predictions, share
 from benchmarks.low_bit import EIGHT, RESULT, ShortEpochs, claim, held_out, in_parallel, percent, spread, workers
-from nas import Run, UserError, read_json, write_json
-from nas.cli import guard, option, parse
-from nas.files import write_bytes
+from common.cli import guard, option, parse
+from common.errors import UserError
+from common.files import read_json, write_bytes, write_json
+from common.runs import Run
 from quant import Override, QuantConfig, Schedule
 from quant.calibrate import METHODS as PTQ
 from quant.calibrate import calibrate

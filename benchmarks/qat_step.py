@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 import quant
 import zoo
-from nas import UserError
-from nas.cli import guard, option, parse
+from common.cli import guard, option, parse
+from common.errors import UserError
 
 
 class Net(NamedTuple):

@@ -24,10 +24,12 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from common import distributed
+from common.cli import guard, option, parse
+from common.files import write_bytes, write_json
+from common.runs import Run
 from latency_lut.machine import cpu_model
-from nas import Run, SearchSpace, find_space, ranks
-from nas.cli import guard, option, parse
-from nas.files import write_bytes, write_json
+from nas import SearchSpace, find_space
 from nas.space import Slot
 from quant import QuantConfig
 from supernet import Plan, Search, Supernet
@@ -87,7 +89,7 @@ def free_port() -> int:
 def one_rank(number: int, config: ScalingConfig, count: int, port: int, folder: str) -> None:
     os.environ |= {"RANK": str(number), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    with ranks.joined():
+    with distributed.joined():
         counter = Counter()
         searches = {(phase, n): search(config, phase, n) for phase in PHASES for n in config.candidates}
         rows = []
@@ -95,7 +97,7 @@ def one_rank(number: int, config: ScalingConfig, count: int, port: int, folder: 
             for (phase, n), one in searches.items():
                 row = {"phase": phase, "candidates": n, **counter.step(one), "parameters": parameters(one)}
                 rows += [row] if step >= WARM_UP else []
-        if ranks.is_main():
+        if distributed.is_main():
             Run(folder).write_json("rows.json", rows)
 
 
@@ -112,7 +114,7 @@ class Counter:
         return self.all_reduce(tensor, *args, **options)
 
     def step(self, search: Search) -> dict:
-        ranks.barrier()
+        distributed.barrier()
         self.messages = self.values = 0
         wall, cpu = time.perf_counter(), time.process_time()
         search.step()

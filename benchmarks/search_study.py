@@ -25,10 +25,13 @@ from benchmarks.alone import SIZE, Cell, Training, build, digest, run_cell
 from benchmarks.low_bit import RESULT, claim, in_parallel, workers
 from benchmarks.search_report import write
 from benchmarks.searching import measure_table, run_search
+from common.cli import guard, option, parse
+from common.errors import UserError
+from common.files import read_json, write_json
+from common.runs import Run
 from frostnet import architecture
 from latency_lut import LatencyTable, prepare, time_networks
-from nas import Architecture, Run, UserError, count, read_json, write_json
-from nas.cli import guard, option, parse
+from nas import Architecture, count
 
 FROSTNETS = {f"frostnet_{size}": size for size in ("small", "base")}
 MOBILENETS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_small_relu")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import latency_lut.__main__ as latency_lut_program
 from benchmarks.alone import SIZE
-from nas import UserError
+from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 

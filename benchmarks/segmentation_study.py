@@ -20,7 +20,7 @@ import quant
 from benchmarks.dense_columns import DenseConfig
 from benchmarks.dense_pictures import palette
 from benchmarks.dense_study import Study, run_study
-from nas.cli import guard, option, parse
+from common.cli import guard, option, parse
 from tasks import masks
 
 # The page says so: how the defaults below came about.

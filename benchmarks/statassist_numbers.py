@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from nas import UserError
+from common.errors import UserError
 
 SURE = 2.0  # standard errors from which on a difference is one
 ENOUGH = 4  # columns that have all seeds, from which on they say what seeds do

@@ -38,10 +38,11 @@ from benchmarks.statassist_columns import (
     stretch,
 )
 from benchmarks.statassist_numbers import metric_named
+from common.cli import guard, parse
+from common.errors import UserError
+from common.files import plain, read_json
+from common.runs import Run
 from latency_lut.machine import cpu_model
-from nas import Run, UserError, read_json
-from nas.cli import guard, parse
-from nas.files import plain
 from tasks import Diverged, fit, parts
 from tasks.judge import Judge
 from tasks.judge import judge as find_judge

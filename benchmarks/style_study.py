@@ -17,10 +17,10 @@ import quant
 from benchmarks import statassist_study as study
 from benchmarks.statassist_columns import COLUMNS, Cell, StudyConfig, planned, seeds_of
 from benchmarks.statassist_words import explained
+from common.cli import guard, option, parse
+from common.files import read_json, write_bytes, write_json
+from common.runs import Run
 from latency_lut.machine import cpu_model
-from nas import Run, read_json, write_json
-from nas.cli import guard, option, parse
-from nas.files import write_bytes
 from tasks import parts
 from tasks.judge import FcnScore
 from tasks.sheets import contact_sheet

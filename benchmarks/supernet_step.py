@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import quant
+from common.cli import guard, option, parse
+from common.errors import UserError
+from common.files import write_bytes, write_json
 from frostnet import FrostNet
 from latency_lut.machine import cpu_model
-from nas import Choice, SearchSpace, UserError, find_space
+from nas import Choice, SearchSpace, find_space
 from nas.arch import BlockSpec, resolve
-from nas.cli import guard, option, parse
-from nas.files import write_bytes, write_json
 from nas.space import Slot
 from supernet import SAMPLERS, Plan, Search, Supernet, fair_choice
 from supernet.loop import weight_groups

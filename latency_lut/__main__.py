@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Literal
 
 import quant
+from common.cli import guard, option, parse
+from common.errors import UserError
 from latency_lut.build import NETWORKS, begun, build_section
 from latency_lut.report import odd_pairs, table_text
 from latency_lut.restart import without
 from latency_lut.sections import space_key
 from latency_lut.table import ENGINES, LatencyTable
-from nas import SPACES, SearchSpace, UserError, find_space
-from nas.cli import guard, option, parse
+from nas import SPACES, SearchSpace, find_space
 
 FEWEST_NETWORKS = 24
 SMALL_INPUT = 64  # pixels; up to there the default head has 10 classes, above 1000

@@ -19,15 +19,17 @@ from tqdm import tqdm
 import frostnet
 import quant
 import zoo
+from common.cli import guard, option, parse
+from common.errors import UserError
+from common.files import read_json
 from latency_lut import bench_report, prepare
 from latency_lut.bench_results import Results, file_prefix
 from latency_lut.contenders import FLOATS, Contender, contenders
 from latency_lut.machine import Watch
 from latency_lut.profile import profile_rows
 from latency_lut.timing import BEST, Timing, time_interleaved, torch_threads
-from nas import UserError, count, read_json
+from nas import count
 from nas.arch import find_file
-from nas.cli import guard, option, parse
 
 REPEATS = 3  # timed calls per visit
 MAX_ROUNDS = 1.5  # times as many for what stays unstable

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.checks import a_list, a_number, a_text, a_whole, an_object, texts
+from common.errors import UserError
+from common.files import read_json, write_json
 from latency_lut import machine
-from latency_lut.checks import a_list, a_number, a_text, a_whole, an_object, texts
 from latency_lut.contenders import FLOATS
 from latency_lut.timing import Timing
-from nas import UserError, read_json, write_json
 
 FORMAT, VERSION = "latency_bench", 1
 SAME = ("cpu", "flags", "torch", "onnxruntime", "openvino")  # of meta: figures of two machines do not mix

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 import quant
+from common.errors import UserError
 from latency_lut import prepare
 from latency_lut.fitting import calibrated
 from latency_lut.identity import CALL, parts
@@ -20,7 +21,7 @@ from latency_lut.machine import Watch
 from latency_lut.sections import Network, Section, space_key
 from latency_lut.table import LatencyTable
 from latency_lut.timing import BEST, time_interleaved, torch_threads
-from nas import Architecture, HeadSpec, SearchSpace, UserError, cost, signature
+from nas import Architecture, HeadSpec, SearchSpace, cost, signature
 
 REPEATS = 3  # timed calls per visit: many short rounds see more of the machine's quiet moments than few long ones
 ROUNDS, CHEAP_ROUNDS = 16, 24  # the second up to CHEAP_SIZE pixels, where a round takes less than half a second

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.cli import guard, option, parse
+from common.errors import UserError
 from latency_lut.calibration import spearman
 from latency_lut.identity import CALL, IDENTITY
 from latency_lut.table import LatencyTable
-from nas import UserError
-from nas.cli import guard, option, parse
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 

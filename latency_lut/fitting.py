@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
+from common.errors import UserError
 from latency_lut.calibration import calibrate, judge
 from latency_lut.identity import CALL
 from latency_lut.sections import HIGHEST_RATIO, LOWEST_RATIO, Section
 from latency_lut.table import LatencyTable
-from nas import UserError
 
 
 def calibrated(table: LatencyTable, section: Section) -> Section:

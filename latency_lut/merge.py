@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
+from common.cli import guard, option, parse
+from common.errors import UserError
 from latency_lut.fitting import refitted
 from latency_lut.identity import IDENTITY
 from latency_lut.joining import joined_rounds, joined_sections
@@ -15,8 +17,6 @@ from latency_lut.report import table_text
 from latency_lut.sections import Section
 from latency_lut.table import LatencyTable
 from latency_lut.timing import Timing
-from nas import UserError
-from nas.cli import guard, option, parse
 
 
 @dataclass(frozen=True)

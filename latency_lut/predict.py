@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import frostnet
+from common.cli import guard, option, parse
+from common.errors import UserError
 from latency_lut.identity import parts
 from latency_lut.sections import Section
 from latency_lut.table import LatencyTable, Prediction
-from nas import Architecture, UserError, cost
-from nas.cli import guard, option, parse
+from nas import Architecture, cost
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from common.errors import UserError
+from common.files import read_json
 from latency_lut.contenders import Contender
-from nas import UserError, read_json
 
 RUNS = 8  # inferences that are profiled, after WARM_UP
 WARM_UP = 3

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from latency_lut.checks import a_list, a_number, a_text, a_whole, an_object, texts
+from common.checks import a_list, a_number, a_text, a_whole, an_object, texts
+from common.errors import UserError
 from latency_lut.timing import Timing
-from nas import SearchSpace, UserError
+from nas import SearchSpace
 
 LOWEST_MS, HIGHEST_MS = 1e-4, 60_000.0  # 100 ns to a minute: outside, a figure is no latency of a network
 LOWEST_RATIO, HIGHEST_RATIO = 0.2, 5.0

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
+from common.cli import guard, option, parse
+from common.errors import UserError
 from latency_lut.report import figures_text, odd_pairs, table_text
 from latency_lut.table import LatencyTable
-from nas import BlockSpec, SearchSpace, UserError, draw, find_space
-from nas.cli import guard, option, parse
+from nas import BlockSpec, SearchSpace, draw, find_space
 
 
 @dataclass(frozen=True)

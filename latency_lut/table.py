@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import quant
+from common.checks import a_text, a_whole, an_object, texts
+from common.errors import UserError
+from common.files import read_json, write_json
 from frostnet import WIDTHS
 from latency_lut import commands
-from latency_lut.checks import a_text, a_whole, an_object, texts
 from latency_lut.identity import CALL, IDENTITY, command, identity, parts, revision
 from latency_lut.sections import Section, section_from_json, space_key, timing_from_json, timing_to_json
 from latency_lut.timing import BEST, Timing
-from nas import SPACES, Architecture, SearchSpace, UserError, find_space, read_json, signature, write_json
+from nas import SPACES, Architecture, SearchSpace, find_space, signature
 
 FORMAT, VERSION, UNIT = "latency_lut", 2, "ms"
 ELSEWHERE = ("cpu", "flags", "torch", "runtime")  # what may differ where a table of another machine is allowed

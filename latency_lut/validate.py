@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import quant
+from common.cli import guard, option, parse
+from common.errors import UserError
 from latency_lut.build import measure, sample_networks
 from latency_lut.fitting import judged
 from latency_lut.identity import parts
 from latency_lut.report import figures_text
 from latency_lut.sections import Network, Section, Validated
 from latency_lut.table import LatencyTable
-from nas import Architecture, SearchSpace, UserError, find_space
-from nas.cli import guard, option, parse
+from nas import Architecture, SearchSpace, find_space
 
 NETWORKS, FEWEST = 32, 8
 PERCENT = ("bias", "mape", "within_5", "within_10")  # figures that a gate states in percent; bias by its size

@@ -1,11 +1,8 @@
-"""The language of architectures: specs and their JSON, search spaces, blocks, costs, derivation, runs, reports."""
+"""The language of architectures: specs and their JSON, search spaces, blocks, costs, derivation, reports."""
 
 from nas.arch import Architecture, BlockSpec, HeadSpec, StemSpec, resolve, signature
 from nas.blocks import build_block, build_head, build_stem, init_weights
 from nas.cost import Cost, cost, count
-from nas.errors import UserError
-from nas.files import read_json, write_json
-from nas.runs import Run
 from nas.space import Choice, SearchSpace, Slot, Stage
 from nas.spaces import SPACES, Bottleneck, bottleneck_space, find_space, frostnet_space
 
@@ -17,12 +14,10 @@ __all__ = [
     "Choice",
     "Cost",
     "HeadSpec",
-    "Run",
     "SearchSpace",
     "Slot",
     "Stage",
     "StemSpec",
-    "UserError",
     "bottleneck_space",
     "build_block",
     "build_head",
@@ -32,8 +27,6 @@ __all__ = [
     "find_space",
     "frostnet_space",
     "init_weights",
-    "read_json",
     "resolve",
     "signature",
-    "write_json",
 ]

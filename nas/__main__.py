@@ -4,11 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from common.cli import guard
+from common.errors import UserError
 from nas.arch import Architecture, find_file
-from nas.cli import guard
 from nas.cost import table
 from nas.draw import architecture_figure, save, text_drawing
-from nas.errors import UserError
 from nas.report import write_report
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nas.errors import UserError
-from nas.files import read_json, write_json
+from common.errors import UserError
+from common.files import read_json, write_json
 
 FORMAT, VERSION = "architecture", 1
 OPS = ("mb", "frost", "se", "add")

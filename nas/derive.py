@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from nas.errors import UserError
+from common.errors import UserError
 from nas.space import Choice, SearchSpace
 
 

@@ -11,8 +11,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nas.errors import UserError
-from nas.files import write_bytes
+from common.errors import UserError
+from common.files import write_bytes
 
 INK, SOFT, GRID, FAINT, PAPER = "#22303c", "#5f6d7a", "#dde3e9", "#f3f6f9", "#ffffff"
 ACCENT = "#d1495b"

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import UserError
+from common.files import read_bytes, write_bytes
+from common.runs import CONTACT, LOG, Run
 from nas.arch import Architecture
 from nas.cost import cost
 from nas.draw import (
@@ -24,12 +27,9 @@ from nas.draw import (
     prediction_figure,
     save,
 )
-from nas.errors import UserError
-from nas.files import read_bytes, write_bytes
 from nas.report_data import read_alphas, read_architecture, read_front, read_health, read_object
 from nas.report_html import image, label, notice, page, plots, table, tiles
 from nas.report_parts import alphas, architecture
-from nas.runs import CONTACT, LOG, Run
 
 FILES = ("config.json", "arch.json", "network.json", "metrics.json", "front.json", LOG)
 LATENCY = ("latency (ms)", "price of latency (mu)")  # kinds of curves that stand in a section of their own

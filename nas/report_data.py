@@ -11,11 +11,11 @@ metrics.json  any numbers, words and tables; "health": {"warnings": [text, ..], 
 from dataclasses import dataclass
 from typing import Any
 
+from common.errors import UserError
+from common.runs import ALPHAS, Run
 from nas.arch import Architecture
 from nas.cost import cost
 from nas.draw_style import is_number
-from nas.errors import UserError
-from nas.runs import ALPHAS, Run
 
 
 def read_object(run: Run, name: str) -> dict:

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from common.errors import UserError
 from nas.arch import Architecture, BlockSpec, HeadSpec, StemSpec, resolve, signature
-from nas.errors import UserError
 
 T = TypeVar("T")
 

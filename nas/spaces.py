@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from common.errors import UserError
+from common.files import read_json, write_json
 from nas.arch import ACTIVATIONS, OPS, BlockSpec, HeadSpec, StemSpec, resolve, round8, stem_stride
-from nas.errors import UserError
-from nas.files import read_json, write_json
 from nas.space import SearchSpace, Slot, Stage
 
 KERNEL_SIZES, EXPAND_RATIOS, SQUEEZE_FACTORS = (3, 5), (3, 6), (2, 4)

@@ -8,10 +8,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 import quant
+from common.errors import UserError
+from common.runs import Run
 from nas.arch import Architecture
 from nas.derive import best_under, latency_range
-from nas.errors import UserError
-from nas.runs import Run
 from nas.space import Choice, SearchSpace
 from supernet.finalists import Finalist, finalists, fronts_for, path_latency, path_score
 from supernet.loop import Batch, Search

@@ -10,7 +10,7 @@ joint    weights on paths drawn half by the alphas, half fairly; every `alpha_ev
          below 0 too, while it is under it. A penalty on the excess alone ended a fifth under the target: once pressed down, nothing
          brought slower candidates back within a short search.
 
-Under torchrun (nas.ranks) all ranks run the same path, on other pictures: a path follows from (seed, step) and the alphas, which are
+Under torchrun (common.distributed) all ranks run the same path, on other pictures: a path follows from (seed, step) and the alphas, which are
 equal on all ranks, since gradients and statistics are averaged in every step. This is checked.
 """
 
@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 import quant
-from nas import ranks
+from common import distributed
+from common.errors import UserError
 from nas.derive import latency_range
-from nas.errors import UserError
 from nas.space import Choice
 from quant.quantizers import Quantizer
 from supernet.alphas import Alphas
@@ -130,7 +130,7 @@ class Search:
         """One weight step, and an alpha step where it is due; returns what to log."""
         step, phase = self.step_index, self.plan.phase(self.step_index)
         torch.manual_seed(seed_for(self.seed, 6, step))  # dropout's masks: the same whether or not the search was stopped before
-        ranks.reseed(self.seed, step)
+        distributed.reseed(self.seed, step)
         if step == self.plan.base_steps and not self.supernet.space.tied:
             hand_down(self.supernet)
         if phase in ("quant", "joint") and not self.attached:
@@ -155,7 +155,7 @@ class Search:
         for position in range(covering_length(self.supernet.space)):
             choice = fair_choice(self.supernet.space, self.seed, position)
             self.supernet(images, choice)
-            ranks.average(self.supernet.path(choice))
+            distributed.average(self.supernet.path(choice))
 
     def _weight_step(self, step: int, phase: str) -> float:
         images, targets = (t.to(self.device, non_blocking=True) for t in self.train(step))
@@ -167,7 +167,7 @@ class Search:
         self.optimizer.zero_grad()
         loss.backward()
         loss = loss.detach()
-        ranks.average(self.supernet.path(choice), also=[loss])
+        distributed.average(self.supernet.path(choice), also=[loss])
         value = self._finite(loss, step, phase)
         nn.utils.clip_grad_norm_([p for module in self.supernet.path(choice) for p in module.parameters()], self.plan.clip_norm)
         self.optimizer.step()
@@ -196,10 +196,10 @@ class Search:
             self.alpha_optimizer.zero_grad()
             loss.backward()
         task_loss, loss = task_loss.detach(), loss.detach()
-        ranks.average([self.alphas], also=[task_loss, loss])
+        distributed.average([self.alphas], also=[task_loss, loss])
         self._finite(loss, step, "joint")
         self.alpha_optimizer.step()
-        ranks.assert_equal(self.alphas.state_dict(), "alphas")  # before a path is drawn by them: unlike paths crash or hang
+        distributed.assert_equal(self.alphas.state_dict(), "alphas")  # before a path is drawn by them: unlike paths crash or hang
         self.mu = max(LOWEST_MU, self.mu + self.steered * self.plan.mu_rate * excess.item())
         return {"val_loss": task_loss.item(), "expected_ms": expected.item(), "target_ms": self.target_ms, "mu": self.mu,
                 "entropy": entropy.item(), "cheapest_share": self.alphas.cheapest_share(self.latency, temperature),
@@ -215,12 +215,12 @@ class Search:
         return {
             "step": self.step_index, "mu": self.mu, "attached": self.attached, "supernet": self.supernet.state_dict(),
             "alphas": self.alphas.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "alpha_optimizer": self.alpha_optimizer.state_dict(), "ranks": ranks.world_size(),
+            "alpha_optimizer": self.alpha_optimizer.state_dict(), "ranks": distributed.world_size(),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from a state_dict(). Raises UserError where it is that of another search, or of another number of ranks."""
-        ranks.refuse_other_count(state.get("ranks", 1))
+        distributed.refuse_other_count(state.get("ranks", 1))
         try:
             if state["attached"]:
                 self._attach()
@@ -235,8 +235,8 @@ class Search:
 
     def assert_same(self) -> None:
         """Raise UserError unless all ranks hold the same search, bit for bit."""
-        ranks.assert_equal(self.alphas.state_dict(), "alphas")
-        ranks.assert_equal(self.supernet.state_dict(), "weights")
+        distributed.assert_equal(self.alphas.state_dict(), "alphas")
+        distributed.assert_equal(self.supernet.state_dict(), "weights")
 
     def refuse_broken(self) -> None:
         """Raise UserError where a weight or an alpha is not a number: such a state must not replace a good checkpoint."""

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 import quant
-from nas import UserError, read_json
-from nas.cli import guard
+from common.cli import guard
+from common.errors import UserError
+from common.files import read_json
 from quant.executors import ONNX_ENGINES
 from tasks import parts
 from tasks.kinds import KINDS, Choices, Request

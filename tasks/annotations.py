@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas import UserError
+from common.errors import UserError
 from tasks.samples import NAMED, Bad
 
 SLACK = 1.0  # pixels that a box may reach beyond its picture without a word: tools differ in where they count from

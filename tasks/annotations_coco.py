@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nas import UserError
+from common.errors import UserError
 from tasks.annotations import LARGEST, Problems, Raw, files_of
 from tasks.coco_files import content, instances_file, picture_folder, stamp, stays_inside
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nas import UserError
+from common.errors import UserError
 from tasks.annotations import Problems, Raw, files_of
 from tasks.reading import opened
 from tasks.samples import BadSample

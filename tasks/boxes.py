@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas import UserError
+from common.errors import UserError
 from tasks import scenes
 from tasks.annotations import Annotations, Problems, apart, checked
 from tasks.annotations_coco import read_coco

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
-from nas import ranks
+from common import distributed
 from tasks.pictures import Pictures, in_order
 
 EVALUATION_BATCH = 250
@@ -40,13 +40,13 @@ class Classification:
         model.eval()
         device = pictures.mean.device
         top1, loss = MulticlassAccuracy(self.num_classes, average="micro").to(device), torch.zeros((), dtype=torch.float64, device=device)
-        batches = -(-len(pictures) // (EVALUATION_BATCH * ranks.world_size()))
-        mine = in_order(pictures, EVALUATION_BATCH, ranks.share())
+        batches = -(-len(pictures) // (EVALUATION_BATCH * distributed.world_size()))
+        mine = in_order(pictures, EVALUATION_BATCH, distributed.share())
         for x, y in tqdm(mine, desc="evaluating", total=batches, unit="batch", delay=3, leave=False):
             logits = model(x)
             top1.update(logits, y)
             loss += F.cross_entropy(logits, y, reduction="sum").double()
-        return {"top1": round(top1.compute().item(), 6), "loss": round(ranks.sum_(loss).item() / len(pictures), 6)}
+        return {"top1": round(top1.compute().item(), 6), "loss": round(distributed.sum_(loss).item() / len(pictures), 6)}
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """The class (B,) that a model of any sort gives each picture."""

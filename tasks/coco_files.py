@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path, PurePosixPath
 
-from nas import UserError
+from common.errors import UserError
 
 # Outlines are most of the file: with them set aside it is read three times as fast, in a quarter of the memory.
 OUTLINE = re.compile(rb'"segmentation"\s*:\s*(\[[\d\s.,eE+\-\[\]]*\]|\{[^{}]*\})')

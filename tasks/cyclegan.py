@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import quant
-from nas import ranks
+from common import distributed
 from tasks import translation
 from tasks.features import FeatureDistance, random_features
 from tasks.judge import Judge
@@ -78,7 +78,7 @@ class CycleGan:
             for back, before in ((model.b_to_a(made["b"]), a), (model.a_to_b(made["a"]), b)):
                 lost += torch.stack([(back - before).double().abs().sum(), torch.tensor(float(before.numel()), device=device)])
         found = {f"distance_{name}": distance.compute() for name, distance in distances.items()}
-        total, count = ranks.sum_(lost).tolist()
+        total, count = distributed.sum_(lost).tolist()
         found |= {"distance": sum(found.values()) / 2, "cycle_l1": total / count / 2}
         return {name: round(value, 6) for name, value in found.items()}
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from nas import UserError
+from common.errors import UserError
 from tasks import scenes
 from tasks.pictures import Lazy, Memory, Pictures, balanced, fit_square, stored_size, subset
 from tasks.samples import Data, check_wanted, normalise

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 from tqdm import tqdm
 
-from nas import ranks
+from common import distributed
 from tasks.box_transforms import Target
 from tasks.detection_metrics import average_precisions
 from tasks.samples import Samples, in_order
@@ -60,7 +60,7 @@ class Detection:
             for found, target in zip(self.predict(model, images), targets, strict=True):
                 found = found | {"boxes": found["boxes"] * _scale(target, samples.input_size)}
                 rows.append(tuple({name: value.cpu() for name, value in part.items()} for part in (found, target)))
-        rows = sorted(ranks.gather(rows), key=lambda row: int(row[1]["number"]))
+        rows = sorted(distributed.gather(rows), key=lambda row: int(row[1]["number"]))
         found, truths = zip(*rows) if rows else ((), ())
         return {name: round(value, 6) for name, value in average_precisions(found, truths).items()} | {"pictures": len(rows)}
 
@@ -77,14 +77,14 @@ class Detection:
                 for one, other in ((a, b), (b, a)):
                     same = _has(one, other)
                     counts += torch.tensor([same.sum(), len(same)])
-        same, all_ = ranks.sum_(counts).tolist()
+        same, all_ = distributed.sum_(counts).tolist()
         return round(same / all_, 6) if all_ else 1.0
 
 
 def _batches(samples: Samples, words: str) -> Iterator[tuple[Tensor, list[Target]]]:
     """This rank's share of the pictures."""
-    total = -(-len(samples) // (EVALUATION_BATCH * ranks.world_size()))
-    return tqdm(in_order(samples, EVALUATION_BATCH, ranks.share()), desc=words, total=total, unit="batch", delay=3, leave=False)
+    total = -(-len(samples) // (EVALUATION_BATCH * distributed.world_size()))
+    return tqdm(in_order(samples, EVALUATION_BATCH, distributed.share()), desc=words, total=total, unit="batch", delay=3, leave=False)
 
 
 def _scale(target: Target, input_size: int) -> Tensor:

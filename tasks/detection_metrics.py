@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from nas import UserError
+from common.errors import UserError
 
 Boxes = Sequence[Mapping[str, Tensor]]
 PER_CLASS = 100  # boxes of a class in a picture that COCO looks at, those with the highest scores

@@ -3,7 +3,7 @@
 A task is any object with `train_step(model, batch) -> (loss, logs)` and `evaluate(model, data) -> metrics`, and perhaps a `rival`
 (tasks.rival) that learns inside train_step; a stream has `batch(step)`, a pure function, `batch_size` and `steps_per_epoch`. A run
 stopped at any moment goes on from its checkpoint and, on a CPU, ends in the same numbers bit for bit as if it had not been stopped.
-Under torchrun (nas.ranks) gradients are averaged, so that all ranks hold the same state in every step; rank 0 writes it down.
+Under torchrun (common.distributed) gradients are averaged, so that all ranks hold the same state in every step; rank 0 writes it down.
 """
 
 import contextlib
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import quant
-from nas import Run, UserError, ranks
-from nas.runs import CHECKPOINT
+from common import distributed
+from common.errors import UserError
+from common.runs import CHECKPOINT, Run
 from quant import GradBoost, Phase, QuantConfig, Schedule, phase_at
 from tasks import parts
 
@@ -108,14 +109,14 @@ def fit(
     """
     total = recipe.schedule.epochs * stream.steps_per_epoch
     training = _Training(model, task, stream, held_out, recipe, run, example, watcher)
-    state = ranks.from_main(lambda: run.load_checkpoint() if run.has(CHECKPOINT) else None)
+    state = distributed.from_main(lambda: run.load_checkpoint() if run.has(CHECKPOINT) else None)
     if state is not None:
         training.load_state_dict(state)
-        if ranks.is_main():
+        if distributed.is_main():
             run.rewind_log(training.step)
         print(f"going on at step {training.step} of {total}")
-    ranks.assert_equal(training.net.state_dict(), "weights")
-    images = stream.batch_size * ranks.world_size()
+    distributed.assert_equal(training.net.state_dict(), "weights")
+    images = stream.batch_size * distributed.world_size()
     with tqdm(total=total * images, initial=training.step * images, desc="training", unit="img", unit_scale=True, smoothing=0.05) as bar:
         while training.step < total:
             training.run_epoch(bar)
@@ -127,7 +128,7 @@ class _Training:
 
     def __init__(self, model, task, stream, held_out, recipe, run, example, watcher):
         self.task, self.stream, self.held_out, self.recipe, self.run, self.example = task, stream, held_out, recipe, run, example
-        self.watcher = watcher if ranks.is_main() else None
+        self.watcher = watcher if distributed.is_main() else None
         self.net, self.attached = model, False
         self.device = next(model.parameters()).device
         self.rival = getattr(task, "rival", None)
@@ -151,9 +152,9 @@ class _Training:
         self._evaluate(epoch)
         self._log(epoch, phase)
         self.sums = {}
-        ranks.assert_equal(self.net.state_dict(), "weights")
+        distributed.assert_equal(self.net.state_dict(), "weights")
         if self.rival is not None:
-            ranks.assert_equal(self.rival.networks.state_dict(), "discriminators")
+            distributed.assert_equal(self.rival.networks.state_dict(), "discriminators")
         if epoch + 1 == self.recipe.schedule.float_epochs:
             self._show(float_ends=True)
         self._save()
@@ -168,7 +169,7 @@ class _Training:
             self.step += 1
             if self.watcher and self.step % self.watcher.every == 0:
                 self._show()
-            bar.update(self.stream.batch_size * ranks.world_size())
+            bar.update(self.stream.batch_size * distributed.world_size())
             bar.set_description(f"loss {watch.last:.3f}", refresh=False)
             if time.monotonic() - saved > self.recipe.checkpoint_seconds and self.step < until:
                 watch.look()
@@ -213,7 +214,7 @@ class _Training:
             self.rival.scale_lr(factor)
         self.optimizer.progress = max(0.0, (self.step - quantized_from) / max(1, total - quantized_from))
         batch = self.stream.batch(self.step)
-        ranks.reseed(self.recipe.seed, self.step)
+        distributed.reseed(self.recipe.seed, self.step)
         try:
             loss, logs = self.task.train_step(self.net, batch)
         except ValueError:  # there is no integer grid for a range that is not finite
@@ -223,7 +224,7 @@ class _Training:
         self.optimizer.zero_grad()
         whole.backward()
         whole, logs = whole.detach(), {"loss": loss.detach(), **logs}
-        ranks.average([self.net], also=[whole, *logs.values()])
+        distributed.average([self.net], also=[whole, *logs.values()])
         watch.add(self.step, whole)
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_norm)
@@ -240,7 +241,7 @@ class _Training:
             self.float_metrics = self.metrics
 
     def _log(self, epoch: int, phase: Phase) -> None:
-        if not ranks.is_main():
+        if not distributed.is_main():
             return
         means = {name: float(total) / self.stream.steps_per_epoch for name, total in self.sums.items()}
         metrics = {f"{split}_{name}": value for split, row in self.metrics.items() for name, value in row.items()}
@@ -251,7 +252,7 @@ class _Training:
         self._refuse_broken_state()
         now = time.monotonic()
         self.seconds, self._since = self.seconds + now - self._since, now
-        if ranks.is_main():
+        if distributed.is_main():
             self.run.save_checkpoint(self.state_dict())
 
     def _refuse_broken_state(self) -> None:
@@ -266,11 +267,11 @@ class _Training:
         rival = {"rival": self.rival.state_dict()} if self.rival is not None else {}
         sums = {name: float(value) for name, value in self.sums.items()}
         return {"attached": self.attached, "model": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), **rival,
-                "step": self.step, "ranks": ranks.world_size(), "seconds": self.seconds, "sums": sums,
+                "step": self.step, "ranks": distributed.world_size(), "seconds": self.seconds, "sums": sums,
                 "float_metrics": self.float_metrics, "metrics": self.metrics, "rng": torch.get_rng_state(), "cuda_rng": cuda}  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
-        ranks.refuse_other_count(state.get("ranks", 1))
+        distributed.refuse_other_count(state.get("ranks", 1))
         try:
             if state["attached"]:
                 self._attach()

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas import UserError, ranks
+from common import distributed
+from common.errors import UserError
 
 SEED, SCALES, WIDTH = 1706, 4, 16  # of the random network
 
@@ -67,7 +68,7 @@ class FeatureDistance:
 
     def compute(self) -> float:
         """The distance between the sets of all ranks. Says where they are small; raises UserError for one of fewer than two pictures."""
-        sets = [ranks.sum_(sums.clone()) for sums in self._sums.values()]
+        sets = [distributed.sum_(sums.clone()) for sums in self._sums.values()]
         fewest, features = int(min(sums[0] for sums in sets)), self.network.num_features
         if fewest < 2:
             raise UserError(f"data_root: a set of {fewest} pictures, must be at least 2 for a feature distance; add some")

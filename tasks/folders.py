@@ -11,7 +11,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from nas import UserError
+from common.errors import UserError
 from tasks.samples import NAMED, Bad, BadSample, Data, Samples, Source, normalise
 
 SPLITS = ("train", "val", "test")

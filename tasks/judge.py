@@ -15,8 +15,10 @@ import torch.nn.functional as nnF
 import torchvision.transforms.v2.functional as F
 from torch import Tensor, nn
 
-from nas import Run, UserError, ranks, read_json
-from nas.runs import CHECKPOINT
+from common import distributed
+from common.errors import UserError
+from common.files import read_json
+from common.runs import CHECKPOINT, Run
 from tasks.masks import IGNORE
 from tasks.segmentation import channels_last, class_pairs, iou_of
 from tasks.trained import CALIBRATED, finished_run, load, load_network
@@ -115,7 +117,7 @@ class FcnScore:
     def compute(self) -> dict[str, float]:
         """mIoU over the classes that the label pictures show, the share of pixels that are right, and the share of pixels that count, all
         in [0, 1]: those between two areas of a picture made smaller have no class's colour. Raises UserError where hardly any counts."""
-        counts, pixels = ranks.sum_(self._counts.clone()), ranks.sum_(self._pixels.clone())
+        counts, pixels = distributed.sum_(self._counts.clone()), distributed.sum_(self._pixels.clone())
         if counts.sum() < LEAST_COUNTED * pixels:
             share = (counts.sum() / pixels).item()
             raise UserError(f"palette: only {share:.1%} of the pixels of the input pictures have one of its colours; name the palette that "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import tasks.data
-from nas import UserError
+from common.errors import UserError
 from tasks import boxes, masks, pairs, pictures, samples, unpaired
 from tasks.classification import Classification
 from tasks.cyclegan import CycleGan

@@ -10,7 +10,7 @@ import torchvision
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights
 
-from nas import UserError
+from common.errors import UserError
 from tasks import scenes
 from tasks.coco_files import instances_file, picture_folder
 from tasks.mask_outlines import category_names, instances

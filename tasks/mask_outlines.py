@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as rle
 
-from nas import UserError
+from common.errors import UserError
 from tasks.coco_files import content, stamp, stays_inside
 from tasks.mask_sources import UNKNOWN, Masked, Names, same_size
 from tasks.samples import BadSample

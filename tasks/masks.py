@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import Mask
 from tqdm import tqdm
 
-from nas import UserError
+from common.errors import UserError
 from tasks.mask_layouts import DATA, class_names, sources
 from tasks.mask_sources import IGNORE, Masked, in_words
 from tasks.samples import NAMED, Bad, BadSample, Data, Samples, normalise, some_of, split_off

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from nas import UserError
+from common.errors import UserError
 from tasks import scenes
 from tasks.data import VAL_SHARE
 from tasks.folders import SCENES, SPLITS, PictureFiles, Together, centred, checked, enlarged, pictures_in, refuse_few, samples_of

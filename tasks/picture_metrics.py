@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from nas import UserError, ranks
+from common import distributed
+from common.errors import UserError
 
 MOST_PSNR = 100.0  # dB; of equal pictures it would be infinite, and so would be every mean with it
 
@@ -33,7 +34,7 @@ class PairMetrics:
 
     def compute(self) -> dict[str, float]:
         """The means over the pairs of all ranks. Raises UserError where there are none."""
-        *sums, count = ranks.sum_(self._sums.clone()).tolist()
+        *sums, count = distributed.sum_(self._sums.clone()).tolist()
         if not count:
             raise UserError("data_root: there are no pictures to compare; add some")
         return {name: round(value / count, 6) for name, value in zip(("l1", "psnr", "ssim"), sums, strict=True)}

@@ -1,7 +1,7 @@
 """Labelled pictures, held decoded or read as needed, and the stream of training batches drawn from them.
 
 A batch is a pure function of (seed, step): the epoch's permutation draws from (seed, epoch), augmentation from (seed, step).
-So exact resume needs the number of the step and nothing else. Ranks (nas.ranks) take turns at the batches of one such stream.
+So exact resume needs the number of the step and nothing else. Ranks (common.distributed) take turns at the batches of one such stream.
 """
 
 import math
@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from nas import UserError, ranks
+from common import distributed
+from common.errors import UserError
 
 SMALL = 64  # up to this input size pictures are shifted by up to PAD pixels; above it, cropped at random scales
 PAD = 4
@@ -129,7 +130,7 @@ class Stream:
 
     def __init__(self, pictures: Pictures, batch_size: int, seed: int, augment: bool = True):
         self.pictures, self.seed, self.augment = pictures, seed, augment
-        self.rank, self.ranks = ranks.rank(), ranks.world_size()
+        self.rank, self.ranks = distributed.rank(), distributed.world_size()
         if len(pictures) < self.ranks:
             raise UserError(f"nproc-per-node: {self.ranks} processes share {len(pictures)} training pictures; start fewer")
         self.batch_size = min(batch_size, len(pictures) // self.ranks)

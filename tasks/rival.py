@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas import ranks
+from common import distributed
 from tasks.pictures import generator
 
 LR, BETAS = 2e-4, (0.5, 0.999)  # arXiv:1611.07004, section 3.3; the rate falls as the generator's does
@@ -48,7 +48,7 @@ class Rival:
             losses[name] = 0.5 * (self._ought(network(real[name]), 1.0) + self._ought(network(older), 0.0))
         self.optimizer.zero_grad()
         sum(losses.values()).backward()
-        ranks.average([self.networks])
+        distributed.average([self.networks])
         self.optimizer.step()
         return {f"discriminator_{name}": loss.detach() for name, loss in losses.items()}
 
@@ -87,7 +87,7 @@ class Rival:
 class Pool:
     """Up to `size` pictures made before (arXiv:1612.07828, section 2.3): a discriminator must not forget how it was fooled.
 
-    What happens to a picture is drawn by its number, so that the memory and that number are all of the state. The ranks (nas.ranks) hold
+    What happens to a picture is drawn by its number, so that the memory and that number are all of the state. The ranks (common.distributed) hold
     the same memory: each has seen the pictures of all.
     """
 
@@ -100,8 +100,8 @@ class Pool:
         if not self.size:
             return pictures
         self.memory = self.memory.to(pictures)
-        found = torch.stack([self._one(picture) for picture in ranks.gather_tensor(pictures)])
-        mine = found[ranks.rank() * len(pictures) :][: len(pictures)]
+        found = torch.stack([self._one(picture) for picture in distributed.gather_tensor(pictures)])
+        mine = found[distributed.rank() * len(pictures) :][: len(pictures)]
         return mine.contiguous(memory_format=torch.channels_last)
 
     def _one(self, picture: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Pictures with boxes or masks, read as they are needed, and the stream of training batches drawn from them.
 
 A batch is a pure function of (seed, step), as in tasks.pictures: so exact resume needs the number of the step and nothing else. Worker
-processes read ahead. Ranks (nas.ranks) take turns at the batches of one such stream.
+processes read ahead. Ranks (common.distributed) take turns at the batches of one such stream.
 """
 
 import itertools
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nas import UserError, ranks
+from common import distributed
+from common.errors import UserError
 from tasks.pictures import generator
 
 STATISTICS = 256  # training pictures that mean and std are computed from
@@ -278,7 +279,7 @@ class Stream:
     """
 
     def __init__(self, samples: Samples, batch_size: int, seed: int):
-        count = ranks.world_size()
+        count = distributed.world_size()
         if len(samples) < count:
             raise UserError(f"nproc-per-node: {count} processes share {len(samples)} training pictures; start fewer")
         self.samples, self.batch_size = samples, min(batch_size, len(samples) // count)
@@ -317,7 +318,7 @@ class _Batches(Dataset):
 
     def __init__(self, samples: Samples, batch_size: int, seed: int):
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
-        self.rank, self.ranks = ranks.rank(), ranks.world_size()
+        self.rank, self.ranks = distributed.rank(), distributed.world_size()
         self.steps_per_epoch = len(samples) // (batch_size * self.ranks)
         self._permutation = (-1, torch.empty(0))
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nas import UserError, ranks
+from common import distributed
+from common.errors import UserError
 from tasks.masks import IGNORE
 from tasks.samples import Samples, in_order
 
@@ -75,15 +76,15 @@ class Segmentation:
         model.eval()
         size, device = len(self.classes), samples.mean.device
         counts, pictures = torch.zeros(size * size, dtype=torch.float64, device=device), torch.zeros(1, device=device)
-        total = -(-len(samples) // (EVALUATION_BATCH * ranks.world_size()))
-        mine = in_order(samples, EVALUATION_BATCH, ranks.share())
+        total = -(-len(samples) // (EVALUATION_BATCH * distributed.world_size()))
+        mine = in_order(samples, EVALUATION_BATCH, distributed.share())
         for images, masks in tqdm(mine, desc="evaluating", total=total, unit="batch", delay=3, leave=False):
             logits = channels_last(model(images))
             pictures += len(masks)
             for own, truth in zip(logits.split(1), masks, strict=True):  # masks of one batch may have unlike sizes
                 whole = F.interpolate(own.float(), truth.shape, mode="bilinear", align_corners=False)[0]
                 counts += class_pairs(whole.max(0).indices, truth, size)  # max is several times quicker than argmax, and finds the same
-        counts, pictures = ranks.sum_(counts).view(size, size), int(ranks.sum_(pictures).item())
+        counts, pictures = distributed.sum_(counts).view(size, size), int(distributed.sum_(pictures).item())
         if not counts.any():
             raise UserError(f"data_root: of the {len(samples)} pictures to be judged none has a pixel with a class; mend the masks")
         return counts, pictures

@@ -8,9 +8,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from nas import UserError
+from common.errors import UserError
+from common.files import write_bytes
 from nas.draw_style import INK, PAPER, SOFT
-from nas.files import write_bytes
 
 LEAST = 160  # pixels that the shorter side of a tile has at least
 GAP, EDGE, LINE = 8, 14, 18  # pixels between tiles, around all, and of a line of text

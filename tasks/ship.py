@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import quant
-from nas import UserError
-from nas.files import reason
+from common.errors import UserError
+from common.files import reason
 from tasks import parts
 from tasks.kinds import ANSWERS, Kind, Likeness
 from tasks.trained import Trained

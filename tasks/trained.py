@@ -21,9 +21,10 @@ from torch import Tensor, nn
 import frostnet
 import quant
 import zoo
-from nas import Architecture, Run, UserError, count
+from common.errors import UserError
+from common.runs import CHECKPOINT, Run
+from nas import Architecture, count
 from nas.arch import RULES, SHIPPED, find_file
-from nas.runs import CHECKPOINT
 from quant.settings import config_from
 from tasks import parts
 from zoo import backbones, detectors, generators, segmenters

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nas import UserError, ranks
+from common import distributed
+from common.errors import UserError
 from tasks.data import VAL_SHARE
 from tasks.samples import Samples, in_order
 
@@ -35,7 +36,7 @@ def batches(samples: Samples, part: slice = slice(None)) -> Iterator[Batch]:
 
 def mine(samples: Samples) -> Iterator[Batch]:
     """This rank's part of the samples."""
-    return batches(samples, ranks.share())
+    return batches(samples, distributed.share())
 
 
 def check_parts(held_out: Mapping[str, Samples]) -> None:

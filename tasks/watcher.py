@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas import Run
-from nas.runs import CONTACT
+from common.runs import CONTACT, Run
 from tasks.samples import Samples
 from tasks.sheets import contact_sheet
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from nas import UserError
+from common.errors import UserError
 from tasks.samples import Stream
 from tests.test_samples import numbers, samples
 

@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from nas import Run, frostnet_space
+from common.runs import Run
+from nas import frostnet_space
 from nas.cost import cost
 
 STEPS, TARGET = (80, 100, 40, 200), 1.5

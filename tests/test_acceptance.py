@@ -63,7 +63,8 @@ from PIL import Image
 
 import quant
 import search as program
-from nas import SPACES, UserError
+from common.errors import UserError
+from nas import SPACES
 from nas.derive import best_under, front, latency_range
 from supernet import SAMPLERS, Plan, Search, Supernet
 from supernet.finalists import finalists, path_latency

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.errors import UserError
 from frostnet import architecture
-from nas import Architecture, BlockSpec, HeadSpec, StemSpec, UserError, resolve, signature
+from nas import Architecture, BlockSpec, HeadSpec, StemSpec, resolve, signature
 from nas.arch import round8, stem_stride
 from tests.strategies import architectures, block_specs
 

@@ -7,7 +7,7 @@ from torch import nn
 import frostnet
 import quant
 import zoo
-from nas import UserError
+from common.errors import UserError
 from quant.attach import trace
 from quant.layers import QUANTIZED
 from zoo.backbones import MOBILENETS, backbone, find, knows

@@ -9,13 +9,15 @@ from torch import nn
 
 import frostnet
 import quant
+from common.errors import UserError
+from common.files import read_json, write_json
 from latency_lut import bench, bench_report, prepare
 from latency_lut import contenders as forms
 from latency_lut.__main__ import main
 from latency_lut.bench_results import Results, file_prefix, latency_ms, median_ms
 from latency_lut.contenders import EAGER, FLOATS, FROZEN, SESSION, Contender, contenders
 from latency_lut.profile import Event, onnx_kind, profile_rows, rows
-from nas import UserError, cost, read_json, write_json
+from nas import cost
 
 ENGINE = quant.available()[0]
 OPERATION = {"op": "conv", "kind": "integer", "calls": 1, "ms": 1.0, "share": 0.5}

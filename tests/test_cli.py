@@ -6,8 +6,8 @@ from typing import Literal, Optional  # both spellings of an optional field are 
 
 import pytest
 
-from nas import UserError
-from nas.cli import guard, option, parse
+from common.cli import guard, option, parse
+from common.errors import UserError
 
 
 @dataclass(frozen=True)

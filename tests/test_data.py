@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nas import UserError
+from common.errors import UserError
 from tasks import data as data_module
 from tasks import pictures
 from tasks.data import classification, num_classes

@@ -11,7 +11,8 @@ import torch
 from benchmarks import dense_pictures, dense_report, dense_study, detection_study, segmentation_study
 from benchmarks.dense_columns import COLUMNS, FREE, Cell, DenseConfig, Window, planned, recipe
 from benchmarks.low_bit import claim
-from nas import UserError, read_json
+from common.errors import UserError
+from common.files import read_json
 from tasks.detection import Detection
 from tasks.engine import _diverged
 from tasks.samples import Samples

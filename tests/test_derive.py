@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas import BlockSpec, Choice, UserError, frostnet_space
+from common.errors import UserError
+from nas import BlockSpec, Choice, frostnet_space
 from nas.derive import Point, best_under, check_target, front, latency_range
 from nas.space import Slot, Stage
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from nas import UserError
+from common.errors import UserError
 from tasks import annotations_coco, annotations_voc, box_transforms, boxes
 from tasks.box_transforms import Augment, Fit, Window, iou_window, look, zoomed_out
 from tasks.boxes import class_names, detection

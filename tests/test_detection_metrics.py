@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nas import UserError
+from common.errors import UserError
 from tasks.detection_metrics import average_precisions
 
 FAR = [500.0, 500.0, 510.0, 510.0]  # where nothing is

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas import ranks
+from common import distributed
 from tasks import detection as module
 from tasks.box_transforms import Fit
 from tasks.detection import Detection
@@ -144,7 +144,7 @@ def test_ranks_divide_the_pictures(monkeypatch):
     expected = task.evaluate(Told(), samples())
     monkeypatch.setattr(module.ranks, "gather", lambda rows: shares.append(rows) or sum(shares, []))
     for rank in range(2):
-        monkeypatch.setattr(ranks, "share", lambda rank=rank: slice(rank, None, 2))
+        monkeypatch.setattr(distributed, "share", lambda rank=rank: slice(rank, None, 2))
         found = task.evaluate(Told(), samples())  # of the last one, when all have brought their share
     assert [len(rows) for rows in shares] == [4, 3] and found == expected
 
@@ -154,7 +154,7 @@ def _evaluated(rank, port, path):
     os.environ.update(
         RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    with ranks.joined():
+    with distributed.joined():
         task = Detection(Machine(missed=(2, 5), shift=0.5), ("a", "b"))
         torch.save((task.evaluate(Told(), samples()), task.agreement(Told(), Told(), samples())), f"{path}/{rank}.pt")
 

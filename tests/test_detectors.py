@@ -7,7 +7,8 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou
 
 import quant
-from nas import UserError, count
+from common.errors import UserError
+from nas import count
 from quant.layers import QUANTIZED
 from zoo import detectors, pyramid
 

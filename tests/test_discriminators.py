@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nas import UserError
+from common.errors import UserError
 from zoo.discriminators import NAMES, build, check_size
 from zoo.generators import NORMS
 

@@ -6,8 +6,9 @@ import matplotlib
 import pytest
 from matplotlib.patches import FancyBboxPatch
 
+from common.errors import UserError
 from frostnet import architecture
-from nas import Architecture, BlockSpec, HeadSpec, StemSpec, UserError
+from nas import Architecture, BlockSpec, HeadSpec, StemSpec
 from nas.cost import cost
 from nas.draw import (
     architecture_figure,

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import nas.files
-from nas import Run, UserError
+import common.files
+from common.errors import UserError
+from common.runs import Run
 from quant import QuantConfig, Schedule
 from quant.quantizers import Quantizer
 from tasks import Classification, Recipe, Stream, fit, lr_factor
@@ -308,14 +309,14 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
 def test_a_full_disk_loses_nothing_that_was_saved(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         train(tmp_path, watched(stop_at=10))
-    real = nas.files.os.replace
+    real = common.files.os.replace
 
     def full(source, target):
         if target.name == "checkpoint.pt":
             raise OSError(errno.ENOSPC, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(nas.files.os, "replace", full)
+    monkeypatch.setattr(common.files.os, "replace", full)
     with pytest.raises(UserError, match="the disk is full"):
         train(tmp_path)
     monkeypatch.undo()

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 import quant
-from nas import Architecture, BlockSpec, HeadSpec, Run, StemSpec, UserError, write_json
+from common.errors import UserError
+from common.files import write_json
+from common.runs import Run
+from nas import Architecture, BlockSpec, HeadSpec, StemSpec
 from quant.calibrate import calibrate
 from tasks.__main__ import FORMATS, main
 from tasks.pictures import generator

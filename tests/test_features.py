@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas import UserError
+from common.errors import UserError
 from tasks import features
 from tasks.features import FeatureDistance, frechet, random_features
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import nas.files
-from nas import UserError, read_json, write_json
-from nas.files import write_bytes
+import common.files
+from common.errors import UserError
+from common.files import read_json, write_bytes, write_json
 
 
 def _full_disk(*args):
@@ -28,7 +28,7 @@ def test_numbers_that_are_not_finite_become_null_and_paths_strings(tmp_path):
 
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     write_json(tmp_path / "x.json", 1)
-    monkeypatch.setattr(nas.files.os, "fsync", _full_disk)
+    monkeypatch.setattr(common.files.os, "fsync", _full_disk)
     with pytest.raises(UserError, match=r"x\.json: cannot be written \(the disk is full: free some space"):
         write_json(tmp_path / "x.json", 2)
     assert read_json(tmp_path / "x.json") == 1
@@ -41,7 +41,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path, monkeyp
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nas.files.os, "replace", interrupt)
+    monkeypatch.setattr(common.files.os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_bytes(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"old"

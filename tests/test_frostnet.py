@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 
+from common.errors import UserError
 from frostnet import PUBLISHED, FrostNet, architecture, find, frostnet
-from nas import Architecture, UserError, cost, count, find_space
+from nas import Architecture, cost, count, find_space
 
 # Parameters and multiply-accumulates (convolutions only, 224 px) of the released networks.
 COSTS = {

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import quant
-from nas import UserError, count
+from common.errors import UserError
+from nas import count
 from nas.blocks import Block
 from quant.attach import trace
 from quant.layers import QUANTIZED

@@ -10,9 +10,10 @@ from PIL import Image
 
 import quant
 from benchmarks import generators as benchmark
+from common.files import read_json, write_json
+from common.runs import Run
 from latency_lut.bench_results import identity
 from latency_lut.contenders import FROZEN, SESSION
-from nas import Run, read_json, write_json
 from tasks import parts
 from tasks.folders import CHANNELS
 from tasks.trained import Network, save_network

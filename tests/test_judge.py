@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from nas import Run, UserError, write_json
+from common.errors import UserError
+from common.files import write_json
+from common.runs import Run
 from tasks import judge as module
 from tasks.judge import FcnScore, Judge, Palette, judge, read_palette
 from tasks.masks import IGNORE

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import quant
+from common.errors import UserError
+from common.files import read_json
 from latency_lut import LatencyTable, build, fitting, journal, prepare
 from latency_lut.__main__ import main
 from latency_lut.build import build_section, sample_networks
@@ -14,7 +16,7 @@ from latency_lut.fitting import refitted_since
 from latency_lut.identity import CALL
 from latency_lut.report import odd_pairs, table_text
 from latency_lut.timing import Timing
-from nas import SPACES, UserError, cost, frostnet_space, read_json, signature
+from nas import SPACES, cost, frostnet_space, signature
 from nas.space import SearchSpace, Slot, Stage
 from nas.spaces import candidates
 

@@ -9,9 +9,10 @@ import quant
 from benchmarks import inference_memory, latency_tables, parity
 from benchmarks.inference_memory import MemoryConfig
 from benchmarks.latency_tables import NAMES, ORT, TablesConfig, bars, cut, slower, where, worth_a_profile
+from common.errors import UserError
+from common.files import read_json, write_json
 from latency_lut.bench_results import Results
 from latency_lut.contenders import EAGER, FLOATS, FROZEN, SESSION
-from nas import UserError, read_json, write_json
 
 MS = dict(zip(NAMES, (10.0, 8.0, 5.0, 4.5, 20.0, 3.0, 4.0, 2.0)))  # eager, frozen, ort; fbgemm, qnnpack, x86, onednn; ort
 

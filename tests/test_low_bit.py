@@ -9,7 +9,8 @@ import quant
 import zoo
 from benchmarks import low_bit
 from benchmarks.low_bit import Cell, LowBitConfig
-from nas import UserError, write_json
+from common.errors import UserError
+from common.files import write_json
 
 
 def config(tmp_path, **changes):

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import latency_lut_quality as study
+from common.errors import UserError
+from common.files import read_json, write_json
 from latency_lut.timing import Timing
-from nas import UserError, read_json, write_json
 from tests.test_table import made_up
 
 ROW = {

@@ -6,6 +6,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from common.cli import parse
+from common.errors import UserError
 from latency_lut import LatencyTable
 from latency_lut.__main__ import WORDS, Config, main
 from latency_lut.diff import diff
@@ -15,8 +17,7 @@ from latency_lut.merge import merge
 from latency_lut.restart import without
 from latency_lut.show import Grid, label, space_of
 from latency_lut.timing import Timing
-from nas import BlockSpec, UserError, frostnet_space
-from nas.cli import parse
+from nas import BlockSpec, frostnet_space
 from tests.test_table import OTHERWISE, SPACE, made_up, random_arch
 
 KEY, KEY_48 = "frostnet_0.5_32", "frostnet_0.5_48"

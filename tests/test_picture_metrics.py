@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas import UserError
+from common.errors import UserError
 from tasks import picture_metrics
 from tasks.picture_metrics import MOST_PSNR, PairMetrics
 

@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks import ptq_study
 from benchmarks.ptq_study import Cell, PtqConfig
-from nas import UserError, read_json
+from common.errors import UserError
+from common.files import read_json
 from tasks.engine import _diverged
 
 

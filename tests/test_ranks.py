@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas import Run, UserError, ranks
-from nas.cli import guard
+from common import distributed
+from common.cli import guard
+from common.errors import UserError
+from common.runs import Run
 from quant import QuantConfig, Schedule
 from supernet import Plan, Search, Supernet
 from tasks import Classification, Recipe, Stream, fit
@@ -31,7 +33,7 @@ def double_model() -> nn.Module:
 def gradients(model: nn.Module, stream: Stream, step: int) -> list[torch.Tensor]:
     x, y = stream.batch(step)
     F.cross_entropy(model(x.double()), y).backward()
-    ranks.average([model])
+    distributed.average([model])
     return [p.grad for p in model.parameters()]
 
 
@@ -47,7 +49,7 @@ def stopped_and_resumed(path):
     for already, stop in ((0, 3), (3, 6), (4, 15)):  # in the first epoch, in quantized training, when batch norm stands still
         with contextlib.suppress(Stopped):
             train(path, watched(already, stop_at=stop))
-        torch.manual_seed(ranks.rank() + 99)  # what was drawn before is forgotten
+        torch.manual_seed(distributed.rank() + 99)  # what was drawn before is forgotten
     return train(path)
 
 
@@ -73,8 +75,8 @@ def search_resumed_at(step: int) -> tuple[dict, list[dict]]:
     first, second = searching(), searching()
     for _ in range(step):
         first.step()
-    torch.manual_seed(ranks.rank() + 99)
-    second.load_state_dict(ranks.from_main(first.state_dict))
+    torch.manual_seed(distributed.rank() + 99)
+    second.load_state_dict(distributed.from_main(first.state_dict))
     return searched(second)
 
 
@@ -86,27 +88,27 @@ def said(call) -> str:
 
 def unequal():
     alphas = {"ops.0": torch.zeros(3), "ops.1": torch.zeros(3)}
-    ranks.assert_equal(alphas, "alphas")
-    alphas["ops.1"][2] += 1e-7 * ranks.rank()
-    return said(lambda: ranks.assert_equal(alphas, "alphas"))
+    distributed.assert_equal(alphas, "alphas")
+    alphas["ops.1"][2] += 1e-7 * distributed.rank()
+    return said(lambda: distributed.assert_equal(alphas, "alphas"))
 
 
 def statistics():
     """Batch norm's running statistics after a step in which each rank saw other data, and those of one that stands still."""
     moving, still = nn.BatchNorm1d(2), nn.BatchNorm1d(2).eval()
-    moving(torch.tensor([[0.0, 1.0], [2.0, 5.0]]) + 10.0 * ranks.rank())
-    still.running_mean += ranks.rank()
-    ranks.average([moving, still])
+    moving(torch.tensor([[0.0, 1.0], [2.0, 5.0]]) + 10.0 * distributed.rank())
+    still.running_mean += distributed.rank()
+    distributed.average([moving, still])
     return moving.running_mean, moving.running_var, still.running_mean
 
 
 def one_rank(number: int, port: int, path: Path) -> None:
     as_rank(number, port)
-    with ranks.joined():
+    with distributed.joined():
         stream = Stream(pictures(50), 6, seed=3)
         found = {
-            "numbers": [ranks.rank(), ranks.world_size(), ranks.is_main()],
-            "from_main": ranks.from_main(lambda: {"from": ranks.rank()}),
+            "numbers": [distributed.rank(), distributed.world_size(), distributed.is_main()],
+            "from_main": distributed.from_main(lambda: {"from": distributed.rank()}),
             "gradients": gradients(double_model(), Stream(pictures(50), 12, seed=0, augment=False), 5),
             "batches": [stream.batch(step) for step in range(2 * stream.steps_per_epoch)],
             "statistics": statistics(),
@@ -118,24 +120,24 @@ def one_rank(number: int, port: int, path: Path) -> None:
             "search_resumed": {step: search_resumed_at(step) for step in (4, 11)},
         }
         torch.save(found, path / f"{number}.pt")
-        ranks.only_main()
-        torch.save({"numbers": [ranks.rank(), ranks.world_size(), ranks.is_main()]}, path / f"alone{number}.pt")
+        distributed.only_main()
+        torch.save({"numbers": [distributed.rank(), distributed.world_size(), distributed.is_main()]}, path / f"alone{number}.pt")
 
 
 def trouble(case: str) -> None:
     """What goes wrong on one rank or on all."""
-    if case == "all" or case == f"rank {ranks.rank()}":
+    if case == "all" or case == f"rank {distributed.rank()}":
         raise UserError("field: 7, must be 8")
     if case == "Ctrl-C":
         raise KeyboardInterrupt
-    if case == "kill" and ranks.rank() == 1:
+    if case == "kill" and distributed.rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    ranks.barrier()
+    distributed.barrier()
 
 
 @guard
 def program(case: str) -> None:
-    with ranks.joined():
+    with distributed.joined():
         print(f"a line for {case}")
         trouble(case)
 
@@ -147,7 +149,7 @@ def troubled_rank(number: int, ports: dict[str, int], path: Path) -> None:
             with pytest.raises(SystemExit) as end:
                 program(case)
             print("exit", end.value.code)
-        ranks.stop()
+        distributed.stop()
 
 
 def as_rank(number: int, port: int) -> None:
@@ -171,16 +173,20 @@ def two(tmp_path_factory):
 
 
 def test_one_process_is_the_only_rank():
-    with ranks.joined():
-        assert (ranks.rank(), ranks.world_size(), ranks.is_main()) == (0, 1, True)
-        ranks.only_main()
+    with distributed.joined():
+        assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+        distributed.only_main()
     tensors = [torch.ones(3), torch.tensor(0.1)]
     before, random = [t.clone() for t in tensors], torch.get_rng_state()
-    ranks.mean_(tensors)
-    ranks.reseed(0, 0)
+    distributed.mean_(tensors)
+    distributed.reseed(0, 0)
     assert same(tensors, before) and torch.equal(torch.get_rng_state(), random)
-    ranks.assert_equal({"a": torch.ones(1)}, "weights")
-    assert list(range(5))[ranks.share()] == [0, 1, 2, 3, 4] and ranks.from_main(lambda: 7) == 7 and ranks.launcher() == ["python"]
+    distributed.assert_equal({"a": torch.ones(1)}, "weights")
+    assert (
+        list(range(5))[distributed.share()] == [0, 1, 2, 3, 4]
+        and distributed.from_main(lambda: 7) == 7
+        and distributed.launcher() == ["python"]
+    )
 
 
 def test_ranks_have_numbers_and_rank_0_goes_on_alone(two):
@@ -203,9 +209,9 @@ def test_two_ranks_have_the_gradient_of_one_with_twice_the_batch(two):
 @pytest.mark.parametrize("batch, count", [(6, 2), (7, 3), (50, 2), (1, 50)])
 def test_ranks_share_an_epoch_without_overlap(monkeypatch, batch, count):
     images, streams = replace(pictures(50), labels=torch.arange(50)), []
-    monkeypatch.setattr(ranks, "world_size", lambda: count)
+    monkeypatch.setattr(distributed, "world_size", lambda: count)
     for number in range(count):
-        monkeypatch.setattr(ranks, "rank", lambda number=number: number)
+        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
         streams.append(Stream(images, batch, seed=3))
     per_epoch, size = streams[0].steps_per_epoch, streams[0].batch_size
     for epoch in range(2):
@@ -215,8 +221,8 @@ def test_ranks_share_an_epoch_without_overlap(monkeypatch, batch, count):
 
 
 def test_more_ranks_than_pictures_are_refused(monkeypatch):
-    monkeypatch.setattr(ranks, "world_size", lambda: 51)
-    monkeypatch.setattr(ranks, "rank", lambda: 0)
+    monkeypatch.setattr(distributed, "world_size", lambda: 51)
+    monkeypatch.setattr(distributed, "rank", lambda: 0)
     assert "51 processes share 50 training pictures; start fewer" in said(lambda: Stream(pictures(50), 6, seed=0))
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from common.errors import UserError
 from frostnet import PUBLISHED, TABLES, architecture, frostnet, load_released, main, released_names
-from nas import UserError
 
 STAGES = {"large": (3, 2, 7, 5, 1), "base": (3, 2, 6, 4, 1), "small": (3, 1, 6, 3, 1)}  # blocks in layer1 .. layer5
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.errors import UserError
+from common.runs import Run
 from frostnet import architecture
 from frostnet import main as show_main
-from nas import Run, UserError
 from nas.__main__ import main
 from nas.cost import cost
 from nas.report import write_report

@@ -18,9 +18,11 @@ import quant
 import retrain
 import tasks.engine
 import zoo
+from common.cli import parse
+from common.errors import UserError
+from common.runs import Run
 from latency_lut import Timing
-from nas import Architecture, BlockSpec, HeadSpec, Run, StemSpec, UserError
-from nas.cli import parse
+from nas import Architecture, BlockSpec, HeadSpec, StemSpec
 from retrain import RetrainConfig, main
 from tasks import Classification, classification, in_order
 from tasks.kinds import KINDS

@@ -15,8 +15,9 @@ import quant
 import quant.gradboost
 import retrain
 import tasks.engine
+from common.errors import UserError
+from common.runs import Run
 from latency_lut import Timing
-from nas import Run, UserError
 from retrain import main
 from tasks.__main__ import main as tasks_main
 from tasks.trained import Network, find_network, load, load_backbone

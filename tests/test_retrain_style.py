@@ -12,8 +12,9 @@ from PIL import Image
 import quant
 import retrain
 import tasks.engine
+from common.errors import UserError
+from common.runs import Run
 from latency_lut import Timing
-from nas import Run, UserError
 from nas.report import write_report
 from retrain import main
 from tasks.__main__ import main as tasks_main

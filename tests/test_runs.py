@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 
-import nas.files
-from nas import Run, UserError
+import common.files
+from common.errors import UserError
+from common.runs import Run
 
 
 def test_a_checkpoint_gives_back_every_bit(tmp_path):
@@ -30,7 +31,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(nas.files.os, "fsync", full)
+    monkeypatch.setattr(common.files.os, "fsync", full)
     with pytest.raises(UserError, match=r"checkpoint\.pt: cannot be written \(the disk is full"):
         run.save_checkpoint({"step": 2})
     assert run.load_checkpoint() == {"step": 1}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas import UserError
+from common.errors import UserError
 from tasks.samples import BadSample, Data, Samples, Stream, in_order, noise, normalise, of_size, some_of, split_off, statistics
 
 

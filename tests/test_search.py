@@ -16,7 +16,8 @@ from PIL import Image
 
 import search
 import supernet
-from nas import SPACES, Architecture, Bottleneck, Run
+from common.runs import Run
+from nas import SPACES, Architecture, Bottleneck
 from nas.derive import latency_range
 from supernet.finalists import FILLED, Finalist
 from supernet.judge import slowest_of_the_best

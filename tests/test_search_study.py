@@ -8,9 +8,10 @@ import pytest
 
 from benchmarks import bottleneck_study, search_report, search_study
 from benchmarks.alone import Cell
+from common.errors import UserError
+from common.files import write_json
 from frostnet import architecture
 from latency_lut.calibration import spearman
-from nas import UserError, write_json
 
 CONFIG = search_study.StudyConfig(data_root="pictures", targets=(0.5, 0.7))
 

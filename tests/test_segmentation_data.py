@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from torchvision.tv_tensors import Mask
 
-from nas import UserError
+from common.errors import UserError
 from tasks import mask_layouts, mask_outlines, scenes
 from tasks.mask_outlines import drawn, run_lengths
 from tasks.mask_sources import Painted

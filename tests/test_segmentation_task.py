@@ -11,7 +11,8 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.segmentation import MeanIoU
 from torchvision.tv_tensors import Mask
 
-from nas import UserError, ranks
+from common import distributed
+from common.errors import UserError
 from tasks import segmentation
 from tasks.masks import IGNORE
 from tasks.samples import Samples, Stream
@@ -149,13 +150,13 @@ def test_ranks_divide_the_pictures_and_have_the_numbers_of_one(monkeypatch):
     masks = random_masks(5)
     whole = Segmentation(CLASSES).evaluate(Reads(wrong=noisy), coded(masks))
     summed = []
-    monkeypatch.setattr(ranks, "sum_", lambda tensor: summed.append(tensor.clone()) or tensor)
+    monkeypatch.setattr(distributed, "sum_", lambda tensor: summed.append(tensor.clone()) or tensor)
     for rank in range(2):
-        monkeypatch.setattr(ranks, "share", lambda rank=rank: slice(rank, None, 2))
+        monkeypatch.setattr(distributed, "share", lambda rank=rank: slice(rank, None, 2))
         Segmentation(CLASSES).evaluate(Reads(wrong=noisy), coded(masks))
     assert [int(part) for part in summed[1::2]] == [3, 2]
     totals = iter([summed[0] + summed[2], summed[1] + summed[3]])
-    monkeypatch.setattr(ranks, "sum_", lambda tensor: next(totals))
+    monkeypatch.setattr(distributed, "sum_", lambda tensor: next(totals))
     assert Segmentation(CLASSES).evaluate(Reads(wrong=noisy), coded(masks)) == whole
 
 

@@ -10,7 +10,8 @@ from torchvision.models.segmentation.lraspp import LRASPPHead
 
 import frostnet
 import quant
-from nas import UserError, count
+from common.errors import UserError
+from nas import count
 from quant.attach import trace
 from quant.layers import QUANTIZED
 from zoo.espnet import ESP, ESPNet

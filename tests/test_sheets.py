@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nas import UserError
+from common.errors import UserError
 from tasks.sheets import EDGE, GAP, LEAST, LINE, contact_sheet
 
 

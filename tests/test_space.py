@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import UserError
 from frostnet import PUBLISHED, architecture
-from nas import SPACES, BlockSpec, Choice, HeadSpec, SearchSpace, Slot, Stage, StemSpec, UserError, cost, frostnet_space
+from nas import SPACES, BlockSpec, Choice, HeadSpec, SearchSpace, Slot, Stage, StemSpec, cost, frostnet_space
 from nas.blocks import build_block
 
 SPACE = frostnet_space()

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nas import SPACES, BlockSpec, Bottleneck, UserError, bottleneck_space, build_block, find_space, frostnet_space, init_weights
+from common.errors import UserError
+from nas import SPACES, BlockSpec, Bottleneck, bottleneck_space, build_block, find_space, frostnet_space, init_weights
 from nas.spaces import INSIDES
 from supernet.alphas import Alphas
 from supernet.inherit import inherit

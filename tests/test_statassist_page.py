@@ -14,7 +14,8 @@ from benchmarks.statassist_report import mean_curve, page, score_cell, write
 from benchmarks.statassist_shares import BOOSTS, DEFAULT_BOOST, DEFAULT_SHARE, SHARES, alike, recommended, shares
 from benchmarks.statassist_twins import twins
 from benchmarks.statassist_words import effect_in
-from nas import UserError, read_json
+from common.errors import UserError
+from common.files import read_json
 from retrain import RetrainConfig
 
 ARM, PLAIN, OTHER = "cifar10_frostnet", "cifar10_frostnet_plain", "segmentation"

@@ -23,7 +23,8 @@ from benchmarks.statassist_columns import (
     seeds_of,
     stretch,
 )  # fmt: skip
-from nas import UserError, read_json
+from common.errors import UserError
+from common.files import read_json
 from quant import phase_at
 from tasks.engine import DECAYS, OPTIMIZERS, _diverged
 

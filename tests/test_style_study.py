@@ -8,7 +8,7 @@ import torch
 from benchmarks import statassist_study, style_study
 from benchmarks.statassist_columns import Cell
 from benchmarks.style_study import StyleConfig, eyes_words, look, page, write
-from nas import read_json, write_json
+from common.files import read_json, write_json
 from tests.test_statassist_study import Shown
 
 SCORES = {"l1": 0.1139, "psnr": 16.04, "ssim": 0.4551, "distance": 1.51}

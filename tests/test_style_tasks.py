@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import quant
-from nas import Run
+from common.runs import Run
 from quant import QuantConfig, Schedule
 from tasks import Recipe, fit, parts
 from tasks.cyclegan import CycleGan, steady

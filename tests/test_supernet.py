@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 import quant
+from common.errors import UserError
 from frostnet import FrostNet
-from nas import UserError, find_space
+from nas import find_space
 from nas.arch import BlockSpec
 from nas.blocks import build_block
 from nas.derive import front

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import supernet_step
 from benchmarks.supernet_step import Bench, StepConfig, bars, cut, peak_bytes
-from nas import read_json
+from common.files import read_json
 from nas.space import Slot
 from tests.spaces import tiny_space
 

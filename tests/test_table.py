@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import frostnet
+from common.errors import UserError
+from common.files import read_json, write_json
 from latency_lut import LatencyTable
 from latency_lut.calibration import calibrate
 from latency_lut.identity import CALL, IDENTITY, parts
 from latency_lut.sections import Network, Section, Validated
 from latency_lut.timing import Timing
-from nas import Bottleneck, UserError, cost, frostnet_space, read_json, write_json
+from nas import Bottleneck, cost, frostnet_space
 
 SPACE = frostnet_space(0.5, 32, 10)
 CALL_MS = 0.004

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nas import Run
+from common.runs import Run
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import retrain
-from nas import Architecture, Run
+from common.runs import Run
+from nas import Architecture
 from tests.spaces import tiny_space
 from tests.test_retrain import arguments, folder  # noqa: F401 (a fixture)
 from tests.test_table import made_up

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nas import UserError
+from common.errors import UserError
 from tasks import scenes
 from tasks.folders import CHANNELS
 from tasks.samples import Stream, in_order

@@ -12,8 +12,9 @@ from torchvision import models
 
 import quant
 import zoo
+from common.errors import UserError
 from frostnet import FrostNet, architecture
-from nas import UserError, count
+from nas import count
 from quant.layers import QUANTIZED
 from zoo.__main__ import main
 from zoo.resnet_cifar import CifarResNet

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 import frostnet
-from nas import UserError
+from common.errors import UserError
 from nas.arch import RULES, find_file
 from zoo import from_timm, from_torchvision
 from zoo.preact import PreActResNet18

@@ -14,9 +14,9 @@ from torch import nn
 import frostnet
 import quant
 import zoo
-from nas import UserError, write_json
-from nas.cli import guard
-from nas.files import write_bytes
+from common.cli import guard
+from common.errors import UserError
+from common.files import write_bytes, write_json
 from quant.attach import trace
 from quant.picture import as_dot, as_json, graph_figure
 from quant.settings import load_settings

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import frostnet
-from nas import UserError
+from common.errors import UserError
 from nas.arch import find_file
 from zoo import from_torchvision
 

@@ -23,7 +23,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, permute_and_
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 
-from nas import Architecture, UserError
+from common.errors import UserError
+from nas import Architecture
 from nas.arch import RULES
 from zoo import pyramid, ssdlite
 from zoo.backbones import backbone

@@ -5,7 +5,7 @@ Batch norms keep no running statistics: discriminators never leave training.
 
 from torch import nn
 
-from nas import UserError
+from common.errors import UserError
 from nas.arch import RULES
 from zoo.generators import NORMS, init_weights, with_norm
 

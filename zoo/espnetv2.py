@@ -10,7 +10,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from nas import UserError
+from common.errors import UserError
 from nas.blocks import ConvBNAct, init_weights
 from zoo.espnet import LEAST_WIDTH, upsample
 

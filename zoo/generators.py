@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas import UserError
+from common.errors import UserError
 from nas.arch import RULES
 from zoo.frost_generator import FrostGenerator, init_without_norms
 

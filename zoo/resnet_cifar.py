@@ -7,7 +7,7 @@ convolution with batch norm (the paper's option B), which is one more ordinary i
 
 from torch import Tensor, nn
 
-from nas import UserError
+from common.errors import UserError
 from nas.blocks import init_weights
 
 CHANNELS = (16, 32, 64)

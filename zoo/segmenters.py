@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
-from nas import Architecture, UserError
+from common.errors import UserError
+from nas import Architecture
 from nas.arch import RULES
 from zoo import backbones
 from zoo.espnet import ESPNet

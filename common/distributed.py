@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nas.errors import UserError
+from common.errors import UserError
 
 T = TypeVar("T")
 

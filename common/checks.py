@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from nas import UserError
+from common.errors import UserError
 
 
 def an_object(path: str, value: Any, keys: Sequence[str] | None = None) -> dict:

@@ -4,5 +4,5 @@
 class UserError(Exception):
     """A mistake in what the user gave: the message names the field or file, the value and the mend.
 
-    `nas.cli.guard` prints it without a traceback and exits with code 2.
+    `common.cli.guard` prints it without a traceback and exits with code 2.
     """

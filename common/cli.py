@@ -12,8 +12,8 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
-from nas.errors import UserError
-from nas.files import reason
+from common.errors import UserError
+from common.files import reason
 
 Config = TypeVar("Config")
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nas.errors import UserError
+from common.errors import UserError
 
 _LINE = 180  # a JSON container shorter than this stands on one line
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from nas.errors import UserError
-from nas.files import plain, read_bytes, read_json, reason, write_bytes, write_json
+from common.errors import UserError
+from common.files import plain, read_bytes, read_json, reason, write_bytes, write_json
 
 CHECKPOINT, LOG, ALPHAS, EVENTS = "checkpoint.pt", "log.jsonl", "alphas.jsonl", "tensorboard"
 NETWORKS = ("arch.json", "network.json", "calibrated.pt", "float_phase.pt", "int8.pt", "int8.onnx")
