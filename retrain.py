@@ -34,7 +34,7 @@ from common.errors import UserError
 from common.runs import CHECKPOINT, Run
 from latency_lut import Timing, time_networks, torch_threads
 from latency_lut.timing import TOLERANCE
-from nas.report import write_report
+from nas.report.page import write_report
 from quant.calibrate import METHODS
 from quant.executors import ONNX_ENGINES
 from quant.settings import load_settings

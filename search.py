@@ -41,7 +41,7 @@ from latency_lut import LatencyTable, prepare, time_interleaved, torch_threads
 from latency_lut.identity import revision
 from nas import Architecture, Bottleneck, SearchSpace, find_space
 from nas.derive import Point, check_target, front, latency_range
-from nas.report import write_report
+from nas.report.page import write_report
 from supernet.finalists import Finalist
 from supernet.judge import Judge, along_the_front, choose
 from supernet.results import describe, row, save_networks, save_numbers, save_pareto

@@ -28,8 +28,9 @@ from common.files import read_json, write_bytes, write_json
 from frostnet import FrostNet, find
 from latency_lut import LatencyTable, time_networks
 from nas import Architecture
-from nas.draw import architecture_figure, front_figure
-from nas.draw import save as save_figure
+from nas.report.architecture import architecture_figure
+from nas.report.front import front_figure
+from nas.report.style import save as save_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 

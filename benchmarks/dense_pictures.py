@@ -13,8 +13,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from common.files import write_bytes
-from nas.draw import LINES, panels
-from nas.draw_style import finish
+from nas.report.style import LINES, finish, panels
 
 TILE = 260  # pixels that each picture of a sheet is wide
 DRAWN = ("base", "float", "straight", "ptq", "finetune", "naive", "statassist", "both")

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.dense_pictures import curves, sheet_path
 from benchmarks.low_bit import percent, spread
 from common.files import write_bytes, write_json
-from nas.draw import save as save_figure
+from nas.report.style import save as save_figure
 
 LEARNED = 0.03  # score below which a network has not learned enough to be compared
 EQUAL = 0.1  # latencies that differ by no more than this share are called equal

@@ -31,8 +31,8 @@ from latency_lut.bench_report import GREYS
 from latency_lut.bench_results import Results, file_prefix, latency_ms, median_ms
 from latency_lut.contenders import EAGER, FLOATS, FROZEN, SESSION
 from latency_lut.timing import BEST
-from nas.draw import INK, LINES
-from nas.draw import save as save_figure
+from nas.report.style import INK, LINES
+from nas.report.style import save as save_figure
 
 TORCH_ENGINES = ("fbgemm", "qnnpack", "x86", "onednn")
 ORT = "onnxruntime"

@@ -29,8 +29,8 @@ from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import plain, read_json, write_bytes, write_json
 from common.runs import Run
-from nas.draw import LINES
-from nas.draw import save as save_figure
+from nas.report.style import LINES
+from nas.report.style import save as save_figure
 from quant import Override, QuantConfig, Schedule
 from quant.quantizers import FLOAT
 from tasks import Classification, ClassificationData, Diverged, Pictures, Recipe, Stream, classification, fit, subset

@@ -10,9 +10,8 @@ from benchmarks.statassist_columns import COLUMNS, PARTS
 from benchmarks.statassist_numbers import cells_of, difference, judged, metric_of, score_of, seed_noise, told_by, values
 from benchmarks.statassist_words import effect_in, explained
 from common.files import write_bytes, write_json
-from nas.draw import INK, LINES, panels
-from nas.draw import save as save_figure
-from nas.draw_style import ACCENT, finish
+from nas.report.style import ACCENT, INK, LINES, finish, panels
+from nas.report.style import save as save_figure
 
 AGAINST = ("naive", "float")
 BLUES = ("#bcd7f0", "#8fbce6", "#5d97cf", "#2f6fb3", "#173f6d")  # of the float shares

@@ -10,8 +10,8 @@ from common.files import write_bytes
 from latency_lut.bench_results import KEY, Results, latency_ms
 from latency_lut.contenders import EAGER, FLOATS, FROZEN, SESSION
 from latency_lut.timing import Timing
-from nas.draw import INK, LINES
-from nas.draw import save as save_figure
+from nas.report.style import INK, LINES
+from nas.report.style import save as save_figure
 
 WIDE_RANGE = 15  # from there on bars are drawn on a logarithmic axis
 GREYS = ("#cdd5dc", "#a4afb9", "#77838f")

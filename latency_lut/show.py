@@ -13,7 +13,8 @@ from common.cli import guard, option, parse
 from common.errors import UserError
 from latency_lut.report import figures_text, odd_pairs, table_text
 from latency_lut.table import LatencyTable
-from nas import BlockSpec, SearchSpace, draw, find_space
+from nas import BlockSpec, SearchSpace, find_space
+from nas.report.style import INK, save
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def command(words: Sequence[str]) -> LatencyTable:
     if config.picture:
         if not grids:
             raise UserError(f"picture: {table.path} holds no complete section yet; go on measuring: {table.go_on()}")
-        draw.save(figure(grids), config.picture)
+        save(figure(grids), config.picture)
         print(f"written: {config.picture}")
     return table
 
@@ -97,9 +98,9 @@ def figure(grids: dict[str, Grid]) -> Figure:
         middle = sum(shades.get_clim()) / 2
         for (i, j), value in np.ndenumerate(grid.ms):
             if np.isfinite(value):
-                colour = "white" if np.log(value) > middle else draw.INK
+                colour = "white" if np.log(value) > middle else INK
                 ax.text(j, i, f"{value:.2g}" if value < 0.1 else f"{value:.3f}", ha="center", va="center", fontsize=6, color=colour)
         ax.set_xticks(range(len(grid.columns)), grid.columns, rotation=60, ha="right", fontsize=7)
         ax.set_yticks(range(len(grid.rows)), grid.rows, fontsize=7)
-        ax.set_title(f"{key}: ms a block (stem {grid.stem_ms:.3f}, head {grid.head_ms:.3f})", fontsize=9, color=draw.INK)
+        ax.set_title(f"{key}: ms a block (stem {grid.stem_ms:.3f}, head {grid.head_ms:.3f})", fontsize=9, color=INK)
     return chart

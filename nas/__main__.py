@@ -8,8 +8,9 @@ from common.cli import guard
 from common.errors import UserError
 from nas.arch import Architecture, find_file
 from nas.cost import table
-from nas.draw import architecture_figure, save, text_drawing
-from nas.report import write_report
+from nas.report.architecture import architecture_figure, text_drawing
+from nas.report.page import write_report
+from nas.report.style import save
 
 
 @guard

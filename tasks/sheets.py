@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.files import write_bytes
-from nas.draw_style import INK, PAPER, SOFT
+from nas.report.style import INK, PAPER, SOFT
 
 LEAST = 160  # pixels that the shorter side of a tile has at least
 GAP, EDGE, LINE = 8, 14, 18  # pixels between tiles, around all, and of a line of text

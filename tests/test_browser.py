@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from nas.report import write_report
+from nas.report.page import write_report
 from tests.synthetic import search_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

@@ -10,19 +10,10 @@ from common.errors import UserError
 from frostnet import architecture
 from nas import Architecture, BlockSpec, HeadSpec, StemSpec
 from nas.cost import cost
-from nas.draw import (
-    architecture_figure,
-    curves_figure,
-    front_figure,
-    full_name,
-    inline_svg,
-    prediction_errors,
-    prediction_figure,
-    save,
-    text_drawing,
-    words,
-)
-from nas.draw_style import OPS
+from nas.report.architecture import architecture_figure, full_name, text_drawing, words
+from nas.report.curves import curves_figure
+from nas.report.front import front_figure, prediction_errors, prediction_figure
+from nas.report.style import OPS, inline_svg, save
 
 NET = architecture("small", 0.5, 10, 32)
 NAMES = [row.name for row in cost(NET).rows]

@@ -16,8 +16,8 @@ from frostnet import architecture
 from frostnet import main as show_main
 from nas.__main__ import main
 from nas.cost import cost
-from nas.report import write_report
-from nas.report_html import POLICY, table
+from nas.report.html import POLICY, table
+from nas.report.page import write_report
 from tests.synthetic import search_run
 
 NET = architecture("small", 0.5, 10, 32)

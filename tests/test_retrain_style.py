@@ -15,7 +15,7 @@ import tasks.engine
 from common.errors import UserError
 from common.runs import Run
 from latency_lut import Timing
-from nas.report import write_report
+from nas.report.page import write_report
 from retrain import main
 from tasks.__main__ import main as tasks_main
 from tasks.trained import find_network, load

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nas.draw_style import ACCENT, GRID, LINES, SOFT, Draw, finish, is_number, panels, word
+from nas.report.style import ACCENT, GRID, LINES, SOFT, Draw, finish, is_number, panels, word
 
 MOST_POINTS = 600  # drawn of a front, which may have 20,000
 BAND = 0.05  # of the measured latency: where predictions should lie

@@ -1,4 +1,4 @@
-"""report.html of a run: one self-contained page from the files in its folder, which `nas.report_data` reads.
+"""report.html of a run: one self-contained page from the files in its folder, which `nas.report.page.data` reads.
 
 A section is left out where the run has nothing for it. Pictures are also written to figures/*.png.
 """
@@ -14,22 +14,13 @@ from common.files import read_bytes, write_bytes
 from common.runs import CONTACT, LOG, Run
 from nas.arch import Architecture
 from nas.cost import cost
-from nas.draw import (
-    architecture_figure,
-    curve_panels,
-    curves_figure,
-    front_figure,
-    front_panels,
-    inline_svg,
-    is_number,
-    panels,
-    prediction_errors,
-    prediction_figure,
-    save,
-)
-from nas.report_data import read_alphas, read_architecture, read_front, read_health, read_object
-from nas.report_html import image, label, notice, page, plots, table, tiles
-from nas.report_parts import alphas, architecture
+from nas.report.architecture import architecture_figure
+from nas.report.charts import alphas, architecture
+from nas.report.curves import curve_panels, curves_figure
+from nas.report.data import read_alphas, read_architecture, read_front, read_health, read_object
+from nas.report.front import front_figure, front_panels, prediction_errors, prediction_figure
+from nas.report.html import image, label, notice, page, plots, table, tiles
+from nas.report.style import inline_svg, is_number, panels, save
 
 FILES = ("config.json", "arch.json", "network.json", "metrics.json", "front.json", LOG)
 LATENCY = ("latency (ms)", "price of latency (mu)")  # kinds of curves that stand in a section of their own

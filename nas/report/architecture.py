@@ -1,4 +1,4 @@
-"""Pictures of a run: the architecture, the curves of its log, the Pareto front. Figures own no global state."""
+"""An architecture drawn: as text for a terminal, and as a figure."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,15 +9,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from nas.arch import Architecture, BlockSpec, HeadSpec, StemSpec
 from nas.cost import Row, cost
-from nas.draw_curves import curve_panels, curves_figure
-from nas.draw_front import front_figure, front_panels, measured_networks, prediction_errors, prediction_figure
-from nas.draw_style import FAINT, INK, LINES, OPS, SOFT, inline_svg, is_number, panels, save
-
-__all__ = [
-    "INK", "LINES", "Words", "architecture_figure", "curve_panels", "curves_figure", "front_figure", "front_panels", "full_name",
-    "inline_svg", "is_number", "measured_networks", "op_of", "panels", "prediction_errors", "prediction_figure", "save", "text_drawing",
-    "words",
-]  # fmt: skip
+from nas.report.style import FAINT, INK, OPS, SOFT
 
 _BAR_AT, _BAR_WIDTH = 6.6, 3.4  # inches
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nas.draw_style import ACCENT, FAINT, LINES, SOFT, Draw, finish, is_number, panels, word
+from nas.report.style import ACCENT, FAINT, LINES, SOFT, Draw, finish, is_number, panels, word
 
 MOST_POINTS = 500  # drawn of a curve
 

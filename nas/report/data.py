@@ -2,7 +2,7 @@
 
 config.json   "command" and settings
 latency.json  {"parts": {"stem": ms, "blocks.0": ms, .., "head": ms}, further facts}
-front.json    see `nas.draw_front`
+front.json    see `nas.report.page.front`
 space.json    {"tied": bool, "stages": [{"min_depth": int, "slots": [[label of each candidate, ..], ..]}, ..]}
 alphas.jsonl  rows {"step", "ops": [stage][slot][candidate] probabilities, "depths": [stage][depth] probabilities}
 metrics.json  any numbers, words and tables; "health": {"warnings": [text, ..], numbers}
@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.runs import ALPHAS, Run
 from nas.arch import Architecture
 from nas.cost import cost
-from nas.draw_style import is_number
+from nas.report.style import is_number
 
 
 def read_object(run: Run, name: str) -> dict:

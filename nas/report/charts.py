@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from nas.cost import Row
-from nas.draw import full_name, op_of, words
-from nas.report_data import Distribution, Stage, Trajectory
+from nas.report.architecture import full_name, op_of, words
+from nas.report.data import Distribution, Stage, Trajectory
 
 _MOST_COLUMNS = 120  # of a heat map's time
 _HEAT = (66, 134, 205)
