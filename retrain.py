@@ -35,9 +35,9 @@ from common.runs import CHECKPOINT, Run
 from latency_lut import Timing, time_networks, torch_threads
 from latency_lut.timing import TOLERANCE
 from nas.report.page import write_report
+from quant.attach.settings import load_settings
 from quant.calibrate import METHODS
 from quant.executors import ONNX_ENGINES
-from quant.settings import load_settings
 from tasks import OPTIMIZERS, Fitted, Recipe, fit, pairs, parts
 from tasks.engine import DECAYS
 from tasks.features import random_features

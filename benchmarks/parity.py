@@ -28,7 +28,7 @@ from common.errors import UserError
 from common.files import read_json, write_bytes, write_json
 from latency_lut.bench_results import file_prefix
 from nas import count
-from quant.parity import MAX_LAYER_STEPS
+from quant.integer.parity import MAX_LAYER_STEPS
 from tasks import Pictures, Stream, classification, in_order
 
 CLASSES, SIZE, BATCH = 10, 32, 32

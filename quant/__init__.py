@@ -9,25 +9,25 @@ quant.freeze(int8, images[:1]).save("int8.pt")                             # the
 quant.export_onnx(graph, "int8.onnx")                                      # for other runtimes, checked in onnxruntime
 """
 
-from quant.attach import attach, extra_loss, freeze_bn, plan, quantizer_parameters, quantizers_of, set_bits, set_mode
-from quant.biases import snap_biases
+from quant.attach.config import Override, QuantConfig
+from quant.attach.graph_pass import attach, extra_loss, freeze_bn, plan, quantizer_parameters, quantizers_of, set_bits, set_mode
+from quant.attach.placement import PlanRow
+from quant.attach.settings import load_settings
 from quant.calibrate import calibrate
-from quant.config import Override, QuantConfig
-from quant.convert import Frozen, code_inputs, convert, freeze, freeze_float, load_frozen
 from quant.errors import QuantError
 from quant.executors import available, use_engine
-from quant.export import OnnxReport, export_onnx
-from quant.gradboost import GradBoost
-from quant.gradients import GRADIENT_QUANTIZERS
-from quant.graph import IntGraph
-from quant.grid import ENGINES, QParams, weight_qmax
-from quant.parity import ParityReport, parity
-from quant.plan import PlanRow
+from quant.export.onnx.export import OnnxReport, export_onnx
+from quant.integer.biases import snap_biases
+from quant.integer.conversion import Frozen, code_inputs, convert, freeze, freeze_float, load_frozen
+from quant.integer.graph import IntGraph
+from quant.integer.parity import ParityReport, parity
 from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, WEIGHT_QUANTIZERS, parse_spec
-from quant.range_bn import RangeBN1d, RangeBN2d
-from quant.schedule import Phase, Schedule, phase_at
-from quant.settings import load_settings
-from quant.train_8bit import train_8bit
+from quant.quantizers.gradients import GRADIENT_QUANTIZERS
+from quant.quantizers.grid import ENGINES, QParams, weight_qmax
+from quant.training.gradboost import GradBoost
+from quant.training.range_bn import RangeBN1d, RangeBN2d
+from quant.training.statassist import Phase, Schedule, phase_at
+from quant.training.train_8bit import train_8bit
 
 __all__ = [
     "ACTIVATION_QUANTIZERS",

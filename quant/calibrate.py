@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
-from quant.attach import attach, quantizers_of, set_mode
-from quant.biases import snap_biases
-from quant.config import QuantConfig
+from quant.attach.config import QuantConfig
+from quant.attach.graph_pass import attach, quantizers_of, set_mode
 from quant.errors import QuantError
-from quant.fake_quant import widen
-from quant.grid import QParams
+from quant.integer.biases import snap_biases
 from quant.quantizers import ActivationQuantizer, Int8Activation
 from quant.quantizers.base import check_range, choose
+from quant.quantizers.fake_quant import widen
+from quant.quantizers.grid import QParams
 
 METHODS = ("minmax", "percentile", "mse")
 

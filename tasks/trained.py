@@ -25,7 +25,7 @@ from common.errors import UserError
 from common.runs import CHECKPOINT, Run
 from nas import Architecture, count
 from nas.arch import RULES, SHIPPED, find_file
-from quant.settings import config_from
+from quant.attach.settings import config_from
 from tasks import parts
 from zoo import backbones, detectors, generators, segmenters
 

@@ -8,8 +8,8 @@ import frostnet
 import quant
 import zoo
 from common.errors import UserError
-from quant.attach import trace
-from quant.layers import QUANTIZED
+from quant.attach.graph_pass import trace
+from quant.attach.layers import QUANTIZED
 from zoo.backbones import MOBILENETS, backbone, find, knows
 
 CHANNELS = {

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import quant
 from quant import Override, QuantConfig, QuantError
 from quant.calibrate import HALF, METHODS, _Bins, _count, _edge, _squared_errors, calibrate
-from quant.grid import QParams, affine_qparams
 from quant.quantizers import Int8Activation
+from quant.quantizers.grid import QParams, affine_qparams
 
 INF = float("inf")
 DEFAULT = QuantConfig()

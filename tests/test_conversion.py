@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 import quant
-from quant.export import export_onnx
+from quant.export.onnx.export import export_onnx
 
 ENGINES = ("reference", *(e for e in quant.available() if e != "openvino"))
 
@@ -119,7 +119,7 @@ def test_a_call_with_arguments_that_onnx_has_not_is_refused_in_words(name, tmp_p
 
 
 def test_a_float_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
-    from quant import export
+    from quant.export.onnx import export
 
     monkeypatch.setattr(export.OnnxNetwork, "__call__", lambda self, x: torch.zeros(4, 8, 9, 9))
     with pytest.raises(quant.QuantError, match="off by"):

@@ -1,4 +1,4 @@
-"""quant.deconv: a transposed convolution as an ordinary one, exactly; and transposed convolutions on every engine."""
+"""quant.integer.deconv: a transposed convolution as an ordinary one, exactly; and transposed convolutions on every engine."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import quant
-from quant.deconv import as_convolution, interleave, out_first
-from quant.graph import Op
+from quant.integer.deconv import as_convolution, interleave, out_first
+from quant.integer.graph import Op
 
 SIDE = st.tuples(
     st.integers(1, 5), st.integers(1, 3), st.integers(0, 3), st.integers(1, 2), st.integers(0, 2)

@@ -9,8 +9,8 @@ import quant
 from quant import QuantConfig
 from quant.calibrate import calibrate
 from quant.executors.fbgemm_forms import apart, fast_form, together
-from quant.graph import Op, leaves
-from quant.parity import output_steps
+from quant.integer.graph import Op, leaves
+from quant.integer.parity import output_steps
 from quant.quantizers import SameGrid
 from tests.test_kernel_traps import STEPS, Two, check, each_engine, on_codes
 from tests.test_outputs import in_tuples, observed, shapes

@@ -9,7 +9,7 @@ from torchvision.ops import box_iou
 import quant
 from common.errors import UserError
 from nas import count
-from quant.layers import QUANTIZED
+from quant.attach.layers import QUANTIZED
 from zoo import detectors, pyramid
 
 SIZE, CLASSES = 96, 3

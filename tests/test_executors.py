@@ -14,9 +14,9 @@ import quant
 from frostnet import frostnet
 from quant.executors import build
 from quant.executors.reference import Reference
-from quant.graph import IntGraph, Op, Ref
-from quant.grid import QParams
-from quant.parity import LayerParity, ParityReport
+from quant.integer.graph import IntGraph, Op, Ref
+from quant.integer.parity import LayerParity, ParityReport
+from quant.quantizers.grid import QParams
 
 ENGINES = ("reference", *quant.available())
 

@@ -1,4 +1,4 @@
-"""quant.fake_quant and quant.quantizers.int8 against known answers, torch's own operator and float64."""
+"""quant.quantizers.fake_quant and quant.quantizers.int8 against known answers, torch's own operator and float64."""
 
 import pytest
 import torch
@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from quant.errors import QuantError
-from quant.fake_quant import fake_quantize, fake_quantize_weight
-from quant.grid import ENGINES, QParams, affine_qparams, has_vnni, weight_qmax
 from quant.quantizers import Int8Activation, Int8Weight
+from quant.quantizers.fake_quant import fake_quantize, fake_quantize_weight
+from quant.quantizers.grid import ENGINES, QParams, affine_qparams, has_vnni, weight_qmax
 
 
 def test_affine_grid_has_the_papers_numbers():

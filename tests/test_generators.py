@@ -11,8 +11,8 @@ import quant
 from common.errors import UserError
 from nas import count
 from nas.blocks import Block
-from quant.attach import trace
-from quant.layers import QUANTIZED
+from quant.attach.graph_pass import trace
+from quant.attach.layers import QUANTIZED
 from tasks import parts
 from zoo.frost_generator import FrostGenerator
 from zoo.generators import NAMES, NORMS, Cycle, NoNorm, ResNetGenerator, UNet, build, check_size, init_weights, knows, with_norm

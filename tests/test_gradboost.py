@@ -1,4 +1,4 @@
-"""quant.gradboost: the recursion of arXiv:2006.09679 against scalar transcriptions, its noise, and torch.optim where it is off."""
+"""quant.training.gradboost: the recursion of arXiv:2006.09679 against scalar transcriptions, its noise, and torch.optim where it is off."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks import gradboost_step
 from quant import GradBoost, QuantError
-from quant.gradboost import _Noise, boost, noise_levels, update_stats
+from quant.training.gradboost import _Noise, boost, noise_levels, update_stats
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
@@ -445,7 +445,7 @@ def test_seeds_decide_the_noise():
 def test_more_elements_than_fit_a_chunk_are_all_taken_in(monkeypatch):
     gradients = []
     for chunk in (2**17, 64):
-        monkeypatch.setattr("quant.gradboost.CHUNK", chunk)
+        monkeypatch.setattr("quant.training.gradboost.CHUNK", chunk)
         (p,) = parameters(shapes=((100, 4),))
         optimizer = still([p], clip="relative", seed=7)
         for step in range(3):

@@ -1,4 +1,4 @@
-"""quant.gradients: stochastic rounding of gradients against worked numbers, its mean, and its streams of noise."""
+"""quant.quantizers.gradients: stochastic rounding of gradients against worked numbers, its mean, and its streams of noise."""
 
 import pytest
 import torch
@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from quant import QuantError
-from quant.gradients import GRADIENT_QUANTIZERS, DorefaGradient, MinMaxGradient, NoiseStream, dorefa_gradient, minmax_gradient, on_grid
+from quant.quantizers.gradients import (
+    GRADIENT_QUANTIZERS,
+    DorefaGradient,
+    MinMaxGradient,
+    NoiseStream,
+    dorefa_gradient,
+    minmax_gradient,
+    on_grid,
+)
 
 PURE = {
     "dorefa": dorefa_gradient,

@@ -11,8 +11,8 @@ import quant
 from quant.calibrate import calibrate
 from quant.executors import build
 from quant.executors.reference import Reference
-from quant.graph import IntGraph, Op, Ref
-from quant.grid import QParams
+from quant.integer.graph import IntGraph, Op, Ref
+from quant.quantizers.grid import QParams
 
 OPENVINO = {"openvino": pytest.mark.slow}  # half a second to compile a network
 ENGINES = ["reference", *(pytest.param(name, marks=OPENVINO.get(name, ())) for name in quant.available())]

@@ -22,7 +22,7 @@ import quant
 from quant import QuantConfig
 from quant.calibrate import calibrate
 from quant.executors.reference import Reference
-from quant.parity import output_steps
+from quant.integer.parity import output_steps
 
 ENGINES = quant.available()
 STEPS = {"qnnpack": 2}  # of difference in a layer; 1 on the others

@@ -15,7 +15,7 @@ from torch import nn
 import quant
 from quant.executors import onnx_engines
 from quant.executors.onnx_engines import OnnxNetwork, optimised
-from quant.onnx_graph import to_onnx
+from quant.export.onnx.graph import to_onnx
 
 
 def observed(model, x, engine="onnxruntime", **config):
@@ -200,7 +200,7 @@ def test_a_float_model_needs_pictures_to_be_traced_with(tmp_path):
 
 def test_a_layer_left_in_float_by_the_runtime_is_an_error(graph, tmp_path, monkeypatch):
     """What is counted is what the runtime made of the file: here it has fused nothing."""
-    from quant import export
+    from quant.export.onnx import export
 
     monkeypatch.setattr(export, "optimised", lambda model: model)
     with pytest.raises(quant.QuantError, match="6 of 6 integer layers in float"):

@@ -7,9 +7,9 @@ from torch import nn
 
 import quant
 from quant import QuantConfig
-from quant.graph import leaves
-from quant.onnx_graph import structure
-from quant.parity import differences, equal_argmax, output_steps
+from quant.export.onnx.graph import structure
+from quant.integer.graph import leaves
+from quant.integer.parity import differences, equal_argmax, output_steps
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ def test_a_network_that_gives_a_dict_is_refused_in_words():
 
 
 def test_a_float_file_is_compared_at_each_output(tmp_path, monkeypatch):
-    from quant import export
+    from quant.export.onnx import export
 
     x = torch.randn(2, 3, 4, 4)
     assert quant.export_onnx(Several(lambda a, b: (a, b)), tmp_path / "net.onnx", x).max_difference < 1e-5

@@ -1,4 +1,4 @@
-"""quant.padding: reflected, repeated and zero pixels as moves of codes, on every engine and in ONNX."""
+"""quant.integer.padding: reflected, repeated and zero pixels as moves of codes, on every engine and in ONNX."""
 
 import numpy as np
 import onnx
@@ -11,8 +11,8 @@ from torch import nn
 
 import quant
 from quant.calibrate import calibrate
-from quant.onnx_graph import to_onnx
-from quant.padding import pad
+from quant.export.onnx.graph import to_onnx
+from quant.integer.padding import pad
 
 NUMPYS = {"reflect": {"mode": "reflect"}, "replicate": {"mode": "edge"}, "constant": {"mode": "constant", "constant_values": 7}}
 ENGINES = ["reference", *(pytest.param(e, marks=pytest.mark.slow if e == "openvino" else ()) for e in quant.available())]

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quant.fake_quant import fake_quantize
-from quant.grid import affine_qparams
 from quant.quantizers.dorefa import DorefaActivation, DorefaWeight
+from quant.quantizers.fake_quant import fake_quantize
 from quant.quantizers.fqn import FqnWeight
 from quant.quantizers.gdrq import GdrqActivation, GdrqWeight
+from quant.quantizers.grid import affine_qparams
 from quant.quantizers.int8 import Int8Activation, Int8Weight
 from quant.quantizers.pact import PactActivation, learned_clip
 from quant.quantizers.qil import QilActivation, QilWeight, activation_interval, signed_interval, weight_interval

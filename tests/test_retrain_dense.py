@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import quant
-import quant.gradboost
+import quant.training.gradboost
 import retrain
 import tasks.engine
 from common.errors import UserError

@@ -1,4 +1,4 @@
-"""quant.schedule: which phase an epoch is in."""
+"""quant.training.statassist: which phase an epoch is in."""
 
 import pytest
 from hypothesis import given

@@ -12,8 +12,8 @@ import frostnet
 import quant
 from common.errors import UserError
 from nas import count
-from quant.attach import trace
-from quant.layers import QUANTIZED
+from quant.attach.graph_pass import trace
+from quant.attach.layers import QUANTIZED
 from zoo.espnet import ESP, ESPNet
 from zoo.espnetv2 import EESP, NARROW, WIDE, ESPNetv2
 from zoo.lraspp import LRASPP, RASPP

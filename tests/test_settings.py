@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import quant
 from quant import Override, QuantConfig, QuantError
-from quant.config import OP_TYPES
-from quant.settings import config_from, load_settings
+from quant.attach.config import OP_TYPES
+from quant.attach.settings import config_from, load_settings
 
 TEXTS = st.text(st.characters(codec="ascii", categories=("L", "N", "P")), min_size=1, max_size=20)
 GLOBS = st.lists(TEXTS, max_size=3).map(tuple)

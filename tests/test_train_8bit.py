@@ -1,4 +1,4 @@
-"""quant.backprop and quant.train_8bit: 8-bit forward and backward (arXiv:1805.11046), and that a network trains by them."""
+"""quant.training.backprop and quant.training.train_8bit: 8-bit forward and backward (arXiv:1805.11046), and that a network trains by them."""
 
 import copy
 
@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from quant import QuantError
-from quant.backprop import Bifurcation, QBPConv2d, QBPLinear, QBPRangeBN2d, SampleRange, _Linear, round_affine
-from quant.gradients import NoiseStream, minmax_gradient
-from quant.train_8bit import train_8bit
+from quant.quantizers.gradients import NoiseStream, minmax_gradient
+from quant.training.backprop import Bifurcation, QBPConv2d, QBPLinear, QBPRangeBN2d, SampleRange, _Linear, round_affine
+from quant.training.train_8bit import train_8bit
 
 
 class HalfNoise(NoiseStream):

@@ -15,7 +15,7 @@ import zoo
 from common.errors import UserError
 from frostnet import FrostNet, architecture
 from nas import count
-from quant.layers import QUANTIZED
+from quant.attach.layers import QUANTIZED
 from zoo.__main__ import main
 from zoo.resnet_cifar import CifarResNet
 

@@ -19,9 +19,9 @@ from matplotlib.patches import Rectangle
 import quant
 import zoo
 from quant import QuantConfig
-from quant.attach import trace
-from quant.picture import COLOURS, as_dot, as_json, cuts, draw, graph_figure, layout, network, rows_of
+from quant.attach.graph_pass import trace
 from zoo.__main__ import counts, main, table
+from zoo.drawing import COLOURS, as_dot, as_json, cuts, draw, graph_figure, layout, network, rows_of
 from zoo.generators import build
 
 SIZE = 32

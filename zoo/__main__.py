@@ -17,10 +17,10 @@ import zoo
 from common.cli import guard
 from common.errors import UserError
 from common.files import write_bytes, write_json
-from quant.attach import trace
-from quant.picture import as_dot, as_json, graph_figure
-from quant.settings import load_settings
+from quant.attach.graph_pass import trace
+from quant.attach.settings import load_settings
 from zoo import detectors, discriminators, generators, segmenters
+from zoo.drawing import as_dot, as_json, graph_figure
 
 COLUMNS = ("node", "op", "weight", "gradient", "reads", "makes", "reason")
 LAYERS = ("conv", "linear", "deconv")

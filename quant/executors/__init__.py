@@ -7,8 +7,8 @@ from quant.errors import QuantError
 from quant.executors.base import Executor
 from quant.executors.onnx_engines import OnnxRuntime, OpenVino
 from quant.executors.reference import Reference
-from quant.graph import IntGraph
-from quant.grid import ENGINES
+from quant.integer.graph import IntGraph
+from quant.quantizers.grid import ENGINES
 
 try:
     from quant.executors import torch_engines

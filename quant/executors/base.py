@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, fx, nn
 
-from quant.graph import IntGraph, Op, Ref
-from quant.grid import HALVES_AWAY, QParams
+from quant.integer.graph import IntGraph, Op, Ref
+from quant.quantizers.grid import HALVES_AWAY, QParams
 
 
 class Executor(nn.Module, ABC):

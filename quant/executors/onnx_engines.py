@@ -1,4 +1,4 @@
-"""onnxruntime and OpenVINO: the integer graph written as ONNX (quant/onnx_graph.py) and run by another runtime's integer kernels.
+"""onnxruntime and OpenVINO: the integer graph written as ONNX (quant/export/onnx/graph.py) and run by another runtime's integer kernels.
 
 Codes are uint8 tensors. The whole network is one session, which fuses and reorders as it likes; `step` runs one operation in a session
 of its own, on equal codes, which is what the parity gate compares.
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from quant.errors import QuantError
 from quant.executors.reference import Reference
-from quant.graph import IntGraph, Op, Ref
-from quant.onnx_graph import structure, to_onnx
+from quant.export.onnx.graph import structure, to_onnx
+from quant.integer.graph import IntGraph, Op, Ref
 
 QUANTIZED = (
     "QLinearConv", "QGemm", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearAveragePool", "QLinearGlobalAveragePool",

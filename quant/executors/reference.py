@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from quant.executors.base import Executor
-from quant.graph import IntGraph, Op
-from quant.grid import HALVES_AWAY, QParams
-from quant.instance_norm import scale_and_shift
+from quant.integer.graph import IntGraph, Op
+from quant.integer.instance_norm import scale_and_shift
+from quant.quantizers.grid import HALVES_AWAY, QParams
 
 _EXACT_FLOAT32 = 2**24
 

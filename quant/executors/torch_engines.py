@@ -10,13 +10,13 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from quant import ops
+from quant.attach import ops
 from quant.errors import QuantError
 from quant.executors.base import Executor
 from quant.executors.fbgemm_forms import apart, fast_form, together
-from quant.graph import Call, IntGraph, Op
-from quant.grid import QParams
-from quant.instance_norm import scale_and_shift
+from quant.integer.graph import Call, IntGraph, Op
+from quant.integer.instance_norm import scale_and_shift
+from quant.quantizers.grid import QParams
 
 ENGINES = ("fbgemm", "qnnpack", "x86", "onednn")
 

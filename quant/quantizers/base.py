@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from quant.errors import QuantError
-from quant.fake_quant import widen
-from quant.grid import QParams
+from quant.quantizers.fake_quant import widen
+from quant.quantizers.grid import QParams
 
 INF = float("inf")
 
@@ -133,7 +133,7 @@ class ActivationQuantizer(Quantizer):
 class WeightQuantizer(Quantizer):
     """Quantizes a weight from its current values (and the method's Parameters, if it has any).
 
-    limit  largest code that the engine takes (quant.grid.weight_qmax); methods with free steps keep to it
+    limit  largest code that the engine takes (quant.quantizers.grid.weight_qmax); methods with free steps keep to it
     axis   of the output channels: 0, for transposed convolutions 1
     """
 

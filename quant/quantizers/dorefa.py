@@ -1,4 +1,4 @@
-"""`dorefa`, arXiv:1606.06160: weights squashed by tanh into [-1, 1], activations clipped to [0, 1]. (Gradients: quant/gradients.py.)
+"""`dorefa`, arXiv:1606.06160: weights squashed by tanh into [-1, 1], activations clipped to [0, 1]. (Gradients: quant/quantizers/gradients.py.)
 
     q(r) = round(n r) / n, n = 2^bits - 1          weights:  t = tanh(w), m = max|t|, y = 2 q(t / 2m + 1/2) - 1 (equation 9)
     1 bit: y = sign(w) mean|w| (equation 7)        activations: y = q(clip(x, 0, 1)) (equation 11)
@@ -8,9 +8,9 @@ Weights have 2^bits values, none of them zero, and magnitude 1 whatever w is: th
 import torch
 from torch import Tensor
 
-from quant.fake_quant import fake_quantize, straight_through
-from quant.grid import SMALLEST_SCALE, QParams, positive_levels
 from quant.quantizers.base import ActivationQuantizer, WeightQuantizer, choose
+from quant.quantizers.fake_quant import fake_quantize, straight_through
+from quant.quantizers.grid import SMALLEST_SCALE, QParams, positive_levels
 
 
 class DorefaWeight(WeightQuantizer):

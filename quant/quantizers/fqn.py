@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from quant.errors import QuantError
-from quant.fake_quant import fake_quantize, straight_through
 from quant.quantizers.base import INF, WeightQuantizer, check_range, choose, quantiles
+from quant.quantizers.fake_quant import fake_quantize, straight_through
 from quant.quantizers.ranges import MovingRange, affine_weight_grid, symmetric_scale
 
 

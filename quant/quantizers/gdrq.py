@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from quant.errors import QuantError
-from quant.fake_quant import fake_quantize, numbers, straight_through
-from quant.grid import SMALLEST_SCALE, QParams, positive_levels
 from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, check_range, choose
+from quant.quantizers.fake_quant import fake_quantize, numbers, straight_through
+from quant.quantizers.grid import SMALLEST_SCALE, QParams, positive_levels
 
 
 class GdrqWeight(WeightQuantizer):
     """k, group_size (-1: one group), reshape as above; grad "ste" (gradient everywhere) or "clip" (none beyond T); levels "signed" or
-    "seed" (quant.grid.positive_levels)."""
+    "seed" (quant.quantizers.grid.positive_levels)."""
 
     def __init__(self, bits: int = 4, limit: int = 127, axis: int = 0, k: float = 2.0, group_size: int = -1, grad: str = "ste",
                  reshape: int = 0, levels: str = "signed"):  # fmt: skip

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from quant.errors import QuantError
-from quant.fake_quant import fake_quantize, fake_quantize_weight, numbers
-from quant.grid import QParams, positive_levels
 from quant.quantizers.base import INF, WeightQuantizer, check_range, choose
+from quant.quantizers.fake_quant import fake_quantize, fake_quantize_weight, numbers
+from quant.quantizers.grid import QParams, positive_levels
 from quant.quantizers.ranges import MovingRange, affine_weight_grid, symmetric_scale
 
 
@@ -20,7 +20,7 @@ class Int8Weight(WeightQuantizer):
 
     scheme        "symmetric" or "affine"
     granularity   "channel" or "tensor"
-    levels        quant.grid.positive_levels, for the symmetric scheme
+    levels        quant.quantizers.grid.positive_levels, for the symmetric scheme
     bias_correct  add each channel's mean error back (a variant of the MXNet operator); leaves the grid, so it has no integer form
     """
 
@@ -60,7 +60,7 @@ class Int8Activation(MovingRange):
     """Activations on one grid for the tensor.
 
     scheme    "affine" or "symmetric"
-    levels    quant.grid.positive_levels, for the symmetric scheme; "unsigned" is for values that cannot be negative
+    levels    quant.quantizers.grid.positive_levels, for the symmetric scheme; "unsigned" is for values that cannot be negative
     delay     training batches during which ranges are tracked and nothing is rounded, in evaluation neither
     momentum, grad  as in MovingRange
     """

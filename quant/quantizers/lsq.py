@@ -9,9 +9,9 @@ picture's features. s starts at 2 mean|x| / sqrt(Qp).
 import torch
 from torch import Tensor, nn
 
-from quant.fake_quant import at_least, inside, numbers, round_to_grid
-from quant.grid import QParams
 from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, choose, inner
+from quant.quantizers.fake_quant import at_least, inside, numbers, round_to_grid
+from quant.quantizers.grid import QParams
 
 SMALLEST_STEP = 1e-6
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from quant.errors import QuantError
-from quant.fake_quant import at_least, inside, numbers, round_to_grid
-from quant.grid import QParams, positive_levels
 from quant.quantizers.base import INF, ActivationQuantizer, agree_mean, check_range, choose, inner, quantiles
+from quant.quantizers.fake_quant import at_least, inside, numbers, round_to_grid
+from quant.quantizers.grid import QParams, positive_levels
 
 SMALLEST_ALPHA = 1e-3
 

@@ -10,9 +10,9 @@ step (Schedule(bits=(5, 4, 3, 2))), with a learning rate for intervals 100 times
 import torch
 from torch import Tensor, nn
 
-from quant.fake_quant import Number, at_least, inside, numbers
-from quant.grid import QParams, positive_levels
 from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, check_range, choose, inner, quantiles
+from quant.quantizers.fake_quant import Number, at_least, inside, numbers
+from quant.quantizers.grid import QParams, positive_levels
 
 SMALLEST_DISTANCE = 1e-3
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from quant.fake_quant import at_least, fake_quantize
-from quant.grid import SMALLEST_SCALE, QParams, affine_qparams
 from quant.quantizers.base import INF, ActivationQuantizer, agree, check_range, distributed
+from quant.quantizers.fake_quant import at_least, fake_quantize
+from quant.quantizers.grid import SMALLEST_SCALE, QParams, affine_qparams
 
 
 class MovingRange(ActivationQuantizer):

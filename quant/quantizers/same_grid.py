@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from quant.fake_quant import straight_through, widen
-from quant.grid import HALVES_AWAY, QParams
 from quant.quantizers.base import ActivationQuantizer, Quantizer
+from quant.quantizers.fake_quant import straight_through, widen
+from quant.quantizers.grid import HALVES_AWAY, QParams
 
 
 class SameGrid(Quantizer):

@@ -5,11 +5,11 @@ import math
 from dataclasses import dataclass, field
 
 from quant.errors import QuantError
-from quant.gradients import GRADIENT_QUANTIZERS
 from quant.quantizers.base import ActivationQuantizer, WeightQuantizer
 from quant.quantizers.dorefa import DorefaActivation, DorefaWeight
 from quant.quantizers.fqn import FqnActivation, FqnWeight
 from quant.quantizers.gdrq import GdrqActivation, GdrqWeight
+from quant.quantizers.gradients import GRADIENT_QUANTIZERS
 from quant.quantizers.int8 import Int8Activation, Int8Weight
 from quant.quantizers.lsq import LsqActivation, LsqWeight
 from quant.quantizers.pact import PactActivation

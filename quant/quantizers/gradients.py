@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from quant.errors import QuantError
-from quant.fake_quant import Number, numbers, widen
+from quant.quantizers.fake_quant import Number, numbers, widen
 
 SMALLEST_STEP = torch.finfo(torch.float32).tiny  # below it 1 / step overflows
 

@@ -77,7 +77,7 @@ def target(graph: fx.GraphModule, node: fx.Node):
 
 
 def op_type(graph: fx.GraphModule, node: fx.Node) -> str:
-    """The kind of a node as settings name it (quant.config.OP_TYPES): pooling of either sort is "pool", resizing a "function"."""
+    """The kind of a node as settings name it (quant.attach.config.OP_TYPES): pooling of either sort is "pool", resizing a "function"."""
     if node.op.startswith("call") and target(graph, node) in AVERAGES + MAXIMA:
         return "pool"
     name = kind(graph, node)
@@ -130,7 +130,7 @@ def argument(node: fx.Node, position: int, name: str, default):
 
 
 def setting(call, position: int, name: str, default=None):
-    """An argument of a quant.graph.Call: a module's attribute, else as it was passed."""
+    """An argument of a quant.integer.graph.Call: a module's attribute, else as it was passed."""
     if isinstance(call.function, nn.Module):
         return getattr(call.function, name, default)
     return call.args[position] if len(call.args) > position else call.kwargs.get(name, default)

@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import Tensor, nn
 
-from quant import ops
-from quant.deconv import interleave
+from quant.attach import ops
 from quant.errors import QuantError
-from quant.graph import Call, Op, Ref
-from quant.grid import HALVES_AWAY
-from quant.padding import pad
+from quant.integer.deconv import interleave
+from quant.integer.graph import Call, Op, Ref
+from quant.integer.padding import pad
+from quant.quantizers.grid import HALVES_AWAY
 
 
 @dataclass(frozen=True)
 class Site:
-    """One call: `writer` (quant.onnx_graph) that it is written to, its operation, the name that its result gets."""
+    """One call: `writer` (quant.export.onnx.export.onnx.graph) that it is written to, its operation, the name that its result gets."""
 
     writer: object
     op: Op
@@ -362,7 +362,7 @@ def _pixel_shuffle(site: Site) -> str:
 
 
 def _interleaved(site: Site, sh: int, sw: int, kept: dict[int, slice]) -> str:
-    """Channels (C, sh, sw) into rows and columns, as quant.deconv.interleave does."""
+    """Channels (C, sh, sw) into rows and columns, as quant.integer.deconv.interleave does."""
     _, channels, height, width = site.source_shape()
     apart = site.constant("apart_shape", np.array([-1, channels // (sh * sw), sh, sw, height, width], np.int64))
     ordered = site.node("Transpose", [site.node("Reshape", [site.source(), apart], "apart")], "ordered", perm=[0, 1, 4, 2, 5, 3])

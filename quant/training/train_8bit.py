@@ -2,7 +2,7 @@
 
     model = quant.train_8bit(zoo.build("resnet18"))     # then train as ever, from scratch or on from a float checkpoint
 
-Exchanged are Conv2d, Linear (quant.backprop) and BatchNorm1d/2d (Range BN); everything else (sums, ReLU, pooling, the loss, the weight
+Exchanged are Conv2d, Linear (quant.training.backprop) and BatchNorm1d/2d (Range BN); everything else (sums, ReLU, pooling, the loss, the weight
 update) stays float. First and last layer are exchanged too, as in the paper. torch.nn itself is left alone.
 
 The 8 bits are simulated in float, so a step takes longer than in float: on one CPU core at 32 px 1.7 times for ResNet-20, 3 times for
@@ -14,9 +14,9 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from quant.backprop import QBPConv2d, QBPLinear, QBPRangeBN1d, QBPRangeBN2d
 from quant.errors import QuantError
-from quant.gradients import mix
+from quant.quantizers.gradients import mix
+from quant.training.backprop import QBPConv2d, QBPLinear, QBPRangeBN1d, QBPRangeBN2d
 
 LAYERS = {nn.Conv2d: QBPConv2d, nn.Linear: QBPLinear}
 NORMS = {nn.BatchNorm1d: QBPRangeBN1d, nn.BatchNorm2d: QBPRangeBN2d}

@@ -20,9 +20,9 @@ from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 from torch import fx, nn
 
-from quant import ops
+from quant.attach import ops
+from quant.attach.placement import node_names
 from quant.errors import QuantError
-from quant.plan import node_names
 from quant.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer, SameGrid
 
 INK, LINE, SKIP, DIM = "#1d2733", "#5c6875", "#c2452d", "#4d5966"

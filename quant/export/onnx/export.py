@@ -9,14 +9,14 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from quant.attach import prepare
+from quant.attach.graph_pass import prepare
 from quant.errors import QuantError
 from quant.executors.onnx_engines import OnnxNetwork, OnnxRuntime, optimised, to_bytes
 from quant.executors.reference import Reference
-from quant.graph import IntGraph, leaves
-from quant.lower import lower
-from quant.onnx_graph import to_onnx
-from quant.parity import MAX_LAYER_STEPS, differences, engine_steps, equal_argmax, output_steps, run_values
+from quant.export.onnx.graph import to_onnx
+from quant.integer.graph import IntGraph, leaves
+from quant.integer.lowering import lower
+from quant.integer.parity import MAX_LAYER_STEPS, differences, engine_steps, equal_argmax, output_steps, run_values
 from quant.quantizers import Quantizer
 
 CHECK_IMAGES = 4

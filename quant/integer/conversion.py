@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from quant import executors
-from quant.attach import prepare
+from quant.attach.graph_pass import prepare
 from quant.errors import QuantError
 from quant.executors import Executor
 from quant.executors.onnx_engines import OnnxNetwork, to_bytes
-from quant.graph import IntGraph
-from quant.lower import lower
-from quant.onnx_graph import to_onnx
+from quant.export.onnx.graph import to_onnx
+from quant.integer.graph import IntGraph
+from quant.integer.lowering import lower
 
 
 def convert(graph: fx.GraphModule, engine: str, codes_io: bool = False) -> Executor:
-    """The integer network of an attached graph on `engine` (quant.grid.ENGINES): real images in, real outputs out, on the CPU.
+    """The integer network of an attached graph on `engine` (quant.quantizers.grid.ENGINES): real images in, real outputs out, on the CPU.
 
     codes_io=True makes one that takes and gives code tensors (`code_inputs` prepares them). The graph is left as it is.
     Raises QuantError where ranges are missing, the engine cannot run here, or an operation has no place.

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from torch import fx
 
-from quant import ops
-from quant.config import QuantConfig
+from quant.attach import ops
+from quant.attach.config import QuantConfig
+from quant.attach.layers import QUANTIZED
 from quant.errors import QuantError
-from quant.layers import QUANTIZED
 from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, parse_spec
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from quant.errors import QuantError
-from quant.grid import weight_qmax
 from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, check_spec, parse_spec
+from quant.quantizers.grid import weight_qmax
 
 _KINDS = {"weight": "weights", "activation": "activations", "residual": "activations", "output": "activations", "gradient": "gradients"}
 OP_TYPES = ("conv", "linear", "deconv", "add", "mul", "cat", "pool", "relu", "function")
@@ -36,7 +36,7 @@ class Override:
 class QuantConfig:
     """How `attach` quantizes. Quantizers are written as specs, "method:bits" (quant.quantizers.parse_spec).
 
-    engine          the engine the network is meant for (quant.grid.ENGINES); decides the range of the weights
+    engine          the engine the network is meant for (quant.quantizers.grid.ENGINES); decides the range of the weights
     weight          of the weights of convolutions, linear layers and transposed convolutions
     activation      of tensors as those layers read them
     residual        of every other tensor: sums, skip connections, outputs. Where it equals `activation`, or only layers read a tensor,

@@ -7,7 +7,7 @@
 
     x    one affine grid; its ends are the means over the samples of each sample's minimum and maximum, so the largest samples are clipped
     w    an affine grid for each output channel; b: 2 * bits on one grid
-    g    affine over the whole tensor, rounded stochastically (quant.gradients)
+    g    affine over the whole tensor, rounded stochastically (quant.quantizers.gradients)
 
 Roundings of x, w and b pass gradients straight through. A tensor whose range is zero is not rounded: a bias starts at zero, and so do
 the gradients behind a batch norm that starts at weight zero; dividing by such a range is what made the published code train on NaN.
@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quant.attach.layers import take_over
 from quant.errors import QuantError
-from quant.fake_quant import widen
-from quant.gradients import MinMaxGradient, NoiseStream, minmax_gradient, on_grid, slice_range
-from quant.layers import take_over
 from quant.quantizers.base import agree_mean
-from quant.range_bn import RangeBN1d, RangeBN2d
+from quant.quantizers.fake_quant import widen
+from quant.quantizers.gradients import MinMaxGradient, NoiseStream, minmax_gradient, on_grid, slice_range
+from quant.training.range_bn import RangeBN1d, RangeBN2d
 
 
 class _RoundToNearest(torch.autograd.Function):

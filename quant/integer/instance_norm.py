@@ -8,7 +8,7 @@ Both sums are integers, so a picture's statistics do not depend on the others of
 import torch
 from torch import Tensor
 
-from quant.graph import Op
+from quant.integer.graph import Op
 
 
 def scale_and_shift(op: Op, step: float, total: Tensor, squares: Tensor, pixels: int) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from quant import ops
+from quant.attach import ops
 from quant.errors import QuantError
 from quant.executors.reference import Reference
-from quant.graph import IntGraph, Op, Ref
-from quant.onnx_calls import write_call
+from quant.export.onnx.calls import write_call
+from quant.integer.graph import IntGraph, Op, Ref
 
 OPSET, IR_VERSION = 18, 8  # read by onnxruntime from 1.14 on
 Shape = tuple[int | None, ...]  # None: as many as the batch has pictures

@@ -9,7 +9,7 @@ convolutions of T = ceil(K / s) taps, stacked as output channels, give all outpu
 import torch.nn.functional as F
 from torch import Tensor
 
-from quant.graph import Op
+from quant.integer.graph import Op
 
 
 def out_first(weight: Tensor, groups: int) -> Tensor:

@@ -8,7 +8,7 @@ an addition, concatenation, batch or instance norm with its ReLU). Every group's
 quantizer's clamp. Operations that only move or select values (max-pool, flatten, slices, padding ..) stay on the grid of their input; so
 do bilinear resizings, whose averages are rounded to it (quant.quantizers.SameGrid: no range of their own).
 Where layers read activations by another method than the rest (QuantConfig), a tensor that others read too gets a second quantizer on the
-way to them. With `op_types` only the inputs of the chosen kinds get one. quant/plan.py decides, this file carries it out.
+way to them. With `op_types` only the inputs of the chosen kinds get one. quant/attach/placement.py decides, this file carries it out.
 Weights are quantized by channel inside their layer; batch norm runs unfolded, because scaling a channel only scales its step: the
 integer weights after folding are the ones trained on. Parameters stay the same objects, so optimizer state survives.
 """
@@ -19,15 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from quant import ops
-from quant.config import QuantConfig
+from quant.attach import ops
+from quant.attach.config import QuantConfig
+from quant.attach.layers import FROZEN, QUANTIZED, take_over
+from quant.attach.placement import Plan, PlanRow, Site, decide
 from quant.errors import QuantError
-from quant.gradients import mix
-from quant.grid import weight_qmax
-from quant.layers import FROZEN, QUANTIZED, take_over
-from quant.plan import Plan, PlanRow, Site, decide
 from quant.quantizers import FLOAT, Quantizer, SameGrid, activation_quantizer, gradient_quantizer, weight_quantizer
-from quant.range_bn import RangeBN1d, RangeBN2d
+from quant.quantizers.gradients import mix
+from quant.quantizers.grid import weight_qmax
+from quant.training.range_bn import RangeBN1d, RangeBN2d
 
 
 def attach(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor, config: QuantConfig = QuantConfig()) -> fx.GraphModule:

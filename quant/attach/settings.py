@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quant.config import OP_TYPES, Override, QuantConfig
+from quant.attach.config import OP_TYPES, Override, QuantConfig
 from quant.errors import QuantError
 
 

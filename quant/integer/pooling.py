@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from quant import ops
-from quant.graph import Call, Op
+from quant.attach import ops
+from quant.integer.graph import Call, Op
 
 AVERAGES = (nn.AvgPool2d, F.avg_pool2d)
 _KERNELS = ([3, 3], [5, 5])

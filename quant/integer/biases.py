@@ -8,8 +8,8 @@ in a thousand moves by a step, and a deep network names another class for a few 
 import torch
 from torch import Tensor, fx, nn
 
-from quant import ops
-from quant.lower import lower
+from quant.attach import ops
+from quant.integer.lowering import lower
 from quant.quantizers import Quantizer
 
 

@@ -9,7 +9,7 @@ from quant import executors
 from quant.errors import QuantError
 from quant.executors import Executor
 from quant.executors.reference import Reference
-from quant.graph import IntGraph, leaves
+from quant.integer.graph import IntGraph, leaves
 from quant.quantizers import Quantizer
 
 MAX_LAYER_STEPS = 2

@@ -25,7 +25,7 @@ from functools import cached_property
 from torch import Tensor, fx
 
 from quant.errors import QuantError
-from quant.grid import QParams
+from quant.quantizers.grid import QParams
 
 
 @dataclass(frozen=True)

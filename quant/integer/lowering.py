@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from quant import ops, pooling
-from quant.deconv import as_convolution, interleave, out_first
+from quant.attach import ops
 from quant.errors import QuantError
-from quant.graph import Call, IntGraph, Op, Ref
-from quant.grid import QParams
-from quant.padding import pad
+from quant.integer import pooling
+from quant.integer.deconv import as_convolution, interleave, out_first
+from quant.integer.graph import Call, IntGraph, Op, Ref
+from quant.integer.padding import pad
 from quant.quantizers import Quantizer, SameGrid
+from quant.quantizers.grid import QParams
 
 UNBOUNDED = (float("-inf"), float("inf"))
 

@@ -1,0 +1,1 @@
+"""ONNX: an integer graph as quantize and dequantize pairs around float operators."""

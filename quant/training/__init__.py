@@ -1,0 +1,1 @@
+"""Training methods: the StatAssist schedule, GradBoost, 8-bit training."""
