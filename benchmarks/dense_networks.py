@@ -36,11 +36,11 @@ from common.checks import a_list, a_number, an_object
 from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import plain, read_json, write_bytes, write_json
-from latency_lut.bench_results import SAME, file_prefix, identity
-from latency_lut.contenders import FLOATS, SESSIONS, Contender
+from latency_lut.bench.contenders import FLOATS, SESSIONS, Contender
+from latency_lut.bench.profile import TOP, profile_rows
+from latency_lut.bench.results import SAME, file_prefix, identity
 from latency_lut.machine import Watch
 from latency_lut.prepare import settle
-from latency_lut.profile import TOP, profile_rows
 from latency_lut.timing import BEST, time_interleaved, torch_threads
 from nas import count
 from tasks import parts, scenes

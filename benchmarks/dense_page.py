@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Mapping
 
 from benchmarks.latency_tables import ORT, TORCH_ENGINES, best, fastest_is_float, slower, table, times, where
-from latency_lut.bench_results import median_ms
-from latency_lut.contenders import FLOATS, FROZEN, SESSION
+from latency_lut.bench.contenders import FLOATS, FROZEN, SESSION
+from latency_lut.bench.results import median_ms
 from quant.integer.parity import MAX_LAYER_STEPS
 
 INT8 = (*TORCH_ENGINES, ORT)

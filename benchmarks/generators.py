@@ -33,8 +33,8 @@ from benchmarks.latency_tables import ORT, table, times, worth_a_profile
 from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import plain, read_json, write_bytes, write_json
-from latency_lut.bench_results import file_prefix, identity
-from latency_lut.contenders import FROZEN, SESSION
+from latency_lut.bench.contenders import FROZEN, SESSION
+from latency_lut.bench.results import file_prefix, identity
 from latency_lut.machine import Watch
 from latency_lut.prepare import settle
 from latency_lut.timing import BEST, torch_threads

@@ -33,8 +33,8 @@ from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import read_json, write_json
 from latency_lut import prepare, torch_threads
-from latency_lut.bench_results import identity
-from latency_lut.contenders import EAGER, FLOATS, SESSION, contenders
+from latency_lut.bench.contenders import EAGER, FLOATS, SESSION, contenders
+from latency_lut.bench.results import identity
 
 NETWORKS = ("mobilenet_v2", "resnet18", "frostnet_large_1_0")
 FORMS = (*FLOATS, "fbgemm", "qnnpack", "x86", "onednn", "onnxruntime")

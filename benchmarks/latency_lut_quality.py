@@ -27,7 +27,7 @@ from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import read_json, write_bytes, write_json
 from latency_lut import LatencyTable, machine
-from latency_lut.validate import validate
+from latency_lut.commands.validate import validate
 
 BARS = {"seconds_224": ("<=", 90), "seconds_32": ("<=", 60), "repeat_p95": ("<=", 0.08), "mape": ("<=", 0.04),
         "within_10": (">=", 0.95), "spearman": (">=", 0.97)}  # fmt: skip

@@ -26,7 +26,7 @@ from common.checks import a_number, a_text, an_object
 from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import read_json, write_bytes, write_json
-from latency_lut.bench_results import file_prefix
+from latency_lut.bench.results import file_prefix
 from nas import count
 from quant.integer.parity import MAX_LAYER_STEPS
 from tasks import Pictures, Stream, classification, in_order

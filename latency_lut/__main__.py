@@ -79,7 +79,7 @@ def main(argv=None):
     """Measure what the file lacks, save it, print the result; returns the table. After one of WORDS: what that file's `command` does."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] and words[0] in WORDS:
-        return importlib.import_module(f"latency_lut.{words[0]}").command(words)  # the zoo and pandas take seconds to import
+        return importlib.import_module(f"latency_lut.commands.{words[0]}").command(words)  # the zoo and pandas take seconds to import
     words = words[1:] if words[:1] == ["build"] else words
     if "--restart" not in words:
         return _measure(words)

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from common.errors import UserError
-from latency_lut.commands import heads, to_measure
+from latency_lut.advice import heads, to_measure
 from latency_lut.identity import CALL, IDENTITY
 from latency_lut.sections import Section
 from latency_lut.table import LatencyTable

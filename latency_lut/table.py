@@ -22,7 +22,7 @@ from common.checks import a_text, a_whole, an_object, texts
 from common.errors import UserError
 from common.files import read_json, write_json
 from frostnet import WIDTHS
-from latency_lut import commands
+from latency_lut import advice
 from latency_lut.identity import CALL, IDENTITY, command, identity, parts, revision
 from latency_lut.sections import Section, section_from_json, space_key, timing_from_json, timing_to_json
 from latency_lut.timing import BEST, Timing
@@ -128,7 +128,7 @@ class LatencyTable:
         return again + ("; or pass --allow-other-cpu to use that CPU's figures" if field in ("cpu", "flags") else "")
 
     def _commands(self, meta: dict, path: Path) -> str:
-        return " && ".join(commands.to_measure(meta, path, self.sections.values(), self.entries))
+        return " && ".join(advice.to_measure(meta, path, self.sections.values(), self.entries))
 
     # ---- look-ups ----
 
@@ -226,7 +226,7 @@ class LatencyTable:
         """The commands that go on measuring what this file holds, or add these input sizes to its spaces."""
         if sizes is None:
             return self._commands(self.meta, self.path)
-        return " && ".join(commands.to_add(self.meta, self.path, self.sections.values(), sizes))
+        return " && ".join(advice.to_add(self.meta, self.path, self.sections.values(), sizes))
 
     def anew(self) -> str:
         """The commands that measure what this file holds into another one."""

@@ -9,8 +9,8 @@ import torch
 from benchmarks import dense_networks, dense_step
 from benchmarks.dense_page import AFTER, INT8, NAMES, failures, int8_over_float, page, summarized
 from common.files import read_json, write_json
-from latency_lut.bench_results import identity, median_ms
-from latency_lut.contenders import FROZEN, SESSION
+from latency_lut.bench.contenders import FROZEN, SESSION
+from latency_lut.bench.results import identity, median_ms
 
 MS = dict(zip(NAMES, (10.0, 8.0, 5.0, 20.0, 3.0, 4.0, 2.0), strict=True))  # float torch, ort; fbgemm, qnnpack, x86, onednn; ort
 STEPS = {"layers": 70, "layer_steps": 1.0, "worst_layer": "stem_quant", "output_steps": 3.4, "agreement": 1.0}

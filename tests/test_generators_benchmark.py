@@ -12,8 +12,8 @@ import quant
 from benchmarks import generators as benchmark
 from common.files import read_json, write_json
 from common.runs import Run
-from latency_lut.bench_results import identity
-from latency_lut.contenders import FROZEN, SESSION
+from latency_lut.bench.contenders import FROZEN, SESSION
+from latency_lut.bench.results import identity
 from tasks import parts
 from tasks.folders import CHANNELS
 from tasks.trained import Network, save_network

@@ -11,8 +11,8 @@ from benchmarks.inference_memory import MemoryConfig
 from benchmarks.latency_tables import NAMES, ORT, TablesConfig, bars, cut, slower, where, worth_a_profile
 from common.errors import UserError
 from common.files import read_json, write_json
-from latency_lut.bench_results import Results
-from latency_lut.contenders import EAGER, FLOATS, FROZEN, SESSION
+from latency_lut.bench.contenders import EAGER, FLOATS, FROZEN, SESSION
+from latency_lut.bench.results import Results
 
 MS = dict(zip(NAMES, (10.0, 8.0, 5.0, 4.5, 20.0, 3.0, 4.0, 2.0)))  # eager, frozen, ort; fbgemm, qnnpack, x86, onednn; ort
 

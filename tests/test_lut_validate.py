@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-import latency_lut.validate as validating
+import latency_lut.commands.validate as validating
 from common.errors import UserError
 from latency_lut import LatencyTable, build, prepare
 from latency_lut.__main__ import main
+from latency_lut.commands.validate import Gate, fresh_networks, gates, validate
 from latency_lut.identity import parts
 from latency_lut.timing import Timing
-from latency_lut.validate import Gate, fresh_networks, gates, validate
 from nas import SPACES
 from tests.test_table import SPACE, made_up
 

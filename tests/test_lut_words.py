@@ -10,12 +10,12 @@ from common.cli import parse
 from common.errors import UserError
 from latency_lut import LatencyTable
 from latency_lut.__main__ import WORDS, Config, main
-from latency_lut.diff import diff
+from latency_lut.commands.diff import diff
+from latency_lut.commands.merge import merge
+from latency_lut.commands.show import Grid, label, space_of
 from latency_lut.identity import CALL, IDENTITY, parts
 from latency_lut.joining import joined_rounds
-from latency_lut.merge import merge
 from latency_lut.restart import without
-from latency_lut.show import Grid, label, space_of
 from latency_lut.timing import Timing
 from nas import BlockSpec, frostnet_space
 from tests.test_table import OTHERWISE, SPACE, made_up, random_arch

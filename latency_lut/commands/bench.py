@@ -22,11 +22,12 @@ import zoo
 from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import read_json
-from latency_lut import bench_report, prepare
-from latency_lut.bench_results import Results, file_prefix
-from latency_lut.contenders import FLOATS, Contender, contenders
+from latency_lut import prepare
+from latency_lut.bench import report
+from latency_lut.bench.contenders import FLOATS, Contender, contenders
+from latency_lut.bench.profile import profile_rows
+from latency_lut.bench.results import Results, file_prefix
 from latency_lut.machine import Watch
-from latency_lut.profile import profile_rows
 from latency_lut.timing import BEST, Timing, time_interleaved, torch_threads
 from nas import count
 from nas.arch import find_file
@@ -122,9 +123,9 @@ def _bench(words: Sequence[str]) -> Results:
             progress = f"{job.arch} ({number} of {len(todo)})"
             result = measure(job, names, config.rounds, (lambda rows: names) if config.profile else _nothing, progress)
             results.put(result)
-            bench_report.save(results)
-        print("\n" + bench_report.text(result), flush=True)
-    bench_report.save(results)
+            report.save(results)
+        print("\n" + report.text(result), flush=True)
+    report.save(results)
     print(f"\nwritten: {results.prefix}.json, .csv, .png")
     return results
 

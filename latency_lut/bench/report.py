@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.files import write_bytes
-from latency_lut.bench_results import KEY, Results, latency_ms
-from latency_lut.contenders import EAGER, FLOATS, FROZEN, SESSION
+from latency_lut.bench.contenders import EAGER, FLOATS, FROZEN, SESSION
+from latency_lut.bench.results import KEY, Results, latency_ms
 from latency_lut.timing import Timing
 from nas.report.style import INK, LINES
 from nas.report.style import save as save_figure

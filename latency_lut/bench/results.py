@@ -13,7 +13,7 @@ from common.checks import a_list, a_number, a_text, a_whole, an_object, texts
 from common.errors import UserError
 from common.files import read_json, write_json
 from latency_lut import machine
-from latency_lut.contenders import FLOATS
+from latency_lut.bench.contenders import FLOATS
 from latency_lut.timing import Timing
 
 FORMAT, VERSION = "latency_bench", 1

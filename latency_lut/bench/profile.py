@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from common.errors import UserError
 from common.files import read_json
-from latency_lut.contenders import Contender
+from latency_lut.bench.contenders import Contender
 
 RUNS = 8  # inferences that are profiled, after WARM_UP
 WARM_UP = 3

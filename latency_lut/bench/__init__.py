@@ -1,0 +1,1 @@
+"""Whole networks timed side by side: their float and INT8 forms, results, profile, report."""
