@@ -20,7 +20,8 @@ from tasks.pix2pix import Pix2Pix
 from tasks.rival import Rival
 from tasks.samples import Bad
 from tasks.segmentation import Segmentation
-from zoo import detectors, discriminators, generators
+from zoo import detectors, generators
+from zoo.generators import discriminators
 
 
 @dataclass(frozen=True)

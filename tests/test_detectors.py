@@ -10,7 +10,8 @@ import quant
 from common.errors import UserError
 from nas import count
 from quant.attach.layers import QUANTIZED
-from zoo import detectors, pyramid
+from zoo import detectors
+from zoo.detectors import pyramid
 
 SIZE, CLASSES = 96, 3
 FORMS = ("ssdlite:frostnet_small_0_35", "tdsod", "retinanet:frostnet_small_0_35", "faster_rcnn:frostnet_small_0_35")

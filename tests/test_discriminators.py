@@ -1,12 +1,12 @@
-"""zoo.discriminators: what they cost, see and learn."""
+"""zoo.generators.discriminators: what they cost, see and learn."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
-from zoo.discriminators import NAMES, build, check_size
 from zoo.generators import NORMS
+from zoo.generators.discriminators import NAMES, build, check_size
 
 # Parameters as published. Instance norm is published with the biases that it takes away again: 896 of them for "patch", 128 for "pixel".
 PUBLISHED = [

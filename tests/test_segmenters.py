@@ -14,10 +14,10 @@ from common.errors import UserError
 from nas import count
 from quant.attach.graph_pass import trace
 from quant.attach.layers import QUANTIZED
-from zoo.espnet import ESP, ESPNet
-from zoo.espnetv2 import EESP, NARROW, WIDE, ESPNetv2
-from zoo.lraspp import LRASPP, RASPP
 from zoo.segmenters import NAMES, build, knows
+from zoo.segmenters.espnet import ESP, ESPNet
+from zoo.segmenters.espnetv2 import EESP, NARROW, WIDE, ESPNetv2
+from zoo.segmenters.lraspp import LRASPP, RASPP
 
 # What StatAssist's authors count (millions of parameters, G of MACs): at 512 x 512 with 21 classes ..
 VOC = {

@@ -17,7 +17,7 @@ from frostnet import FrostNet, architecture
 from nas import count
 from quant.attach.layers import QUANTIZED
 from zoo.__main__ import main
-from zoo.resnet_cifar import CifarResNet
+from zoo.classifiers.resnet_cifar import CifarResNet
 
 DOC = Path(__file__).parent.parent / "docs" / "zoo.md"
 

@@ -12,9 +12,9 @@ from torch import nn
 import frostnet
 from common.errors import UserError
 from nas.arch import RULES, find_file
-from zoo import from_timm, from_torchvision
-from zoo.preact import PreActResNet18
-from zoo.resnet_cifar import CifarResNet
+from zoo.classifiers import from_timm, from_torchvision
+from zoo.classifiers.preact import PreActResNet18
+from zoo.classifiers.resnet_cifar import CifarResNet
 
 CIFAR_RESNETS = {f"resnet{depth}": depth for depth in (20, 32, 44, 56)}
 NAMES = (*from_torchvision.NAMES, *from_timm.NETWORKS, *CIFAR_RESNETS, "preact_resnet18")

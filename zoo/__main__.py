@@ -19,8 +19,9 @@ from common.errors import UserError
 from common.files import write_bytes, write_json
 from quant.attach.graph_pass import trace
 from quant.attach.settings import load_settings
-from zoo import detectors, discriminators, generators, segmenters
+from zoo import detectors, generators, segmenters
 from zoo.drawing import as_dot, as_json, graph_figure
+from zoo.generators import discriminators
 
 COLUMNS = ("node", "op", "weight", "gradient", "reads", "makes", "reason")
 LAYERS = ("conv", "linear", "deconv")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import frostnet
 from common.errors import UserError
 from nas.arch import find_file
-from zoo import from_torchvision
+from zoo.classifiers import from_torchvision
 
 MOBILENETS = tuple(name for name in from_torchvision.NAMES if name.startswith("mobilenet"))
 STRIDES = (4, 8, 16, 32)

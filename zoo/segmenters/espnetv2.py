@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from nas.blocks import ConvBNAct, init_weights
-from zoo.espnet import LEAST_WIDTH, upsample
+from zoo.segmenters.espnet import LEAST_WIDTH, upsample
 
 WIDE, NARROW = (1, 2, 3, 4), (1, 1, 2, 3)  # dilations: kernels reaching over up to 9 pixels, up to 7
 REPEATS = (3, 7)  # units at strides 8 and 16

@@ -5,7 +5,7 @@ and with ReLU6. timm's fused layers are taken apart, so that a trace shows torch
 from torch import nn
 
 from nas.arch import stem_stride
-from zoo.from_torchvision import keep_resolution
+from zoo.classifiers.from_torchvision import keep_resolution
 
 # name: (timm's name, dropout before the classifier)
 NETWORKS = {

@@ -140,7 +140,7 @@ class BoxHead(nn.Module):
 
 
 class FasterRCNN(nn.Module):
-    """Two traceable parts, `features` (Regions) and `box_head` (BoxHead). What is between them is no network (zoo/detectors.py): proposals,
+    """Two traceable parts, `features` (Regions) and `box_head` (BoxHead). What is between them is no network (zoo/detectors/__init__.py): proposals,
     non-maximum suppression, pooling of regions."""
 
     PARTS = ("features", "box_head")

@@ -26,9 +26,9 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou
 from common.errors import UserError
 from nas import Architecture
 from nas.arch import RULES
-from zoo import pyramid, ssdlite
 from zoo.backbones import backbone
-from zoo.tdsod import TDSOD
+from zoo.detectors import pyramid, ssdlite
+from zoo.detectors.tdsod import TDSOD
 
 ON_BACKBONES = ("ssdlite", "retinanet", "faster_rcnn")
 NAMES = (*(f"{form}:<backbone>" for form in ON_BACKBONES), "tdsod")

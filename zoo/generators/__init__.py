@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from nas.arch import RULES
-from zoo.frost_generator import FrostGenerator, init_without_norms
+from zoo.generators.frost_generator import FrostGenerator, init_without_norms
 
 NORMS = ("batch", "instance", "none")
 RESNETS = {"resnet_6blocks": 6, "resnet_9blocks": 9}  # residual blocks
@@ -32,7 +32,7 @@ def knows(name: str) -> bool:
 
 def build(name: str, dropout: float = 0.0) -> nn.Module:
     """The float generator of a name, initialised as published: weights N(0, 0.02), norms N(1, 0.02), biases 0 ("frost_generator:none": see
-    zoo.frost_generator.init_without_norms).
+    zoo.generators.frost_generator.init_without_norms).
 
     dropout  the share of values that are dropped in training: in residual blocks, in U-Nets behind the three innermost steps up
     Raises UserError.

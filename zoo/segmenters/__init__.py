@@ -13,9 +13,9 @@ from common.errors import UserError
 from nas import Architecture
 from nas.arch import RULES
 from zoo import backbones
-from zoo.espnet import ESPNet
-from zoo.espnetv2 import SCALES, ESPNetv2
-from zoo.lraspp import LRASPP, RASPP
+from zoo.segmenters.espnet import ESPNet
+from zoo.segmenters.espnetv2 import SCALES, ESPNetv2
+from zoo.segmenters.lraspp import LRASPP, RASPP
 
 HEADS = {"lraspp": LRASPP, "raspp": RASPP}
 ESPNETV2 = {"espnetv2": 1.0} | {f"espnetv2_x{scale}".replace(".", "_"): scale for scale in SCALES}

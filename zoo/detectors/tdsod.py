@@ -1,6 +1,6 @@
 """Tiny-DSOD (arXiv:1807.11013): a detector of depthwise dense blocks and a depthwise feature pyramid, to be trained from scratch.
 
-Laid out as the authors of StatAssist (arXiv:2006.09679) measured it: the heads are those of zoo/ssdlite.py, convolutions without bias with
+Laid out as the authors of StatAssist (arXiv:2006.09679) measured it: the heads are those of zoo/detectors/ssdlite.py, convolutions without bias with
 batch norm behind them. At 300 px the six maps have 38, 19, 10, 5, 3 and 2 pixels a side, and 128 channels each. Unlike what was measured,
 nothing here depends on the picture's size: each bilinear upsampling goes to the size of the map that it is added to.
 """
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.blocks import ConvBNAct
-from zoo.ssdlite import Heads, init_xavier
+from zoo.detectors.ssdlite import Heads, init_xavier
 
 STEM = 128
 # Of each dense block: units, channels that each adds, channels behind it, and whether a max-pool follows

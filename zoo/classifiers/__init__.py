@@ -1,0 +1,1 @@
+"""Classifiers: networks of the papers, by torchvision, by timm, and our own."""
