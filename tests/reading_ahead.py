@@ -4,7 +4,7 @@ import torch
 
 from common.errors import UserError
 from tasks.samples import Stream
-from tests.test_samples import numbers, samples
+from tests.tasks.test_samples import numbers, samples
 
 
 def main() -> None:

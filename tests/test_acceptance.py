@@ -1,38 +1,38 @@
 """What earlier search systems got wrong, and the tests that keep it right here. A test below reads this table and looks each of them up.
 
  1  The latency loss reaches the alphas and points to the cheaper candidate.
-        test_supernet.py::test_the_latency_gradient_points_to_cheaper_ops_and_shallower_stages
+        supernet/test_supernet.py::test_the_latency_gradient_points_to_cheaper_ops_and_shallower_stages
         test_acceptance.py::test_a_step_of_the_search_moves_alphas_to_cheaper_candidates_while_the_target_is_missed
  2  A stopped search goes on to the same end, in every phase.
-        test_supernet.py::test_an_interrupted_search_ends_as_an_uninterrupted_one_bit_for_bit
+        supernet/test_supernet.py::test_an_interrupted_search_ends_as_an_uninterrupted_one_bit_for_bit
         test_search.py::test_a_stopped_search_goes_on_to_the_same_end
  3  Target and table speak in the same unit.
-        test_table.py::test_latencies_are_in_milliseconds
+        latency_lut/test_table.py::test_latencies_are_in_milliseconds
         test_acceptance.py::test_a_target_in_milliseconds_means_the_milliseconds_of_the_table
  4  No entry of the table is negative, zero or not a number; implausible pairs are remarked.
-        test_table.py::test_every_calibrated_latency_is_a_positive_number
-        test_table.py::test_a_part_as_quick_as_an_empty_call_is_an_error_and_never_zero
-        test_table.py::test_numbers_that_are_none_are_refused
-        test_latency_lut_build.py::test_a_larger_kernel_that_was_measured_faster_is_remarked
+        latency_lut/test_table.py::test_every_calibrated_latency_is_a_positive_number
+        latency_lut/test_table.py::test_a_part_as_quick_as_an_empty_call_is_an_error_and_never_zero
+        latency_lut/test_table.py::test_numbers_that_are_none_are_refused
+        latency_lut/test_build.py::test_a_larger_kernel_that_was_measured_faster_is_remarked
  5  An impossible target fails at once with the feasible range.
         test_search.py::test_an_impossible_target_fails_at_once_with_the_feasible_range
-        test_derive.py::test_an_impossible_target_names_the_feasible_range
+        nas/test_derive.py::test_an_impossible_target_names_the_feasible_range
  6  A missing entry is an error, never a constant.
-        test_table.py::test_a_block_of_no_space_is_an_error_and_no_guess
-        test_table.py::test_a_missing_input_size_names_the_command_that_adds_it
+        latency_lut/test_table.py::test_a_block_of_no_space_is_an_error_and_no_guess
+        latency_lut/test_table.py::test_a_missing_input_size_names_the_command_that_adds_it
  7  What is timed runs in evaluation and inference mode, on quantized channels_last inputs.
-        test_timing.py::test_callables_run_in_inference_mode_and_only_they
-        test_timing.py::test_a_network_in_training_mode_is_refused
-        test_latency_lut_build.py::test_parts_are_fed_quantized_channels_last_tensors_and_give_such
+        latency_lut/test_timing.py::test_callables_run_in_inference_mode_and_only_they
+        latency_lut/test_timing.py::test_a_network_in_training_mode_is_refused
+        latency_lut/test_build.py::test_parts_are_fed_quantized_channels_last_tensors_and_give_such
  8  What is derived meets the target by the table, whatever the scores; the knapsack is exact.
         test_acceptance.py::test_derived_networks_meet_the_target_whatever_the_scores
-        test_derive.py::test_the_front_equals_brute_force
-        test_derive.py::test_the_best_under_a_target_is_the_best_of_all_networks_under_it
+        nas/test_derive.py::test_the_front_equals_brute_force
+        nas/test_derive.py::test_the_best_under_a_target_is_the_best_of_all_networks_under_it
  9  A path computes what the network of its architecture computes, in float and under fake-quant.
-        test_supernet.py::test_a_path_computes_what_the_network_of_its_architecture_computes
+        supernet/test_supernet.py::test_a_path_computes_what_the_network_of_its_architecture_computes
 10  The alphas are identical on two ranks.
-        test_ranks.py::test_a_search_of_two_ranks_finds_one_architecture
-        test_ranks.py::test_unequal_alphas_are_named_on_every_rank
+        common/test_distributed.py::test_a_search_of_two_ranks_finds_one_architecture
+        common/test_distributed.py::test_unequal_alphas_are_named_on_every_rank
 11  Alphas learn from ever other pictures, which train no weights; the test pictures are not opened.
         test_acceptance.py::test_alphas_see_other_pictures_in_every_step_and_none_that_train_weights
         test_acceptance.py::test_a_search_opens_no_picture_outside_the_training_part
@@ -43,8 +43,8 @@
         test_acceptance.py::test_momentum_goes_on_across_every_boundary_of_phases
         test_acceptance.py::test_the_moments_of_the_alphas_go_on_from_step_to_step
 14  A table of another engine, thread count or torch is refused.
-        test_table.py::test_another_engine_or_thread_count_is_refused
-        test_table.py::test_every_other_part_of_the_identity_is_refused_with_both_values
+        latency_lut/test_table.py::test_another_engine_or_thread_count_is_refused
+        latency_lut/test_table.py::test_every_other_part_of_the_identity_is_refused_with_both_values
         test_search.py::test_another_engine_or_torch_is_refused
 """
 
@@ -69,11 +69,12 @@ from nas.derive import best_under, front, latency_range
 from supernet import SAMPLERS, Plan, Search, Supernet
 from supernet.finalists import finalists, path_latency
 from tasks.data import classification
+from tests import ROOT
+from tests.latency_lut.test_table import made_up
 from tests.spaces import latency_of, tiny_space
 from tests.test_search import world  # noqa: F401
-from tests.test_table import made_up
 
-FOLDER = Path(__file__).parent
+FOLDER = ROOT / "tests"
 SPACE = tiny_space()
 
 
@@ -86,7 +87,7 @@ def test_every_item_has_a_test():
     assert all("::test_" in part for part in re.split(r"^ ?\d+  (?=[A-Z])", __doc__, flags=re.MULTILINE)[1:])
 
 
-@pytest.mark.parametrize("reference", re.findall(r"\w+\.py::\w+", __doc__))
+@pytest.mark.parametrize("reference", re.findall(r"[\w/]+\.py::\w+", __doc__))
 def test_the_tests_that_are_named_exist(reference):
     file, name = reference.split("::")
     defined = {node.name for node in ast.parse((FOLDER / file).read_text()).body if isinstance(node, ast.FunctionDef)}

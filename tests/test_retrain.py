@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,9 +28,8 @@ from tasks.kinds import KINDS
 from tasks.pictures import Memory, generator
 from tasks.ship import SHIPPED, doubts
 from tasks.trained import find_network, load
-from tests.test_engine import same
-
-REPOSITORY = Path(retrain.__file__).parent
+from tests import ROOT
+from tests.tasks.test_engine import same
 
 
 @pytest.fixture(scope="module")
@@ -479,11 +477,11 @@ def test_names_paths_and_sizes_resolve(folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_process_resumes_bit_for_bit(folder, tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
 
     def start(runs):
         argv = arguments(folder, runs, "--checkpoint-seconds", "0", epochs=40)
-        return subprocess.Popen([sys.executable, str(REPOSITORY / "retrain.py"), *argv], env=environment, stdout=-3, stderr=-3)
+        return subprocess.Popen([sys.executable, str(ROOT / "retrain.py"), *argv], env=environment, stdout=-3, stderr=-3)
 
     assert start(tmp_path / "whole").wait() == 0
     log = tmp_path / "parts" / "tiny_int8" / "log.jsonl"

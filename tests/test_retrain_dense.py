@@ -21,7 +21,7 @@ from latency_lut import Timing
 from retrain import main
 from tasks.__main__ import main as tasks_main
 from tasks.trained import Network, find_network, load, load_backbone
-from tests.test_engine import same
+from tests.tasks.test_engine import same
 
 CLASSES = {"box": (250, 60, 60), "bar": (60, 60, 250)}
 BACKBONE = "frostnet_small_0_35"

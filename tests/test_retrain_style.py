@@ -19,7 +19,7 @@ from nas.report.page import write_report
 from retrain import main
 from tasks.__main__ import main as tasks_main
 from tasks.trained import find_network, load
-from tests.test_engine import same
+from tests.tasks.test_engine import same
 from tests.test_retrain_dense import metrics, refused
 
 SMALL = ("--arch", "frost_generator", "--discriminator", "pixel", "--input-size", "32", "--batch-size", "2", "--workers", "0")

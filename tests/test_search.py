@@ -21,12 +21,12 @@ from nas import SPACES, Architecture, Bottleneck
 from nas.derive import latency_range
 from supernet.finalists import FILLED, Finalist
 from supernet.judge import slowest_of_the_best
+from tests import ROOT
+from tests.latency_lut.test_table import made_up
 from tests.spaces import tiny_space
-from tests.test_table import made_up
 
 SMALL = ["--base-steps", "3", "--float-steps", "3", "--quant-steps", "3", "--joint-steps", "6", "--batch-size", "8", "--rescored", "2",
          "--controls", "2", "--score-images", "8", "--tune-steps", "2", "--input-size", "16"]  # fmt: skip
-ROOT = Path(search.__file__).parent
 
 
 @pytest.fixture(scope="module")
