@@ -182,7 +182,7 @@ def _known(runs: str | Path) -> list[str]:
     return made + sorted(p.stem for p in SHIPPED.glob("*.json")) + list(PUBLISHED)
 
 
-# ---- the authors' weights ----------------------------------------------------------------------------------------
+# ---- the authors' weights ----------------------------------------------------------------------------------
 
 # The convolutions of a bottleneck as they are called here and in the released checkpoints.
 _RELEASED = {"squeeze": "squeeze_conv", "expand": "conv1", "depthwise": "conv2", "project": "reduce_conv"}
@@ -191,9 +191,10 @@ _RELEASED = {"squeeze": "squeeze_conv", "expand": "conv1", "depthwise": "conv2",
 def load_released(path: str | Path, name: str | None = None) -> FrostNet:
     """The FrostNet in a float checkpoint of the paper's authors, for 224 px, in evaluation mode.
 
-    Reads a state dict or what timm's training saves, where averaged weights are preferred; nothing in the file is executed. Which of the
-    published networks it is, and for how many classes, follows from the shapes, unless `name` says which one it must be. Raises UserError
-    where the file is not a checkpoint, or a name or a shape in it is not that network's.
+    Reads a state dict or what timm's training saves, where averaged weights are preferred; nothing in the file is
+    executed. Which of the published networks it is, and for how many classes, follows from the shapes, unless `name`
+    says which one it must be. Raises UserError where the file is not a checkpoint, or a name or a shape in it is not
+    that network's.
     """
     if name is not None and name not in PUBLISHED:
         raise UserError(f"name: {name!r}, must be one of {', '.join(PUBLISHED)}")
@@ -209,7 +210,8 @@ def load_released(path: str | Path, name: str | None = None) -> FrostNet:
 def released_names(model: FrostNet) -> dict[str, str]:
     """The names in a published FrostNet's state dict -> those in the released checkpoints."""
     specs = model.arch.blocks
-    stages = [max(1, stride.bit_length() - 2) for stride in _nominal_strides(specs[:-1])] + [5]  # strides 2 and 4 are stage 1, 8 is 2 ..
+    # strides 2 and 4 are stage 1, 8 is 2 ..
+    stages = [max(1, stride.bit_length() - 2) for stride in _nominal_strides(specs[:-1])] + [5]
     modules = {"stem": "conv1", "head.conv": "last_layer"}
     for i, stage in enumerate(stages):
         block = f"layer{stage}.{stages[:i].count(stage)}"
@@ -228,14 +230,20 @@ def _released_weights(path: str | Path) -> dict:
     """The state dict in a file, without the prefix that distributed training gives its names."""
     data = read_bytes(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # timm keeps its options in one: attributes, no code
+        # timm keeps its options in one: attributes, no code
+        with torch.serialization.safe_globals([argparse.Namespace]):
             saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds, and where a file holds code advises to run it
         mend = "get the file again, or save its state_dict alone"
-        raise UserError(f"{path}: not a checkpoint that can be read without running code ({type(error).__name__}); {mend}") from error
+        raise UserError(
+            f"{path}: not a checkpoint that can be read without running code ({type(error).__name__}); {mend}"
+        ) from error
     if not isinstance(saved, dict):
         raise UserError(f"{path}: holds a {type(saved).__name__}, must be a checkpoint's dict of weights")
-    weights = next((saved[key] for key in ("state_dict_ema", "state_dict") if isinstance(saved.get(key), dict) and saved[key]), saved)
+    weights = next(
+        (saved[key] for key in ("state_dict_ema", "state_dict") if isinstance(saved.get(key), dict) and saved[key]),
+        saved,
+    )
     prefix = "module." if all(str(key).startswith("module.") for key in weights) else ""
     return {str(key).removeprefix(prefix): value for key, value in weights.items()}
 
@@ -245,8 +253,14 @@ def _released_architecture(path: str | Path, weights: dict, names: Iterable[str]
     classifier = weights.get("classifier.2.weight")
     if not isinstance(classifier, Tensor) or classifier.dim() != 4:
         words = "missing" if classifier is None else _shape(classifier)
-        raise UserError(f"{path}: classifier.2.weight: {words}, must be (classes, channels, 1, 1); this is no released FrostNet")
-    params = sum(value.numel() for key, value in weights.items() if key.endswith((".weight", ".bias")) and isinstance(value, Tensor))
+        raise UserError(
+            f"{path}: classifier.2.weight: {words}, must be (classes, channels, 1, 1); this is no released FrostNet"
+        )
+    params = sum(
+        value.numel()
+        for key, value in weights.items()
+        if key.endswith((".weight", ".bias")) and isinstance(value, Tensor)
+    )
     candidates = [architecture(*PUBLISHED[name], num_classes=len(classifier)) for name in names]
     arch = min(candidates, key=lambda arch: abs(cost(arch).params - params))
     unlike = _differences({key: _shape(value) for key, value in weights.items()}, arch)
@@ -264,7 +278,9 @@ def _differences(found: dict[str, tuple | str], arch: Architecture) -> list[str]
     names, state = released_names(model), model.state_dict()
     wanted = {names[key]: tuple(value.shape) for key, value in state.items()}
     missing = [f"{key}: missing" for key in wanted if key not in found]
-    unlike = [f"{key}: {found[key]}, must be {shape}" for key, shape in wanted.items() if found.get(key, shape) != shape]
+    unlike = [
+        f"{key}: {found[key]}, must be {shape}" for key, shape in wanted.items() if found.get(key, shape) != shape
+    ]
     return missing + unlike + [f"{key}: unexpected" for key in found if key not in wanted]
 
 
@@ -272,14 +288,20 @@ def _shape(value: object) -> tuple | str:
     """A tensor's shape; for what is no ordinary tensor, what it is instead."""
     if not isinstance(value, Tensor):
         return type(value).__name__
-    return tuple(value.shape) if value.layout == torch.strided and not value.is_quantized else f"{value.dtype} ({value.layout})"
+    return (
+        tuple(value.shape)
+        if value.layout == torch.strided and not value.is_quantized
+        else f"{value.dtype} ({value.layout})"
+    )
 
 
 @guard
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("frostnet.py", description="Show rows and cost of a network, by file or name.")
     parser.add_argument("arch", nargs="?", default="frostnet_small_1_0", help=f"for example {', '.join(PUBLISHED)}")
-    parser.add_argument("--released", metavar="FILE", help="a checkpoint by the paper's authors: show which network it is")
+    parser.add_argument(
+        "--released", metavar="FILE", help="a checkpoint by the paper's authors: show which network it is"
+    )
     args = parser.parse_args(argv)
     print(table(load_released(args.released).arch if args.released else find(args.arch)))
 

@@ -1,18 +1,21 @@
 """Train a network from scratch and turn it into an INT8 network of known accuracy and latency.
 
-    python retrain.py --arch frostnet_a                              # from search.py; also a path, a shipped or a published name
-    python retrain.py --arch frostnet_small --data imagefolder --data-root pictures --input-size 32
+    python retrain.py --arch frostnet_a                              # from search.py; also a path, a shipped or a
+    published name python retrain.py --arch frostnet_small --data imagefolder --data-root pictures --input-size 32
     python retrain.py --arch mobilenet_v3_small_relu                 # a comparison network (python -m zoo list)
-    python retrain.py --arch frostnet_a --calibrate mse              # float training, then ranges from pictures: no quantized training
+    python retrain.py --arch frostnet_a --calibrate mse              # float training, then ranges from pictures: no
+    quantized training
     python retrain.py --task detection --arch ssdlite:frostnet_a --data voc --data-root FOLDER       # docs/detection.md
-    python retrain.py --task segmentation --arch lraspp:frostnet_a --data camvid --data-root FOLDER  # docs/segmentation.md
+    python retrain.py --task segmentation --arch lraspp:frostnet_a --data camvid --data-root FOLDER  #
+    docs/segmentation.md
     python retrain.py --task pix2pix --arch resnet_6blocks --data pairs --data-root FOLDER           # docs/style.md
     python retrain.py --task cyclegan --arch frost_generator --data unpaired --data-root FOLDER
 
-Float phase, then quantized training with StatAssist and GradBoost (arXiv:2006.09679), then conversion. Writes to runs/NAME: the
-checkpoint, log.jsonl, metrics.json, report.html, and what is shipped: int8.onnx and, for torch's engines, int8.pt (the frozen network).
-The same command goes on after a stop; python -m tasks export makes files for other engines later. With several processes or machines
-(docs/scaling.md): torchrun --nproc-per-node 2 retrain.py --arch frostnet_a
+Float phase, then quantized training with StatAssist and GradBoost (arXiv:2006.09679), then conversion. Writes to
+runs/NAME: the checkpoint, log.jsonl, metrics.json, report.html, and what is shipped: int8.onnx and, for torch's
+engines, int8.pt (the frozen network). The same command goes on after a stop; python -m tasks export makes files for
+other engines later. With several processes or machines (docs/scaling.md): torchrun --nproc-per-node 2 retrain.py --arch
+frostnet_a
 """
 
 import dataclasses
@@ -78,14 +81,26 @@ LOWEST = {
     "sheet_every": 1,
 }
 # what only training takes notice of
-TRAINING = ("epochs", "lr", "optimizer", "weight_decay", "warmup", "decay", "clip_norm", "label_smoothing", "backbone", "discriminator")
+TRAINING = (
+    "epochs",
+    "lr",
+    "optimizer",
+    "weight_decay",
+    "warmup",
+    "decay",
+    "clip_norm",
+    "label_smoothing",
+    "backbone",
+    "discriminator",
+)
 # settings that do not change what is trained
 FREE = ("command", "runs", "restart", "download", "checkpoint_seconds", "threads", "workers", "sheet_every")
 DATA_WORDS = "; ".join(f"{name}: {', '.join(kind.data)}" for name, kind in KINDS.items())
 EVERY_DATA = tuple(dict.fromkeys(data for kind in KINDS.values() for data in kind.data))
 
 
-SHOWN = ("direction", "discriminator", "judge", "palette", "sheet_every")  # settings of tasks whose networks make pictures
+# settings of tasks whose networks make pictures
+SHOWN = ("direction", "discriminator", "judge", "palette", "sheet_every")
 # defaults of tasks that have none of their own
 COMMON = {"optimizer": "sgd", "weight_decay": 4e-5, "warmup": 0.05, "clip_norm": 2.0, "zero_residuals": True}
 
@@ -102,54 +117,102 @@ def default_words(field: str) -> str:
 class RetrainConfig:
     """One training run."""
 
-    arch: str = option(help="network: a name in --runs, a path, a shipped or a published name, a name in python -m zoo list; in the "
-                            "other tasks FORM:NAME, such as ssdlite:frostnet_a or lraspp:mobilenet_v2, or tdsod, espnet; "
-                            "generators: resnet_6blocks, unet_256, frost_generator .., also with :instance or :none")  # fmt: skip
+    arch: str = option(
+        help="network: a name in --runs, a path, a shipped or a published name, a name in python -m zoo list; in the "
+        "other tasks FORM:NAME, such as ssdlite:frostnet_a or lraspp:mobilenet_v2, or tdsod, espnet; "
+        "generators: resnet_6blocks, unet_256, frost_generator .., also with :instance or :none"
+    )
     task: Literal[tuple(KINDS)] = option("classification", "what to train for")
-    name: str | None = option(None, "name of the run's folder in --runs (default: the network's name and _int8, _ptq or _float)")
+    name: str | None = option(
+        None, "name of the run's folder in --runs (default: the network's name and _int8, _ptq or _float)"
+    )
     data: Literal[EVERY_DATA] = option("scenes", f"pictures to train on ({DATA_WORDS})")
     data_root: str | None = option(None, "folder of the pictures")
     download: bool = option(False, "fetch the data set into --data-root if it is not there")
-    bad_data: Literal["refuse", "skip"] = option("refuse", "pictures, boxes and masks that cannot be used: an error, or left out, named "
-                                                           "and counted (not in classification)")  # fmt: skip
-    workers: int | None = option(None, "processes that read pictures ahead (not in classification; default: the CPUs less one, up to 4)")
-    input_size: int | None = option(None, "pixels of a square picture, in segmentation of the shorter side (default: an architecture "
-                                          "file's own in classification, else what is usual for the data; 256 for generators)")  # fmt: skip
-    train_images: int | None = option(None, "train on so many pictures, in classification balanced over the classes, in cyclegan of "
-                                                   "either collection (default: all)")  # fmt: skip
+    bad_data: Literal["refuse", "skip"] = option(
+        "refuse",
+        "pictures, boxes and masks that cannot be used: an error, or left out, named "
+        "and counted (not in classification)",
+    )
+    workers: int | None = option(
+        None, "processes that read pictures ahead (not in classification; default: the CPUs less one, up to 4)"
+    )
+    input_size: int | None = option(
+        None,
+        "pixels of a square picture, in segmentation of the shorter side (default: an architecture "
+        "file's own in classification, else what is usual for the data; 256 for generators)",
+    )
+    train_images: int | None = option(
+        None,
+        "train on so many pictures, in classification balanced over the classes, in cyclegan of "
+        "either collection (default: all)",
+    )
     engine: Literal[quant.ENGINES] = option("fbgemm", "engine that the INT8 network is for")
     settings: str | None = option(None, "JSON file of quantizers: methods, bits, exceptions (default: INT8 everywhere)")
-    bits: tuple[int, ...] = option((), "widths that follow one another in the quantized epochs, as in 5 4 3 2 (default: the settings' own)")
-    epochs: int | None = option(None, f"epochs in all, float and quantized together (default: {default_words('epochs')})")
+    bits: tuple[int, ...] = option(
+        (), "widths that follow one another in the quantized epochs, as in 5 4 3 2 (default: the settings' own)"
+    )
+    epochs: int | None = option(
+        None, f"epochs in all, float and quantized together (default: {default_words('epochs')})"
+    )
     float_epochs: int | None = option(None, "epochs before the quantizers are attached (default: a third of all)")
-    batch_size: int | None = option(None, f"pictures in a step, of each process under torchrun (default: {default_words('batch_size')})")
+    batch_size: int | None = option(
+        None, f"pictures in a step, of each process under torchrun (default: {default_words('batch_size')})"
+    )
     optimizer: Literal[tuple(OPTIMIZERS)] | None = option(None, f"optimizer (default: {default_words('optimizer')})")
     lr: float | None = option(None, "peak learning rate (default: the optimizer's); that of discriminators is 2e-4")
-    weight_decay: float | None = option(None, f"weight decay, of weights only (default: {default_words('weight_decay')})")
-    warmup: float | None = option(None, f"share of the steps in which the learning rate rises (default: {default_words('warmup')})")
+    weight_decay: float | None = option(
+        None, f"weight decay, of weights only (default: {default_words('weight_decay')})"
+    )
+    warmup: float | None = option(
+        None, f"share of the steps in which the learning rate rises (default: {default_words('warmup')})"
+    )
     decay: Literal[tuple(DECAYS)] | None = option(None, f"how it falls afterwards (default: {default_words('decay')})")
-    clip_norm: float | None = option(None, f"largest norm of all gradients together, 0: no limit (default: {default_words('clip_norm')})")
+    clip_norm: float | None = option(
+        None, f"largest norm of all gradients together, 0: no limit (default: {default_words('clip_norm')})"
+    )
     label_smoothing: float = option(0.0, "label smoothing")
-    zero_residuals: bool | None = option(None, "begin with silent residual branches: their last batch norms at weight 0 (default: "
-                                               f"{default_words('zero_residuals')})")  # fmt: skip
+    zero_residuals: bool | None = option(
+        None,
+        "begin with silent residual branches: their last batch norms at weight 0 (default: "
+        f"{default_words('zero_residuals')})",
+    )
     statassist: bool = option(True, "float epochs first; --no-statassist trains quantized from the first step")
     gradboost: bool = option(True, "noise on the gradients early in the quantized phase")
-    boost_mode: Literal["paper", "released"] = option("paper", "GradBoost as the paper means it or as its code was released")
+    boost_mode: Literal["paper", "released"] = option(
+        "paper", "GradBoost as the paper means it or as its code was released"
+    )
     float_only: bool = option(False, "train in float to the end, convert nothing")
-    backbone: str | None = option(None, "begin with the backbone of a run of classification, float or INT8: its name in --runs, or its "
-                                        "folder (detection and segmentation)")  # fmt: skip
+    backbone: str | None = option(
+        None,
+        "begin with the backbone of a run of classification, float or INT8: its name in --runs, or its "
+        "folder (detection and segmentation)",
+    )
     direction: pairs.Direction = option("a_to_b", "which half of a pair becomes which (pix2pix)")
     discriminator: Literal[DISCRIMINATORS] | None = option(
-        None, "pix2pix, cyclegan: what judges patches of 70 pixels or single ones, with batch, instance or no norm (default: patch)"
+        None,
+        "pix2pix, cyclegan: what judges patches of 70 pixels or single ones, with batch, instance or no norm "
+        "(default: patch)",
     )
-    judge: str | None = option(None, "finished run of classification or segmentation in whose features pictures are compared: its name in "
-                                     "--runs, or its folder (pix2pix, cyclegan; default: features of random weights)")  # fmt: skip
-    palette: str | None = option(None, "JSON file of colours of label maps, {class of the judge: [red, green, blue]}: pix2pix from labels "
-                                       "is then judged by what a --judge of segmentation sees in its photos")  # fmt: skip
+    judge: str | None = option(
+        None,
+        "finished run of classification or segmentation in whose features pictures are compared: its name in "
+        "--runs, or its folder (pix2pix, cyclegan; default: features of random weights)",
+    )
+    palette: str | None = option(
+        None,
+        "JSON file of colours of label maps, {class of the judge: [red, green, blue]}: pix2pix from labels "
+        "is then judged by what a --judge of segmentation sees in its photos",
+    )
     sheet_every: int = option(500, "steps between two sheets of sample pictures in figures/ (pix2pix, cyclegan)")
-    from_float: str | None = option(None, "begin quantized from the weights of a float run: its name in --runs or its checkpoint.pt")
-    calibrate: Literal[METHODS] | None = option(None, "post-training quantization: train in float to the end (or not at all, with "
-                                                      "--from-float), then choose ranges by this method")  # fmt: skip
+    from_float: str | None = option(
+        None, "begin quantized from the weights of a float run: its name in --runs or its checkpoint.pt"
+    )
+    calibrate: Literal[METHODS] | None = option(
+        None,
+        "post-training quantization: train in float to the end (or not at all, with "
+        "--from-float), then choose ranges by this method",
+    )
     calibration_images: int | None = option(None, "training pictures that --calibrate looks at (default: 1024)")
     seed: int = option(0, "seed of everything random")
     runs: str = option("runs", "folder of all runs")
@@ -179,20 +242,32 @@ class RetrainConfig:
     def _check_task(self) -> None:
         """Fill in what depends on the task; raise UserError for what another one has."""
         if self.data not in self.kind.data:
-            raise UserError(f"data: {self.data!r} is nothing that {self.task} reads; choose one of {', '.join(self.kind.data)}")
+            raise UserError(
+                f"data: {self.data!r} is nothing that {self.task} reads; choose one of {', '.join(self.kind.data)}"
+            )
         if self.backbone and (self.task not in AROUND or self.from_float):
-            raise UserError("backbone: is for detection and segmentation, where --from-float does not bring all weights; leave it out")
+            raise UserError(
+                "backbone: is for detection and segmentation, where --from-float does not bring all weights; leave it "
+                "out"
+            )
         if self.label_smoothing and self.task != "classification":
             raise UserError("label_smoothing: only classification has it; leave it out")
         for field in () if self.kind.shows else SHOWN:
             if getattr(self, field) != getattr(RetrainConfig, field):
-                raise UserError(f"{field}: is for {' and '.join(name for name, kind in KINDS.items() if kind.shows)}; leave it out")
+                raise UserError(
+                    f"{field}: is for {' and '.join(name for name, kind in KINDS.items() if kind.shows)}; leave it out"
+                )
         if self.palette and (not self.judge or self.task != "pix2pix"):
-            raise UserError("palette: names the colours of label maps that pix2pix begins with, for a judge; add --judge RUN, a finished "
-                            "run of segmentation, or leave it out")  # fmt: skip
+            raise UserError(
+                "palette: names the colours of label maps that pix2pix begins with, for a judge; add --judge RUN, a "
+                "finished "
+                "run of segmentation, or leave it out"
+            )
         if self.data == "scenes" and self.data_root:
-            raise UserError(f"data_root: scenes are drawn, nothing is read from {self.data_root}; add --data, one of "
-                            f"{', '.join(self.kind.data[1:])}, or leave it out")  # fmt: skip
+            raise UserError(
+                f"data_root: scenes are drawn, nothing is read from {self.data_root}; add --data, one of "
+                f"{', '.join(self.kind.data[1:])}, or leave it out"
+            )
         own = COMMON | self.kind.defaults | {"workers": min(4, (os.cpu_count() or 1) - 1)}
         for field, value in own.items():
             if getattr(self, field) is None:
@@ -204,15 +279,24 @@ class RetrainConfig:
             raise UserError("float_only: excludes --from-float and --calibrate, which make an integer network")
         if self.method != "qat" and (self.bits or not self.statassist or self.boost_mode != RetrainConfig.boost_mode):
             switch = "float_only" if self.float_only else "calibrate"
-            raise UserError(f"{switch}: trains no quantized epochs, which --bits, --no-statassist and --boost-mode are about; "
-                            "leave these out")  # fmt: skip
+            raise UserError(
+                f"{switch}: trains no quantized epochs, which --bits, --no-statassist and --boost-mode are about; "
+                "leave these out"
+            )
         if self.float_epochs is not None and (self.method != "qat" or self.from_float or not self.statassist):
-            raise UserError("float_epochs: --float-only, --calibrate, --from-float and --no-statassist decide it; leave it out")
+            raise UserError(
+                "float_epochs: --float-only, --calibrate, --from-float and --no-statassist decide it; leave it out"
+            )
         own = COMMON | self.kind.defaults
-        ignored = [name for name in TRAINING if getattr(self, name) not in (getattr(RetrainConfig, name), own.get(name))]
+        ignored = [
+            name for name in TRAINING if getattr(self, name) not in (getattr(RetrainConfig, name), own.get(name))
+        ]
         if self.trains_nothing and ignored:
             flags = " and ".join("--" + name.replace("_", "-") for name in ignored)
-            raise UserError(f"{', '.join(ignored)}: --calibrate with --from-float trains nothing; leave out {flags}, or one of the two")
+            raise UserError(
+                f"{', '.join(ignored)}: --calibrate with --from-float trains nothing; leave out {flags}, or one of the "
+                "two"
+            )
         if self.calibration_images is not None and not self.calibrate:
             raise UserError("calibration_images: are what --calibrate looks at; add it, or leave this out")
 
@@ -241,19 +325,35 @@ class RetrainConfig:
     def recipe(self) -> Recipe:
         lr = OPTIMIZERS[self.optimizer].lr if self.lr is None else self.lr
         boost = self.boost_mode if self.gradboost and self.method == "qat" else "off"
-        return Recipe(self.schedule(), self.optimizer, lr, self.weight_decay, self.warmup, boost, self.quantizers(), self.seed,
-                      self.checkpoint_seconds, self.clip_norm, self.decay)  # fmt: skip
+        return Recipe(
+            self.schedule(),
+            self.optimizer,
+            lr,
+            self.weight_decay,
+            self.warmup,
+            boost,
+            self.quantizers(),
+            self.seed,
+            self.checkpoint_seconds,
+            self.clip_norm,
+            self.decay,
+        )
 
     def quantizers(self) -> quant.QuantConfig:
         """What the settings file says, for --engine."""
         given = {"engine": self.engine, "seed": self.seed}
         chosen = load_settings(self.settings, **given) if self.settings else quant.QuantConfig(**given)
         if chosen.engine != self.engine:
-            raise UserError(f"settings: {self.settings} is for {chosen.engine}, --engine is {self.engine}; name one engine in both")
+            raise UserError(
+                f"settings: {self.settings} is for {chosen.engine}, --engine is {self.engine}; name one engine in both"
+            )
         widths = {name: first_width(getattr(chosen, name), self.bits) for name in ("weight", "activation")}
         if self.bits and widths["activation"] == chosen.residual:
-            raise UserError(f"bits: begin at {self.bits[0]}, as `residual` ({chosen.residual}) does, so that they could not fall apart; "
-                            "begin lower")  # fmt: skip
+            raise UserError(
+                f"bits: begin at {self.bits[0]}, as `residual` ({chosen.residual}) does, so that they could not fall "
+                "apart; "
+                "begin lower"
+            )
         return dataclasses.replace(chosen, **widths)
 
 
@@ -306,9 +406,13 @@ def retrain(config: RetrainConfig, command: str) -> Path:
     network = find_network(config.arch, classes, kind.size(config.data), config.input_size, config.runs, config.task)
     params, macs = network.cost()
     if config.engine not in ("reference", *quant.available()):
-        raise UserError(f"engine: {config.engine!r} does not run on this machine; choose from reference, {', '.join(quant.available())}")
+        raise UserError(
+            f"engine: {config.engine!r} does not run on this machine; choose from reference, "
+            f"{', '.join(quant.available())}"
+        )
     if config.from_float:
-        load_float(network.build(), config.from_float, config.runs)  # what is wrong with it is said before anything is made
+        # what is wrong with it is said before anything is made
+        load_float(network.build(), config.from_float, config.runs)
         before = float_settings(config.from_float, config.runs).get("direction", config.direction)
         if before != config.direction:
             raise UserError(f"direction: {config.from_float} was trained for {before!r}; add --direction {before}")
@@ -322,7 +426,9 @@ def retrain(config: RetrainConfig, command: str) -> Path:
     if config.kind.shows:
         job.task.check(data.held_out)
     model, fitted = train(job)
-    metrics = {"arch": network.name, "params": params, "macs": macs} | describe(job, fitted) | measure(job, model, fitted)
+    metrics = (
+        {"arch": network.name, "params": params, "macs": macs} | describe(job, fitted) | measure(job, model, fitted)
+    )
     run.write_json("metrics.json", metrics)
     report = write_report(run.path)
     show(metrics)
@@ -340,9 +446,22 @@ def make_task(config: RetrainConfig, network: Network, data: Any) -> Any:
 
 def load_data(config: RetrainConfig, network: Network) -> Any:
     """The pictures; normalised as those that the given weights were trained on."""
-    request = Request(config.data, config.data_root, network.input_size, config.seed, config.train_images, config.download,
-                      config.workers, config.bad_data, config.direction)  # fmt: skip
-    data = distributed.first_on_machine(lambda: config.kind.load(request)) if config.download else config.kind.load(request)
+    request = Request(
+        config.data,
+        config.data_root,
+        network.input_size,
+        config.seed,
+        config.train_images,
+        config.download,
+        config.workers,
+        config.bad_data,
+        config.direction,
+    )
+    data = (
+        distributed.first_on_machine(lambda: config.kind.load(request))
+        if config.download
+        else config.kind.load(request)
+    )
     if config.backbone:
         return normalise(data, *load_backbone(network, network.build(), config.backbone, config.runs))
     known = load_float(network.build(), config.from_float, config.runs) if config.from_float else None
@@ -353,19 +472,29 @@ def claim(config: RetrainConfig, network: Network, command: str) -> Run:
     """The run's folder, made or found again. Raises UserError where it holds anything else than this very run."""
     run = Run(Path(config.runs) / (config.name or f"{network.folder_name}_{ENDINGS[config.method]}"))
     quantizers = dataclasses.asdict(config.quantizers())
-    run.claim({"program": "retrain", "command": command, **dataclasses.asdict(config), "quantizers": quantizers}, config.restart, FREE)
+    run.claim(
+        {"program": "retrain", "command": command, **dataclasses.asdict(config), "quantizers": quantizers},
+        config.restart,
+        FREE,
+    )
     if run.has(CHECKPOINT) and run.has(NETWORK):
         before, known = load_network(run)
         if before != network:
-            raise UserError(f"arch: {config.arch} has changed since {run.path} was begun with it; choose another --name, or add --restart")
+            raise UserError(
+                f"arch: {config.arch} has changed since {run.path} was begun with it; choose another --name, or add "
+                "--restart"
+            )
         if known["weight_qmax"] != quant.weight_qmax(config.engine):
-            raise UserError(f"engine: {run.path} was begun on a CPU where {config.engine} takes weights of another range; "
-                            "go on there, or add --restart")  # fmt: skip
+            raise UserError(
+                f"engine: {run.path} was begun on a CPU where {config.engine} takes weights of another range; "
+                "go on there, or add --restart"
+            )
     return run
 
 
 def train(job: Job) -> tuple[nn.Module, Fitted]:
-    """The float model and what training made of it, both back on the CPU; after quantized training they share their weights.
+    """The float model and what training made of it, both back on the CPU; after quantized training they share their
+    weights.
 
     All ranks train; only rank 0 comes back.
     """
@@ -390,10 +519,21 @@ def train(job: Job) -> tuple[nn.Module, Fitted]:
     else:
         stream = config.kind.stream(job.data.train, config.batch_size, config.seed)
         if stream.batch_size < LOWEST["batch_size"]:
-            raise UserError(f"data_root: {len(job.data.train)} training pictures are too few for batches of two; add some")
+            raise UserError(
+                f"data_root: {len(job.data.train)} training pictures are too few for batches of two; add some"
+            )
         if stream.batch_size < config.batch_size and distributed.is_main():
             print(f"batches of {stream.batch_size} and not {config.batch_size}: there are no more training pictures")
-        fitted = fit(model, job.task, stream, job.data.held_out, config.recipe(), job.run, network.example().to(device), job.watcher)
+        fitted = fit(
+            model,
+            job.task,
+            stream,
+            job.data.held_out,
+            config.recipe(),
+            job.run,
+            network.example().to(device),
+            job.watcher,
+        )
     distributed.only_main()
     if config.trains_nothing:
         job.run.save_checkpoint({"attached": False, "model": model.state_dict()})
@@ -424,7 +564,9 @@ def calibrated(job: Job, model: nn.Module, fitted: Fitted) -> Fitted:
 
 
 def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
-    """Convert, ship, and compare the networks on the way: {"networks": rows of accuracy and latency, "parity": .., ..}."""
+    """Convert, ship, and compare the networks on the way: {"networks": rows of accuracy and latency, "parity":
+    .., ..}.
+    """
     config, run, score = job.config, job.run, job.task.score
     image = next(iter(config.kind.in_order(job.data.val, 1)))[0]
     runtime = config.engine if config.engine in ONNX_ENGINES else "torch"
@@ -441,14 +583,18 @@ def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
             with torch_threads(config.threads):
                 frozen["int8"] = parts.freeze(converted, image, inputs)
         network = (job.network.name, job.network.input_size)
-        trained = Trained(fitted.model, config.quantizers(), *network, **about(job.data, config.engine), task=config.task)
+        trained = Trained(
+            fitted.model, config.quantizers(), *network, **about(job.data, config.engine), task=config.task
+        )
         found |= ship(trained, frozen.get("int8"), run.path, job.checked, found["parity"]["refused"])
         found["warnings"] = doubts(found, accuracy, score, config.kind.likeness)
     if job.watcher:
         draw_contact_sheet(job, model, None if config.method == "float" else converted)
     timings = time_networks(frozen, image, engine=config.engine, threads=config.threads)
     rows = [row(name, metrics, timings.get(name), job.task.reported) for name, metrics in accuracy.items()]
-    sizes = {"float state dict": state_bytes(model)} | {name: (run.path / name).stat().st_size for name in shipped(run.path)}
+    sizes = {"float state dict": state_bytes(model)} | {
+        name: (run.path / name).stat().st_size for name in shipped(run.path)
+    }
     return {"float_runtime": runtime, "timed_on": list(image.shape), "networks": rows, "file_bytes": sizes, **found}
 
 
@@ -478,25 +624,55 @@ def describe(job: Job, fitted: Fitted) -> dict:
     config, data, schedule = job.config, job.data, job.config.schedule()
     epochs = {"epochs": schedule.epochs, "float_epochs": schedule.float_epochs}
     images = {f"{name}_images": len(part) for name, part in ({"train": data.train} | data.held_out).items()}
-    skipped = {name: len(part.skipped) for name, part in ({"train": data.train} | data.held_out).items() if getattr(part, "skipped", None)}
+    skipped = {
+        name: len(part.skipped)
+        for name, part in ({"train": data.train} | data.held_out).items()
+        if getattr(part, "skipped", None)
+    }
     left_out = {"skipped_images": skipped, "bad_annotations": len(data.problems)}
-    style = {"judge": (job.task.judge or random_features()).name, "palette": config.palette, "discriminator": config.discriminator,
-             "direction": config.direction} if config.kind.shows else {}  # fmt: skip
+    style = (
+        {
+            "judge": (job.task.judge or random_features()).name,
+            "palette": config.palette,
+            "discriminator": config.discriminator,
+            "direction": config.direction,
+        }
+        if config.kind.shows
+        else {}
+    )
     if config.palette:
         style["judge_on_real_photos"] = {name: job.task.found_in_photos(part) for name, part in data.held_out.items()}
-    return {"task": config.task, **style, "score": job.task.score, "data": config.data, "input_size": job.network.input_size, **images,
-            **{name: value for name, value in left_out.items() if value}, "reported": list(data.held_out)[-1],
-            "method": config.method, "calibrate": config.calibrate, **(dict.fromkeys(epochs, 0) if config.trains_nothing else epochs),
-            "boost": config.recipe().boost, "seed": config.seed, "train_seconds": round(fitted.seconds, 1), "engine": config.engine,
-            "latency_threads": config.threads, "latency_clock": "thread CPU time" if config.threads == 1 else "wall time"}  # fmt: skip
+    return {
+        "task": config.task,
+        **style,
+        "score": job.task.score,
+        "data": config.data,
+        "input_size": job.network.input_size,
+        **images,
+        **{name: value for name, value in left_out.items() if value},
+        "reported": list(data.held_out)[-1],
+        "method": config.method,
+        "calibrate": config.calibrate,
+        **(dict.fromkeys(epochs, 0) if config.trains_nothing else epochs),
+        "boost": config.recipe().boost,
+        "seed": config.seed,
+        "train_seconds": round(fitted.seconds, 1),
+        "engine": config.engine,
+        "latency_threads": config.threads,
+        "latency_clock": "thread CPU time" if config.threads == 1 else "wall time",
+    }
 
 
 def show(metrics: dict) -> None:
     """The table that ends a run."""
     ranges = f", ranges by {metrics['calibrate']}" if metrics["calibrate"] else ""
-    print(f"\n{metrics['arch']}, {metrics['input_size']} px: {metrics['params']:,} parameters, {metrics['macs']:,} MACs; trained "
-          f"{metrics['epochs']} epochs ({metrics['float_epochs']} float) on {metrics['train_images']:,} pictures of {metrics['data']} "
-          f"in {metrics['train_seconds'] / 60:.1f} minutes{ranges}")  # fmt: skip
+    print(
+        f"\n{metrics['arch']}, {metrics['input_size']} px: {metrics['params']:,} parameters, {metrics['macs']:,} MACs; "
+        "trained "
+        f"{metrics['epochs']} epochs ({metrics['float_epochs']} float) on {metrics['train_images']:,} pictures of "
+        f"{metrics['data']} "
+        f"in {metrics['train_seconds'] / 60:.1f} minutes{ranges}"
+    )
     rows = pandas.DataFrame(metrics["networks"])
     rows["latency_stable"] = rows["latency_stable"].map({True: "yes", False: "no"})
     print(rows.to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
@@ -507,8 +683,11 @@ def show(metrics: dict) -> None:
         print(f"int8.onnx: {onnx_words(metrics['onnx'], likeness)}")
     unstable = [row["network"] for row in metrics["networks"] if row["latency_stable"] is False]
     if unstable:
-        print(f"warning: the latency of {', '.join(unstable)} is unstable: its best rounds lie further apart than {TOLERANCE:.0%}; "
-              "give the same command again while the machine is idle")  # fmt: skip
+        print(
+            f"warning: the latency of {', '.join(unstable)} is unstable: its best rounds lie further apart than "
+            f"{TOLERANCE:.0%}; "
+            "give the same command again while the machine is idle"
+        )
     for words in metrics.get("warnings", []):
         print(f"warning: {words}")
 

@@ -1,4 +1,6 @@
-"""Networks trained alone by one short recipe and judged as integer networks: the truth that searches and rankings are measured by."""
+"""Networks trained alone by one short recipe and judged as integer networks: the truth that searches and rankings are
+measured by.
+"""
 
 import functools
 import hashlib
@@ -25,7 +27,10 @@ SIZE = 32
 
 @dataclass(frozen=True)
 class Training:
-    """The recipe that all share: StatAssist and GradBoost, SGD, gradients clipped, residual branches silent at the start."""
+    """The recipe that all share:
+
+    StatAssist and GradBoost, SGD, gradients clipped, residual branches silent at the start.
+    """
 
     data_root: str
     train_images: int
@@ -39,11 +44,18 @@ class Training:
     batch_size: int = 64
 
     def recipe(self, seed: int) -> Recipe:
-        return Recipe(Schedule(self.epochs, self.float_epochs), lr=self.lr, quant=QuantConfig(engine=self.engine, seed=seed), seed=seed)
+        return Recipe(
+            Schedule(self.epochs, self.float_epochs),
+            lr=self.lr,
+            quant=QuantConfig(engine=self.engine, seed=seed),
+            seed=seed,
+        )
 
 
 class Cell(NamedTuple):
-    """One training: a network, by the name of a comparison network or the path of an architecture, under a name of its own."""
+    """One training: a network, by the name of a comparison network or the path of an architecture, under a name of its
+    own.
+    """
 
     network: str
     source: str
@@ -86,15 +98,23 @@ def judged(training: Training, cell: Cell, run: Run) -> dict:
     silence_residuals(model)
     task, stream = Classification(len(data.classes)), Stream(data.train, training.batch_size, cell.seed)
     example = torch.zeros(2, 3, SIZE, SIZE)
-    fitted = fit(model.to(memory_format=torch.channels_last), task, stream, {}, training.recipe(cell.seed), run, example)
+    fitted = fit(
+        model.to(memory_format=torch.channels_last), task, stream, {}, training.recipe(cell.seed), run, example
+    )
     pictures = held_out(training, data)
     executor = quant.convert(fitted.model, training.engine)
     with quant.use_engine(training.engine):
         integer = predictions(executor, pictures)
     simulated = predictions(fitted.model, pictures)
-    return {"int8": share(integer == pictures.labels), "fake_quant": share(simulated == pictures.labels),
-            "agreement": share(integer == simulated), "pictures": len(pictures), "refused": None,
-            "float_ops": list(executor.float_ops), "seconds": round(fitted.seconds, 1)}  # fmt: skip
+    return {
+        "int8": share(integer == pictures.labels),
+        "fake_quant": share(simulated == pictures.labels),
+        "agreement": share(integer == simulated),
+        "pictures": len(pictures),
+        "refused": None,
+        "float_ops": list(executor.float_ops),
+        "seconds": round(fitted.seconds, 1),
+    }
 
 
 @functools.cache

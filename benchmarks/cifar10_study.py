@@ -1,9 +1,10 @@
-"""The main job on real pictures: measure this CPU, search, retrain what was found and FrostNet-Small under one recipe, both to INT8.
+"""The main job on real pictures: measure this CPU, search, retrain what was found and FrostNet-Small under one recipe,
+both to INT8.
 
     python benchmarks/cifar10_study.py --data-root FOLDER            # FOLDER/{train,val,test}/<class>/*.png, 32 px
 
-Writes docs/results/cifar10.{json,md} and the picture of the network. Every stage goes on where it was stopped. Trainings run side by
-side on one thread each; all latencies are measured at the end, alone, in interleaved rounds.
+Writes docs/results/cifar10.{json,md} and the picture of the network. Every stage goes on where it was stopped.
+Trainings run side by side on one thread each; all latencies are measured at the end, alone, in interleaved rounds.
 """
 
 import contextlib
@@ -60,8 +61,24 @@ def main(argv=None) -> Path:
     with timed(runs, "table"):
         latency_lut_program.main(words)
     with timed(runs, "search"):
-        search.main(["--latency-lut", str(table_path), "--width", str(config.width), "--data", "imagefolder",
-                     "--data-root", config.data_root, "--preset", config.preset, "--name", "found", "--runs", str(runs)])  # fmt: skip
+        search.main(
+            [
+                "--latency-lut",
+                str(table_path),
+                "--width",
+                str(config.width),
+                "--data",
+                "imagefolder",
+                "--data-root",
+                config.data_root,
+                "--preset",
+                config.preset,
+                "--name",
+                "found",
+                "--runs",
+                str(runs),
+            ]
+        )
     names = ["found", f"frostnet_small_{config.width}".replace(".", "_")]
     with timed(runs, "retrain"):
         retrain_all(config, names)
@@ -71,12 +88,22 @@ def main(argv=None) -> Path:
     table = LatencyTable.load(table_path)
     result = {
         "command": f"python benchmarks/cifar10_study.py --data-root FOLDER --epochs {config.epochs} --seeds {words_of(config.seeds)}",
-        "engine": config.engine, "cpu": table.meta["cpu"], "cores": os.cpu_count(), "torch": torch.__version__, "width": config.width,
-        "epochs": config.epochs, "lr": config.lr, "seeds": list(config.seeds), "train_images": config.train_images,
-        "test_images": rows[names[0]].pop("test_images"), "table": next(iter(table.sections.values())).validation,
-        "seconds": read_json(runs / "seconds.json"), "search": read_json(runs / "found" / "metrics.json"),
-        "finalists": read_json(runs / "found" / "front.json")["networks"], "networks": rows,
-    }  # fmt: skip
+        "engine": config.engine,
+        "cpu": table.meta["cpu"],
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "width": config.width,
+        "epochs": config.epochs,
+        "lr": config.lr,
+        "seeds": list(config.seeds),
+        "train_images": config.train_images,
+        "test_images": rows[names[0]].pop("test_images"),
+        "table": next(iter(table.sections.values())).validation,
+        "seconds": read_json(runs / "seconds.json"),
+        "search": read_json(runs / "found" / "metrics.json"),
+        "finalists": read_json(runs / "found" / "front.json")["networks"],
+        "networks": rows,
+    }
     return write(config, runs, result)
 
 
@@ -98,13 +125,35 @@ def retrain_all(config: StudyConfig, names: list[str]) -> None:
     def one(job: tuple[int, str]) -> None:
         seed, name = job
         command = [
-            sys.executable, str(ROOT / "retrain.py"), "--arch", name, "--name", f"{name}_{seed}",
-            "--runs", config.runs, "--seed", str(seed),
-            "--data", "imagefolder", "--data-root", config.data_root, "--input-size", "32", "--engine", config.engine,
-            "--epochs", str(config.epochs), "--lr", str(config.lr), "--train-images", str(config.train_images),
-        ]  # fmt: skip
+            sys.executable,
+            str(ROOT / "retrain.py"),
+            "--arch",
+            name,
+            "--name",
+            f"{name}_{seed}",
+            "--runs",
+            config.runs,
+            "--seed",
+            str(seed),
+            "--data",
+            "imagefolder",
+            "--data-root",
+            config.data_root,
+            "--input-size",
+            "32",
+            "--engine",
+            config.engine,
+            "--epochs",
+            str(config.epochs),
+            "--lr",
+            str(config.lr),
+            "--train-images",
+            str(config.train_images),
+        ]
         with open(Path(config.runs) / f"{name}_{seed}.log", "w") as log:
-            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            done = subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            )
         if done.returncode:
             raise UserError(f"retrain.py stopped with exit code {done.returncode}; see {log.name}")
         print(f"retrained {name} with seed {seed}")
@@ -114,7 +163,9 @@ def retrain_all(config: StudyConfig, names: list[str]) -> None:
 
 
 def summary(config: StudyConfig, runs: Path, name: str) -> dict:
-    """Parameters, multiply-accumulates, and test accuracy of each form over the seeds: values, mean, standard deviation."""
+    """Parameters, multiply-accumulates, and test accuracy of each form over the seeds: values, mean, standard
+    deviation.
+    """
     metrics = [read_json(runs / f"{name}_{seed}" / "metrics.json") for seed in config.seeds]
     row = {"params": metrics[0]["params"], "macs": metrics[0]["macs"], "test_images": metrics[0]["test_images"]}
     for form in ("float", "fake_quant", "int8"):
@@ -148,14 +199,16 @@ def _architecture(runs: Path, name: str) -> Architecture:
     return find(name, runs).for_input(32).with_classes(10)
 
 
-# ---- results -------------------------------------------------------------------------------------------------
+# ---- results -----------------------------------------------------------------------------------------------
 
 
 def write(config: StudyConfig, runs: Path, result: dict) -> Path:
     """cifar10.json, cifar10.md and architecture.png."""
     output = Path(config.output)
     arch = _architecture(runs, "found")
-    replace(arch, provenance={k: v for k, v in arch.provenance.items() if k != "command"}).save(output / "cifar10_found.json")
+    replace(arch, provenance={k: v for k, v in arch.provenance.items() if k != "command"}).save(
+        output / "cifar10_found.json"
+    )
     parts = read_json(runs / "found" / "latency.json")["parts"]
     save_figure(architecture_figure(arch, parts), output / "architecture.png")
     save_figure(front_figure(read_json(runs / "found" / "front.json")), output / "front.png")
@@ -173,23 +226,31 @@ def page(config: StudyConfig, result: dict) -> str:
     table, found, seeds = result["table"], result["search"], ", ".join(map(str, result["seeds"]))
     seconds = result["seconds"]
     lines = [
-        f"# Search and retraining on CIFAR-10 pictures, on {result['cores']} CPU cores", "",
+        f"# Search and retraining on CIFAR-10 pictures, on {result['cores']} CPU cores",
+        "",
         f"Written by `{result['command']}`; the numbers are in [cifar10.json](cifar10.json). {result['train_images']:,} training pictures "
         f"of CIFAR-10 (Krizhevsky 2009), 32 px, 10 classes; top-1 on {result['test_images']:,} test pictures that chose nothing. These "
         "figures compare methods under one short recipe; they are not comparable with published CIFAR-10 accuracies, which train on "
-        "50,000 pictures for hundreds of epochs.", "",
+        "50,000 pictures for hundreds of epochs.",
+        "",
         f"Machine: {result['cpu']}, {result['cores']} cores; latency of batch 1 on one thread (the thread's CPU time), engine "
         f"{result['engine']}, torch {result['torch']}. Seconds: table {seconds['table']:.0f}, search {seconds['search']:.0f}, all "
-        f"trainings {seconds['retrain']:.0f}.", "",
+        f"trainings {seconds['retrain']:.0f}.",
+        "",
         f"**The table** predicts {table['networks']} held-out networks with a MAPE of {100 * table['mape']:.1f} %, bias "
         f"{100 * table['bias']:+.1f} %, {100 * table['within_5']:.0f} % within 5 % and {100 * table['within_10']:.0f} % within 10 %, "
-        f"Spearman {table['spearman']:.3f}.", "",
+        f"Spearman {table['spearman']:.3f}.",
+        "",
         f"**The search** aimed at {found['target_ms']:.3f} ms, the predicted latency of FrostNet-Small at width {result['width']}. Found: "
-        f"{found['predicted_ms']:.3f} ms predicted, {found['measured_ms']:.3f} ms measured.", "",
-        "![front](front.png)", "", "![network](architecture.png)", "",
+        f"{found['predicted_ms']:.3f} ms predicted, {found['measured_ms']:.3f} ms measured.",
+        "",
+        "![front](front.png)",
+        "",
+        "![network](architecture.png)",
+        "",
         "| network | parameters | MACs | INT8 ms | float ms | float top-1 | fake-quant top-1 | INT8 top-1 | layer steps | agreement |",
         "|---|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for name, row in result["networks"].items():
         lines.append(
             f"| {name} | {row['params'] / 1e6:.2f} M | {row['macs'] / 1e6:.1f} M | {row['int8_ms']:.3f} | {row['float_ms']:.3f} | "
@@ -197,10 +258,16 @@ def page(config: StudyConfig, result: dict) -> str:
             f"{row['layer_steps']:g} | {100 * row['agreement']:.1f} % |"
         )
     lines += [
-        "", f"{result['epochs']} epochs, seeds {seeds}; mean ± standard deviation over seeds. *float* is the "
+        "",
+        f"{result['epochs']} epochs, seeds {seeds}; mean ± standard deviation over seeds. *float* is the "
         "model at the end of the float phase (a third of the epochs), not a float training of the whole length; float latency is "
-        "that of the folded, channels_last, frozen form.", "", "## What it shows", "", *reading(result), "",
-    ]  # fmt: skip
+        "that of the folded, channels_last, frozen form.",
+        "",
+        "## What it shows",
+        "",
+        *reading(result),
+        "",
+    ]
     return "\n".join(lines)
 
 

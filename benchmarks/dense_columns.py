@@ -1,7 +1,8 @@
-"""The columns of the studies of detection and segmentation: what is trained on which pictures, by which recipe, and from what.
+"""The columns of the studies of detection and segmentation: what is trained on which pictures, by which recipe, and
+from what.
 
-Every column sees the same E epochs of pictures in the same order, by one recipe: SGD, warm-up, clipped gradients, residual branches that
-begin silent. A cell is a network, a seed and a column.
+Every column sees the same E epochs of pictures in the same order, by one recipe: SGD, warm-up, clipped gradients,
+residual branches that begin silent. A cell is a network, a seed and a column.
 """
 
 import math
@@ -45,7 +46,8 @@ COLUMNS = {
     "ptq": Column("float", "none"),
 }  # each behind the one that it goes on from
 FLOAT = ("straight", "float")  # judged as float networks
-STAGES = (("base", "both"), ("float", "finetune"), ("ptq", "straight", "naive", "statassist"))  # the order in which they are computed
+# the order in which they are computed
+STAGES = (("base", "both"), ("float", "finetune"), ("ptq", "straight", "naive", "statassist"))
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class DenseConfig:
     bad_data: Literal["refuse", "skip"] = option("refuse", "pictures that cannot be used")
     processes: int = option(1, "cells at a time, one thread each")
     minutes: float = option(math.inf, "begin no further cell after so many minutes")
-    smoke: bool = option(False, "a few pictures of scenes and two epochs, to see that it runs; into folders of their own")
+    smoke: bool = option(
+        False, "a few pictures of scenes and two epochs, to see that it runs; into folders of their own"
+    )
     runs: str = option("runs/dense", "folder of all runs of the study")
     output: str = option("docs/results", "folder of the results")
 
@@ -92,7 +96,9 @@ class DenseConfig:
     def span(self, column: str) -> tuple[int, int]:
         """The first epoch of pictures that a column trains on by itself, and the first after it."""
         begin = self.epochs - self.tune_epochs
-        return {"all": (0, self.epochs), "early": (0, begin), "late": (begin, self.epochs), "none": (0, 0)}[COLUMNS[column].epochs]
+        return {"all": (0, self.epochs), "early": (0, begin), "late": (begin, self.epochs), "none": (0, 0)}[
+            COLUMNS[column].epochs
+        ]
 
     def quantizers(self, seed: int) -> QuantConfig:
         return QuantConfig(engine=self.engine, seed=seed)
@@ -100,7 +106,8 @@ class DenseConfig:
 
 # settings that change no cell's result
 FREE = ("data_root", "networks", "columns", "seeds", "processes", "minutes", "smoke", "runs", "output")
-WHERE = ("data_root", "processes", "minutes", "smoke", "runs", "output")  # settings that change nothing but where and how fast
+# settings that change nothing but where and how fast
+WHERE = ("data_root", "processes", "minutes", "smoke", "runs", "output")
 
 
 class Cell(NamedTuple):
@@ -122,13 +129,24 @@ def planned(config: DenseConfig) -> list[Cell]:
 
 
 def recipe(config: DenseConfig, cell: Cell) -> Recipe:
-    """An epoch of the engine's is `every` epochs of pictures: it looks at the validation part, and may change phase, after each."""
+    """An epoch of the engine's is `every` epochs of pictures: it looks at the validation part, and may change phase,
+    after each.
+    """
     column, (first, end) = COLUMNS[cell.column], config.span(cell.column)
     looks = (end - first) // config.every
     in_float = looks if not column.quantized else max(1, round(config.float_share * looks)) if column.statassist else 0
     lr = config.tune_lr if column.after else config.lr
-    return Recipe(Schedule(looks, in_float), lr=lr, weight_decay=config.weight_decay, warmup=config.warmup, boost=column.boost,
-                  quant=config.quantizers(cell.seed), seed=cell.seed, clip_norm=config.clip_norm, decay=config.decay)  # fmt: skip
+    return Recipe(
+        Schedule(looks, in_float),
+        lr=lr,
+        weight_decay=config.weight_decay,
+        warmup=config.warmup,
+        boost=column.boost,
+        quant=config.quantizers(cell.seed),
+        seed=cell.seed,
+        clip_norm=config.clip_norm,
+        decay=config.decay,
+    )
 
 
 class Window:

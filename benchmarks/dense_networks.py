@@ -1,13 +1,15 @@
-"""Detectors and segmenters as integer networks: what they cost, whether every engine computes what fake-quant does, what their ONNX files
-leave float, latency of float and INT8 side by side, and the milliseconds of what comes behind them.
+"""Detectors and segmenters as integer networks: what they cost, whether every engine computes what fake-quant does,
+what their ONNX files leave float, latency of float and INT8 side by side, and the milliseconds of what comes behind
+them.
 
     PYTHONPATH=. python benchmarks/dense_networks.py                 # about 20 minutes on a quiet machine
     PYTHONPATH=. python benchmarks/dense_networks.py --minutes 10    # as far as that goes; the same command goes on
-    PYTHONPATH=. python benchmarks/dense_networks.py --minutes 0     # measures nothing: the page anew from the JSON, of any machine
+    PYTHONPATH=. python benchmarks/dense_networks.py --minutes 0     # measures nothing: the page anew from the JSON, of
+    any machine
     PYTHONPATH=. python benchmarks/dense_networks.py --smoke         # tiny pictures, few rounds, into smoke/
 
-Networks are untrained: weights are random, biases zero, batch-norm statistics and ranges from pictures of `scenes`. Writes
-docs/results/dense_networks.{json,md} after each network. The last line is one JSON object.
+Networks are untrained: weights are random, biases zero, batch-norm statistics and ranges from pictures of `scenes`.
+Writes docs/results/dense_networks.{json,md} after each network. The last line is one JSON object.
 """
 
 import functools
@@ -66,8 +68,13 @@ class DenseConfig:
     rounds: int = option(8, "rounds of timing; 0: no latencies")
     pictures: int = option(1, "pictures that are compared")
     minutes: float = option(math.inf, "begin no further network after so many minutes; 0: only write the page anew")
-    smoke: bool = option(False, f"pictures of {SMOKE_SIZES['segmentation']} to {SMOKE_SIZES['detection']} px and {BEST} rounds, for a try")
-    output: str = option("", "the results, without .json and .md (default: docs/results/dense_networks; smoke/dense_networks)")
+    smoke: bool = option(
+        False,
+        f"pictures of {SMOKE_SIZES['segmentation']} to {SMOKE_SIZES['detection']} px and {BEST} rounds, for a try",
+    )
+    output: str = option(
+        "", "the results, without .json and .md (default: docs/results/dense_networks; smoke/dense_networks)"
+    )
 
     def __post_init__(self):
         if not (self.rounds == 0 or BEST <= self.rounds <= 1000):
@@ -76,7 +83,9 @@ class DenseConfig:
             raise UserError(f"pictures: {self.pictures}, must be 1 to {SETTLED}")
         for name in self.networks:
             if not detectors.knows(name) and not segmenters.knows(name):
-                raise UserError(f"networks: {name!r} is neither a detector nor a segmenter; such as {', '.join(NETWORKS[:3])}, espnet")
+                raise UserError(
+                    f"networks: {name!r} is neither a detector nor a segmenter; such as {', '.join(NETWORKS[:3])}, espnet"
+                )
         file_prefix(self.prefix)
 
     @property
@@ -90,7 +99,13 @@ class DenseConfig:
     def about(self) -> dict:
         """What figures that stand in one file have in common."""
         rounds = min(BEST, self.rounds) if self.smoke else self.rounds
-        return {"sizes": self.sizes, "classes": CLASSES, "rounds": rounds, "pictures": self.pictures, "machine": identity()}
+        return {
+            "sizes": self.sizes,
+            "classes": CLASSES,
+            "rounds": rounds,
+            "pictures": self.pictures,
+            "machine": identity(),
+        }
 
 
 @guard(errors=(quant.QuantError,))
@@ -105,7 +120,10 @@ def main(argv=None) -> dict:
         if name not in results["networks"] and time.monotonic() - started < 60 * config.minutes:
             results["networks"][name] = measure(name, results["about"], f"{name} ({number} of {len(config.networks)})")
             write(results, config)
-            print(f"{(time.monotonic() - started) / 60:5.1f} min  {dense_page.one_line(name, results['networks'][name])}", flush=True)
+            print(
+                f"{(time.monotonic() - started) / 60:5.1f} min  {dense_page.one_line(name, results['networks'][name])}",
+                flush=True,
+            )
     write(results, config)
     summary = dense_page.summarized(results["networks"], len(config.networks))
     print(json.dumps(plain(summary)))
@@ -113,7 +131,10 @@ def main(argv=None) -> dict:
 
 
 def begun(config: DenseConfig) -> dict:
-    """What an earlier call with the same settings found on the same machine; with --minutes 0, on any. Raises UserError."""
+    """What an earlier call with the same settings found on the same machine; with --minutes 0, on any.
+
+    Raises UserError.
+    """
     path, about = Path(f"{file_prefix(config.prefix)}.json"), config.about()
     if not path.exists():
         return {"about": about, "networks": {}}
@@ -122,7 +143,9 @@ def begun(config: DenseConfig) -> dict:
         for field in () if config.minutes <= 0 else ("sizes", "classes", "rounds", "pictures", *SAME):
             was, is_ = ({**data, **data["machine"]}[field] for data in (before["about"], about))
             if was != plain(is_):
-                raise UserError(f"about.{field}: measured with {was}, this is {is_}; choose another --output, or remove the file")
+                raise UserError(
+                    f"about.{field}: measured with {was}, this is {is_}; choose another --output, or remove the file"
+                )
     except UserError as error:
         raise UserError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from error
     return before
@@ -154,12 +177,15 @@ def write(results: dict, config: DenseConfig) -> None:
         write_bytes(f"{prefix}.md", dense_page.page(results, len(config.networks)).encode())
 
 
-# ---- one network -------------------------------------------------------------------------------------------------------------------------
+# ---- one network -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A float network in evaluation mode and what surrounds it: `run(model, images)` uses a model of any sort as evaluation does."""
+    """A float network in evaluation mode and what surrounds it:
+
+    `run(model, images)` uses a model of any sort as evaluation does.
+    """
 
     task: str
     model: nn.Module
@@ -177,12 +203,17 @@ def measure(name: str, about: dict, progress: str = "") -> dict:
         tqdm(total=4, desc=progress, leave=False) as bar,
     ):
         subject = settled(name, about["sizes"])
-        inputs = {count: parts.inputs_of(subject.model, subject.images[:count], subject.run) for count in (1, about["pictures"])}
+        inputs = {
+            count: parts.inputs_of(subject.model, subject.images[:count], subject.run)
+            for count in (1, about["pictures"])
+        }
         graphs = {limit: attached(subject, engine) for limit, engine in LIMITS.items()}
         graph_for = {engine: graphs[quant.weight_qmax(engine)] for engine in (*TORCH_ENGINES, ORT)}
         bar.update()
         found = {"task": subject.task, "parts": costs(subject.model, inputs[1])}
-        found["parity"] = {engine: attempt(compare, graph, engine, inputs[about["pictures"]]) for engine, graph in graph_for.items()}
+        found["parity"] = {
+            engine: attempt(compare, graph, engine, inputs[about["pictures"]]) for engine, graph in graph_for.items()
+        }
         bar.update()
         found["onnx"] = exports(graph_for[ORT], inputs[about["pictures"]])
         bar.update()
@@ -205,7 +236,10 @@ def build(name: str, sizes: Mapping[str, int]) -> nn.Module:
 
 
 def settled(name: str, sizes: Mapping[str, int]) -> Subject:
-    """A network whose batch norms know some pictures. Its biases are zero: scores that begin near zero would leave nothing to decode."""
+    """A network whose batch norms know some pictures.
+
+    Its biases are zero: scores that begin near zero would leave nothing to decode.
+    """
     task = "detection" if detectors.knows(name) else "segmentation"
     torch.manual_seed(SEED)
     model, images = build(name, sizes), pictures(sizes[task])
@@ -232,7 +266,9 @@ def classes_of(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 def attached(subject: Subject, engine: str) -> nn.Module:
     """The network on grids, with the range of weights that the engine takes."""
-    return parts.calibrate(subject.model, subject.images.split(4), quant.QuantConfig(engine=engine), "minmax", subject.run)
+    return parts.calibrate(
+        subject.model, subject.images.split(4), quant.QuantConfig(engine=engine), "minmax", subject.run
+    )
 
 
 def costs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, dict]:
@@ -244,7 +280,7 @@ def costs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, dict]:
     return found
 
 
-# ---- parity and ONNX ---------------------------------------------------------------------------------------------------------------------
+# ---- parity and ONNX ---------------------------------------------------------------------------------------
 
 
 def compare(graph: nn.Module, engine: str, inputs: Mapping[str, Tensor]) -> dict:
@@ -252,20 +288,32 @@ def compare(graph: nn.Module, engine: str, inputs: Mapping[str, Tensor]) -> dict
     converted = parts.convert(graph, engine)
     reports = parts.parity(graph, converted, inputs)
     rows = {
-        name: {"layers": len(report.rows), "layer_steps": report.layer_steps, "worst_layer": report.worst.name,
-               "output_steps": report.output_steps, "agreement": report.agreement}
+        name: {
+            "layers": len(report.rows),
+            "layer_steps": report.layer_steps,
+            "worst_layer": report.worst.name,
+            "output_steps": report.output_steps,
+            "agreement": report.agreement,
+        }
         for name, report in reports.items()
-    }  # fmt: skip
+    }
     executors = parts.parts_of(converted)
     resizes = sum(op.kind == "resize" for executor in executors.values() for op in executor.graph.ops)
-    return {"parts": rows, "float_ops": [word for part in executors.items() for word in in_words(*part)], "resizes": resizes}
+    return {
+        "parts": rows,
+        "float_ops": [word for part in executors.items() for word in in_words(*part)],
+        "resizes": resizes,
+    }
 
 
 def in_words(part: str, executor: nn.Module) -> list[str]:
     """What an executor computes in float: "the operation's name (the function's)"."""
     found = [executor.graph.op(op) for op in executor.float_ops]
     calls = {op.name: op.attrs["call"].function if "call" in op.attrs else op.kind for op in found}
-    names = {op: call if isinstance(call, str) else getattr(call, "__name__", type(call).__name__) for op, call in calls.items()}
+    names = {
+        op: call if isinstance(call, str) else getattr(call, "__name__", type(call).__name__)
+        for op, call in calls.items()
+    }
     return [f"{part}.{op} ({name})".removeprefix(".") for op, name in names.items()]
 
 
@@ -281,7 +329,7 @@ def export(part: nn.Module, images: Tensor) -> dict:
     return {field: getattr(report, field) for field in kept}
 
 
-# ---- latency -----------------------------------------------------------------------------------------------------------------------------
+# ---- latency -----------------------------------------------------------------------------------------------
 
 
 class Form:
@@ -296,24 +344,35 @@ class Form:
 
 
 def timed(subject: Subject, graph_for: Mapping[str, nn.Module], inputs: Mapping[str, Tensor], rounds: int) -> dict:
-    """{"latency", "profile", "found"}: rows of all forms and of what comes behind the network; operations of the forms that disappoint."""
+    """{"latency", "profile", "found"}: rows of all forms and of what comes behind the network; operations of the forms
+    that disappoint.
+    """
     behind, found = after(subject, inputs)
     if not rounds:
         return {"latency": [], "profile": {}, "found": found}
     forms = {name: attempt(form, name, subject.model, graph_for.get(name), inputs) for name in NAMES}
     ready = {name: made for name, made in forms.items() if isinstance(made, Form)}
     times = visits(ready | {AFTER: behind}, rounds)
-    rows = [{"name": name, "rounds_ms": times[name]} if name in times else {"name": name, **forms[name]} for name in (*NAMES, AFTER)]
+    rows = [
+        {"name": name, "rounds_ms": times[name]} if name in times else {"name": name, **forms[name]}
+        for name in (*NAMES, AFTER)
+    ]
     disappointing = [name for name in NAMES if name in worth_a_profile(rows)]
     profiles = {name: attempt(profiled, ready[name]) for name in disappointing}
-    return {"latency": rows, "profile": {name: rows for name, rows in profiles.items() if isinstance(rows, list)}, "found": found}
+    return {
+        "latency": rows,
+        "profile": {name: rows for name, rows in profiles.items() if isinstance(rows, list)},
+        "found": found,
+    }
 
 
 def form(name: str, model: nn.Module, graph: nn.Module | None, inputs: Mapping[str, Tensor]) -> Form:
     """The parts frozen for one of NAMES, which have run once."""
     found = {}
     for part, module in parts.parts_of(model if name in FLOATS else graph).items():
-        x = inputs[part].contiguous(memory_format=torch.contiguous_format if name.split()[-1] in SESSIONS else torch.channels_last)
+        x = inputs[part].contiguous(
+            memory_format=torch.contiguous_format if name.split()[-1] in SESSIONS else torch.channels_last
+        )
         if name in FLOATS:
             found[part] = Contender(name, quant.freeze_float(module, x, engine=name.split()[-1]), x)
         else:
@@ -325,7 +384,9 @@ def form(name: str, model: nn.Module, graph: nn.Module | None, inputs: Mapping[s
 
 
 def after(subject: Subject, inputs: Mapping[str, Tensor]) -> tuple[Callable[[], Any], int]:
-    """What is done with a network's outputs, on outputs that are there already; and how many boxes, or pixels' classes, it finds."""
+    """What is done with a network's outputs, on outputs that are there already; and how many boxes, or pixels' classes,
+    it finds.
+    """
     with torch.inference_mode():
         given = replay({name: part(inputs[name]) for name, part in parts.parts_of(subject.model).items()})
         behind = functools.partial(subject.run, given, subject.images[:1])

@@ -12,8 +12,8 @@ from quant.integer.parity import MAX_LAYER_STEPS
 INT8 = (*TORCH_ENGINES, ORT)
 NAMES = (FROZEN, SESSION, *INT8)
 AFTER = "after"  # the row of what comes behind the network
-# Parameters and MACs in millions of what StatAssist's authors (arXiv:2006.09679) measured, counted on their code: 21 classes with the
-# background, 300 px for detection, 512 px for segmentation
+# Parameters and MACs in millions of what StatAssist's authors (arXiv:2006.09679) measured, counted on their code: 21
+# classes with the background, 300 px for detection, 512 px for segmentation
 ANCESTORS = {
     "ssdlite:mobilenet_v2": (2.277 + 2.334, 998 + 688),
     "tdsod": (0.824 + 0.866, 1066 + 252),
@@ -26,7 +26,7 @@ ANCESTORS = {
 Networks = Mapping[str, dict]
 
 
-# ---- what the figures say ----------------------------------------------------------------------------------------------------------------
+# ---- what the figures say ----------------------------------------------------------------------------------
 
 
 def timed_rows(found: dict) -> list[dict]:
@@ -46,7 +46,9 @@ def int8_over_float(found: dict, statistic=None) -> float:
 
 def worst_steps(found: dict, engine: str) -> float:
     """The largest difference of one layer of any part on an engine, in steps; NaN where it was not compared."""
-    return max((row["layer_steps"] for row in found["parity"].get(engine, {}).get("parts", {}).values()), default=math.nan)
+    return max(
+        (row["layer_steps"] for row in found["parity"].get(engine, {}).get("parts", {}).values()), default=math.nan
+    )
 
 
 def failures(found: dict) -> dict[str, str]:
@@ -60,17 +62,25 @@ def failures(found: dict) -> dict[str, str]:
 def summarized(networks: Networks, asked: int) -> dict:
     steps = [worst_steps(found, engine) for found in networks.values() for engine in INT8]
     worst = max((s for s in steps if not math.isnan(s)), default=None)
-    ratios = {name: round(ratio, 3) for name, found in networks.items() if not math.isnan(ratio := int8_over_float(found))}
+    ratios = {
+        name: round(ratio, 3) for name, found in networks.items() if not math.isnan(ratio := int8_over_float(found))
+    }
     return {
-        "networks": len(networks), "planned": asked,
-        "parity_worst_steps": worst, "parity_bar": MAX_LAYER_STEPS,
+        "networks": len(networks),
+        "planned": asked,
+        "parity_worst_steps": worst,
+        "parity_bar": MAX_LAYER_STEPS,
         "parity_holds": worst is not None and worst <= MAX_LAYER_STEPS and not any(map(math.isnan, steps)),
-        "onnx_exported": sum(not any("reason" in part for part in found["onnx"].values()) for found in networks.values()),
+        "onnx_exported": sum(
+            not any("reason" in part for part in found["onnx"].values()) for found in networks.values()
+        ),
         "int8_over_float": ratios,
         "fastest_is_float": [name for name, found in networks.items() if fastest_is_float(timed_rows(found))],
-        "slower_than_own_float": {n: {e: round(x, 2) for e, x in s.items()} for n, f in networks.items() if (s := slower(timed_rows(f)))},
+        "slower_than_own_float": {
+            n: {e: round(x, 2) for e, x in s.items()} for n, f in networks.items() if (s := slower(timed_rows(f)))
+        },
         "failures": {name: failed for name, found in networks.items() if (failed := failures(found))},
-    }  # fmt: skip
+    }
 
 
 def one_line(name: str, found: dict) -> str:
@@ -81,12 +91,16 @@ def one_line(name: str, found: dict) -> str:
     return f"{name}: {', '.join(words)}"
 
 
-# ---- the page ----------------------------------------------------------------------------------------------------------------------------
+# ---- the page ----------------------------------------------------------------------------------------------
 
 
 def page(results: dict, asked: int) -> str:
     networks = results["networks"]
-    sections = [head(results["about"], networks, asked), cost_section(networks), parity_section(networks, results["about"]["pictures"])]
+    sections = [
+        head(results["about"], networks, asked),
+        cost_section(networks),
+        parity_section(networks, results["about"]["pictures"]),
+    ]
     sections += [float_section(networks), onnx_section(networks), latency_section(networks), losing_section(networks)]
     sections += [after_section(networks), failed_section(networks)]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -94,7 +108,9 @@ def page(results: dict, asked: int) -> str:
 
 def head(about: dict, networks: Networks, asked: int) -> str:
     machine, seen = about["machine"], [found["seen"] for found in networks.values()]
-    load, steal = (max((s[field] for s in seen if s[field] is not None), default=math.nan) for field in ("load", "steal"))
+    load, steal = (
+        max((s[field] for s in seen if s[field] is not None), default=math.nan) for field in ("load", "steal")
+    )
     unfinished = f"**{len(networks)} of {asked} networks so far.** " if len(networks) < asked else ""
     vnni = "with VNNI" if any("vnni" in flag for flag in machine["flags"]) else "without VNNI"
     return f"""# Detectors and segmenters as integer networks
@@ -119,7 +135,9 @@ def cost_section(networks: Networks) -> str:
 
 
 def _macs(part: dict) -> str:
-    return f"{part['macs'] / 1e6:.0f}" if part["inputs"] == 1 else f"{part['inputs']} regions x {part['macs'] / 1e6:.1f}"
+    return (
+        f"{part['macs'] / 1e6:.0f}" if part["inputs"] == 1 else f"{part['inputs']} regions x {part['macs'] / 1e6:.1f}"
+    )
 
 
 def _joined(rows: Mapping[str, dict], cell) -> str:
@@ -130,10 +148,23 @@ def _joined(rows: Mapping[str, dict], cell) -> str:
 def parity_section(networks: Networks, pictures: int) -> str:
     summary, lines = summarized(networks, 0), []
     for name, found in networks.items():
-        layers = [sum(part["layers"] for part in row["parts"].values()) for row in found["parity"].values() if "parts" in row]
-        lines.append([name, str(max(layers, default="-")), *(_parity_cell(found["parity"].get(engine)) for engine in INT8), _worst(found)])
+        layers = [
+            sum(part["layers"] for part in row["parts"].values()) for row in found["parity"].values() if "parts" in row
+        ]
+        lines.append(
+            [
+                name,
+                str(max(layers, default="-")),
+                *(_parity_cell(found["parity"].get(engine)) for engine in INT8),
+                _worst(found),
+            ]
+        )
     worst = summary["parity_worst_steps"]
-    verdict = f"**The worst layer of all is off by {worst:g} step(s); {MAX_LAYER_STEPS} are allowed.**" if worst is not None else ""
+    verdict = (
+        f"**The worst layer of all is off by {worst:g} step(s); {MAX_LAYER_STEPS} are allowed.**"
+        if worst is not None
+        else ""
+    )
     note = (
         "A *step* is one of the tensor's own 8-bit grid. Every operation gets equal integer inputs, in fake-quant arithmetic, in the "
         f"integer reference and on the engine, on {pictures} picture(s). Each cell: worst layer / network's outputs end to end, in steps. "
@@ -150,8 +181,12 @@ def _parity_cell(row: dict | None) -> str:
 
 def _worst(found: dict) -> str:
     """The layer that is furthest off on any engine."""
-    rows = [(part["layer_steps"], part["worst_layer"], engine) for engine, row in found["parity"].items() if "parts" in row
-            for part in row["parts"].values()]  # fmt: skip
+    rows = [
+        (part["layer_steps"], part["worst_layer"], engine)
+        for engine, row in found["parity"].items()
+        if "parts" in row
+        for part in row["parts"].values()
+    ]
     steps, layer, engine = max(rows, key=lambda row: row[0], default=(0, "-", ""))
     return f"{layer} ({engine})" if steps else "-"
 
@@ -165,12 +200,19 @@ def float_section(networks: Networks) -> str:
             if ops:
                 lines.append([name, ", ".join(engine for engine, own in floats.items() if own == ops), ", ".join(ops)])
     with_floats = {line[0] for line in lines}
-    none = [name for name, found in networks.items() if name not in with_floats and any("float_ops" in r for r in found["parity"].values())]
+    none = [
+        name
+        for name, found in networks.items()
+        if name not in with_floats and any("float_ops" in r for r in found["parity"].values())
+    ]
     text = [f"All in integers on every engine: {', '.join(none)}."] if none else []
     if lines:
         text += ["These operations are computed on real values, between a dequantize and a quantize:"]
         text += [table(["network", "engines", "operations"], lines)]
-    resizes = {name: max((row.get("resizes", 0) for row in found["parity"].values()), default=0) for name, found in networks.items()}
+    resizes = {
+        name: max((row.get("resizes", 0) for row in found["parity"].values()), default=0)
+        for name, found in networks.items()
+    }
     if any(resizes.values()):
         text += [
             "Bilinear resizing is none of these: it takes codes and gives codes on the same grid. But no engine here has an integer kernel "
@@ -184,14 +226,22 @@ def onnx_section(networks: Networks) -> str:
     for name, found in networks.items():
         for part, row in found["onnx"].items():
             if "reason" not in row:
-                cells = [f"{row['bytes'] / 1e6:.2f}", str(row["integer_layers"]), f"{row['layer_steps']:g} / {row['output_steps']:.0f}"]
+                cells = [
+                    f"{row['bytes'] / 1e6:.2f}",
+                    str(row["integer_layers"]),
+                    f"{row['layer_steps']:g} / {row['output_steps']:.0f}",
+                ]
                 lines.append([f"{name} {part}".strip(), *cells, ", ".join(row["float_ops"]) or "-"])
     note = (
         "Each file was checked by onnx, run in onnxruntime and compared with the integer reference: worst layer / outputs, in steps. "
         "Convolutions and linear layers that would not run as integers would have stopped the export. What comes behind the network "
         "(decoding and suppression, or the resize to the picture and the argmax) is not in the file."
     )
-    return "\n\n".join(["## ONNX", table(["file", "MB", "integer layers", "steps", "stays float"], lines), note]) if lines else ""
+    return (
+        "\n\n".join(["## ONNX", table(["file", "MB", "integer layers", "steps", "stays float"], lines), note])
+        if lines
+        else ""
+    )
 
 
 def latency_section(networks: Networks) -> str:
@@ -207,7 +257,17 @@ def latency_section(networks: Networks) -> str:
         ratios = [best(ms, TORCH_ENGINES) / ms.get(FROZEN, math.nan), ms.get(ORT, math.nan) / ms.get(SESSION, math.nan)]
         ratios += [int8_over_float(found), int8_over_float(found, median_ms)]
         lines.append([name, *cells, *("-" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios)])
-    columns = ["network", "float torch", "float ort", *TORCH_ENGINES, "ort", "INT8 / float, torch", "ort", "fastest", "by medians"]
+    columns = [
+        "network",
+        "float torch",
+        "float ort",
+        *TORCH_ENGINES,
+        "ort",
+        "INT8 / float, torch",
+        "ort",
+        "fastest",
+        "by medians",
+    ]
     note = (
         "Milliseconds of the network alone, one picture, one thread, the thread's CPU time, the minimum over interleaved rounds. Frozen "
         "forms, real pictures in and real outputs out; a two-stage detector's box head runs on as many regions as the picture led to. "
@@ -237,7 +297,10 @@ def losing_section(networks: Networks) -> str:
         return ""
     lost = [name for name, found in measured.items() if fastest_is_float(timed_rows(found))]
     won = "On every network the fastest INT8 form beats every float form."
-    text = ["## Where INT8 is slower than float", f"The fastest float form beats every INT8 form on: {', '.join(lost)}." if lost else won]
+    text = [
+        "## Where INT8 is slower than float",
+        f"The fastest float form beats every INT8 form on: {', '.join(lost)}." if lost else won,
+    ]
     lines = [
         [name, engine, f"{share:.2f}", where(found["profile"].get(engine, []))]
         for name, found in measured.items()
@@ -259,7 +322,9 @@ def after_section(networks: Networks) -> str:
             quickest = best(ms, INT8)
             share = ms[AFTER] / (ms[AFTER] + quickest)
             what = f"{found['found']} boxes" if found["task"] == "detection" else "a class for each pixel"
-            lines.append([name, what, f"{ms[AFTER]:.1f}", _ms(quickest), "-" if math.isnan(share) else f"{100 * share:.0f} %"])
+            lines.append(
+                [name, what, f"{ms[AFTER]:.1f}", _ms(quickest), "-" if math.isnan(share) else f"{100 * share:.0f} %"]
+            )
     if not lines:
         return ""
     note = (

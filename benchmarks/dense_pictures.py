@@ -1,4 +1,6 @@
-"""Pictures of the studies of detection and segmentation: learning curves, and test pictures with what the networks find in them."""
+"""Pictures of the studies of detection and segmentation: learning curves, and test pictures with what the networks find
+in them.
+"""
 
 import io
 from collections.abc import Sequence
@@ -49,7 +51,12 @@ def before(result: dict, cell: dict) -> list[list]:
     if cell["column"] not in ("float", "finetune"):
         return []
     return next(
-        (c["curve"][-1:] for c in result["cells"] if (c["network"], c["seed"], c["column"]) == (cell["network"], cell["seed"], "base")), []
+        (
+            c["curve"][-1:]
+            for c in result["cells"]
+            if (c["network"], c["seed"], c["column"]) == (cell["network"], cell["seed"], "base")
+        ),
+        [],
     )
 
 
@@ -64,7 +71,9 @@ def palette(count: int) -> list[tuple[int, int, int]]:
 
 
 def write_sheet(path: Path, rows: Sequence[Sequence[Tensor]], classes: Sequence[str]) -> None:
-    """Rows of pictures (3, H, W) uint8, truth, float and INT8, as one PNG with the names of the columns and the colours of the classes."""
+    """Rows of pictures (3, H, W) uint8, truth, float and INT8, as one PNG with the names of the columns and the colours
+    of the classes.
+    """
     height = round(TILE * rows[0][0].shape[1] / rows[0][0].shape[2])
     tiles = [F.resize(picture, [height, TILE], antialias=True) for row in rows for picture in row]
     grid = make_grid(torch.stack(tiles), nrow=len(rows[0]), padding=4, pad_value=255)

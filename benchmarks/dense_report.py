@@ -1,4 +1,6 @@
-"""The page of the studies of detection and segmentation: tables, what they say for better or worse, learning curves, pictures."""
+"""The page of the studies of detection and segmentation: tables, what they say for better or worse, learning curves,
+pictures.
+"""
 
 import math
 import statistics
@@ -51,7 +53,11 @@ SENTENCES = {
 def write(output: str, result: dict) -> Path:
     """Write TASK.{json,md} and TASK_curves.png; returns the JSON's path."""
     folder, task = Path(output), result["task"]
-    result = {**result, "metric": METRICS[result["score"]], "effects": {name: effects(result, name) for name in result["networks"]}}
+    result = {
+        **result,
+        "metric": METRICS[result["score"]],
+        "effects": {name: effects(result, name) for name in result["networks"]},
+    }
     write_json(folder / f"{task}.json", result)
     if any(cell["curve"] for cell in result["cells"]):
         save_figure(curves(result), folder / f"{task}_curves.png")
@@ -59,7 +65,7 @@ def write(output: str, result: dict) -> Path:
     return folder / f"{task}.json"
 
 
-# ---- numbers -------------------------------------------------------------------------------------------------
+# ---- numbers -----------------------------------------------------------------------------------------------
 
 
 def cells_of(result: dict, network: str, column: str) -> list[dict]:
@@ -72,17 +78,19 @@ def judged(result: dict, network: str, column: str) -> dict[int, dict]:
 
 
 def difference(result: dict, one: tuple[str, str], other: tuple[str, str]) -> dict | None:
-    """The score of one (network, column) less that of another, mean over the seeds that both have, and its standard error.
+    """The score of one (network, column) less that of another, mean over the seeds that both have, and its standard
+    error.
 
-    The error is made of the spread over seeds, where there are several, and of that over groups of test pictures, paired: both networks
-    were shown the same ones. Groups without anything to be found (None) are left out.
+    The error is made of the spread over seeds, where there are several, and of that over groups of test pictures,
+    paired: both networks were shown the same ones. Groups without anything to be found (None) are left out.
     """
     a, b = judged(result, *one), judged(result, *other)
     score, seeds = result["score"], sorted(a.keys() & b.keys())
     if not seeds:
         return None
     gaps = [a[s]["scores"][score] - b[s]["scores"][score] for s in seeds]
-    scored = [zip(*(a[s]["groups"] for s in seeds)), zip(*(b[s]["groups"] for s in seeds))]  # of a group of pictures, by seed
+    # of a group of pictures, by seed
+    scored = [zip(*(a[s]["groups"] for s in seeds)), zip(*(b[s]["groups"] for s in seeds))]
     groups = [statistics.mean(xs) - statistics.mean(ys) for xs, ys in zip(*scored) if None not in (*xs, *ys)]
     by_pictures = statistics.stdev(groups) / math.sqrt(len(groups)) if len(groups) > 1 else 0.0
     by_seeds = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
@@ -100,29 +108,42 @@ def verdict(value: dict) -> int:
     return 0 if abs(value["mean"]) <= SURE * value["error"] else 1 if value["mean"] > 0 else -1
 
 
-# ---- the page ------------------------------------------------------------------------------------------------
+# ---- the page ----------------------------------------------------------------------------------------------
 
 
 def page(folder: Path, result: dict) -> str:
     s, task = result["settings"], result["task"]
-    partial = "" if len(result["cells"]) == result["planned"] else f"**{len(result['cells'])} of {result['planned']} cells so far.** "
-    seeds, pictures = sorted({c["seed"] for c in result["cells"]}), max((c.get("pictures", 0) for c in result["cells"]), default=0)
+    partial = (
+        ""
+        if len(result["cells"]) == result["planned"]
+        else f"**{len(result['cells'])} of {result['planned']} cells so far.** "
+    )
+    seeds, pictures = (
+        sorted({c["seed"] for c in result["cells"]}),
+        max((c.get("pictures", 0) for c in result["cells"]), default=0),
+    )
     lines = [
-        f"# {result['title']}", "",
+        f"# {result['title']}",
+        "",
         f"{partial}Written by `{result['command']}` (the same command goes on where it was stopped); the numbers are in "
         f"[{task}.json]({task}.json). In percent, on {pictures} test pictures that chose nothing; mean ± standard deviation over seeds "
         f"({', '.join(map(str, seeds)) or 'none yet'}). All columns but *float* and *straight* are **integer networks** on the engine "
-        f"{s['engine']}.", "",
+        f"{s['engine']}.",
+        "",
         f"Every column has seen the same {s['epochs']} epochs of pictures ({s['input_size']} px, batches of {s['batch_size']}) in the same "
         f"order: SGD, peak learning rate {s['lr']:g}, warm-up over {100 * s['warmup']:g} % of the steps, then {s['decay']}, gradients "
         f"clipped to a norm of {s['clip_norm']:g}, weight decay {s['weight_decay']:g}, residual branches silent at the start, "
         f"no pretrained weights. *float* and *finetune* train the last {s['tune_epochs']} epochs at a peak of {s['tune_lr']:g}; the float "
         f"phase of StatAssist takes the first {result['float_epochs']} epochs; *ptq* looked at {s['calibration_images']} training "
-        "pictures. These are short trainings on few pictures: they compare columns with each other, not with published figures.", "",
-        *(f"- *{name}*: {words}." for name, words in COLUMNS.items()), "",
+        "pictures. These are short trainings on few pictures: they compare columns with each other, not with published figures.",
+        "",
+        *(f"- *{name}*: {words}." for name, words in COLUMNS.items()),
+        "",
         *(line for name in result["networks"] for line in section(folder, result, name)),
-        *latencies(result), *curve_lines(result), *closing(result),
-    ]  # fmt: skip
+        *latencies(result),
+        *curve_lines(result),
+        *closing(result),
+    ]
     return "\n".join([*lines, ""])
 
 
@@ -133,11 +154,18 @@ def section(folder: Path, result: dict, network: str) -> list[str]:
     lines = [f"## {network}", "", *table(result, network), ""]
     found = effects(result, network)
     if found:
-        lines += [f"| ingredient | points of {METRICS[result['score']]} | standard error |", "|---|---|---|",
-                  *(f"| {words} | {100 * v['mean']:+.1f} | {100 * v['error']:.1f} |" for words, v in found.items()), ""]  # fmt: skip
+        lines += [
+            f"| ingredient | points of {METRICS[result['score']]} | standard error |",
+            "|---|---|---|",
+            *(f"| {words} | {100 * v['mean']:+.1f} | {100 * v['error']:.1f} |" for words, v in found.items()),
+            "",
+        ]
     if found and len({c["seed"] for c in result["cells"] if c["network"] == network}) == 1:
-        lines += ["One seed: the errors are those of the test pictures alone. Another training of the same column would differ by more, so "
-                  "the verdicts are of these very trainings, not of the methods.", ""]  # fmt: skip
+        lines += [
+            "One seed: the errors are those of the test pictures alone. Another training of the same column would differ by more, so "
+            "the verdicts are of these very trainings, not of the methods.",
+            "",
+        ]
     lines += [*reading(result, network), ""]
     for path in sorted(folder.glob(sheet_path(folder, result["task"], network, "*").name)):
         lines += [f"![truth, float and INT8]({path.name})", ""]
@@ -167,8 +195,16 @@ def table(result: dict, network: str) -> list[str]:
 
 def minutes(result: dict, network: str, column: str) -> float:
     """Of one seed's training, with the float training that it goes on from."""
-    chain = {"float": ("base", "float"), "finetune": ("base", "finetune"), "ptq": ("base", "float", "ptq")}.get(column, (column,))
-    return sum(statistics.mean([c["seconds"] for c in cells_of(result, network, name) if "seconds" in c] or [0]) for name in chain) / 60
+    chain = {"float": ("base", "float"), "finetune": ("base", "finetune"), "ptq": ("base", "float", "ptq")}.get(
+        column, (column,)
+    )
+    return (
+        sum(
+            statistics.mean([c["seconds"] for c in cells_of(result, network, name) if "seconds" in c] or [0])
+            for name in chain
+        )
+        / 60
+    )
 
 
 def shown(values: list[float]) -> str:
@@ -182,16 +218,23 @@ def shown(values: list[float]) -> str:
 def reading(result: dict, network: str) -> list[str]:
     """The aim and what became of it, in sentences, for better or worse."""
     found, metric = effects(result, network), METRICS[result["score"]]
-    best = max((c["scores"][result["score"]] for c in result["cells"] if c["network"] == network and c["scores"]), default=0.0)
+    best = max(
+        (c["scores"][result["score"]] for c in result["cells"] if c["network"] == network and c["scores"]), default=0.0
+    )
     if best < LEARNED:
         return [f"- No column reaches {100 * LEARNED:g} % {metric}: these trainings are too short to compare anything."]
-    lines = [f"- {subject} {says[verdict(found[words])]}: {points(found[words])} of {metric}."
-             for words, (subject, says) in SENTENCES.items() if words in found]  # fmt: skip
+    lines = [
+        f"- {subject} {says[verdict(found[words])]}: {points(found[words])} of {metric}."
+        for words, (subject, says) in SENTENCES.items()
+        if words in found
+    ]
     for column in COLUMNS:
         cells = cells_of(result, network, column)
         lost = [c for c in cells if c["scores"] is None]
         if lost:
-            lines.append(f"- *{column}* diverged in {len(lost)} of {len(cells)} seed(s): {lost[0]['refused'].split('; ')[0]}.")
+            lines.append(
+                f"- *{column}* diverged in {len(lost)} of {len(cells)} seed(s): {lost[0]['refused'].split('; ')[0]}."
+            )
     return lines
 
 
@@ -207,13 +250,25 @@ def latencies(result: dict) -> list[str]:
         return []
     rows, size = result["latency"]["networks"], "x".join(map(str, result["latency"]["timed_on"]))
     rows = {name: rows[name] for name in result["networks"] if name in rows}
-    lines = ["## Latency", "", f"One thread (its CPU time), frozen, {size}, interleaved; INT8 on {result['settings']['engine']}, CPU "
-             f"{result['machine']}, torch {result['torch']}; without what is float around the network.", "",
-             "| network | parameters | MACs | INT8 ms | float ms | float / INT8 |", "|---|---|---|---|---|---|"]  # fmt: skip
-    lines += [f"| {name} | {row['params'] / 1e6:.2f} M | {row['macs'] / 1e6:.0f} M | {row['int8_ms']:.2f} | {row['float_ms']:.2f} | "
-              f"{row['float_ms'] / row['int8_ms']:.1f} |" for name, row in rows.items()]  # fmt: skip
+    lines = [
+        "## Latency",
+        "",
+        f"One thread (its CPU time), frozen, {size}, interleaved; INT8 on {result['settings']['engine']}, CPU "
+        f"{result['machine']}, torch {result['torch']}; without what is float around the network.",
+        "",
+        "| network | parameters | MACs | INT8 ms | float ms | float / INT8 |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {row['params'] / 1e6:.2f} M | {row['macs'] / 1e6:.0f} M | {row['int8_ms']:.2f} | {row['float_ms']:.2f} | "
+        f"{row['float_ms'] / row['int8_ms']:.1f} |"
+        for name, row in rows.items()
+    ]
     apart = max(row[f"{form}_spread"] for row in rows.values() for form in ("int8", "float"))
-    lines += ["", f"The best rounds of a network lie up to {100 * apart:.0f} % apart: what differs by no more is the same."]
+    lines += [
+        "",
+        f"The best rounds of a network lie up to {100 * apart:.0f} % apart: what differs by no more is the same.",
+    ]
     first, *others = rows
     lines += ["", *(line for other in others for line in beside(result, first, other))]
     return [*lines, ""]
@@ -224,23 +279,35 @@ def beside(result: dict, one: str, other: str) -> list[str]:
     rows = result["latency"]["networks"]
     slower = rows[one]["int8_ms"] / rows[other]["int8_ms"] - 1
     equal = (
-        "about the same INT8 latency as" if abs(slower) <= EQUAL else "more INT8 latency than" if slower > 0 else "less INT8 latency than"
+        "about the same INT8 latency as"
+        if abs(slower) <= EQUAL
+        else "more INT8 latency than"
+        if slower > 0
+        else "less INT8 latency than"
     )
     lines = [f"- {one} has {equal} {other} ({100 * slower:+.0f} %)."]
     for column in ("both", "float"):
         value = difference(result, (one, column), (other, column))
         if value is not None:
             says = ("cannot be told from", "is better than", "is worse than")[verdict(value)]
-            lines.append(f"- In the column *{column}* {one} {says} {other}: {points(value)} of {METRICS[result['score']]}.")
+            lines.append(
+                f"- In the column *{column}* {one} {says} {other}: {points(value)} of {METRICS[result['score']]}."
+            )
     return lines
 
 
 def curve_lines(result: dict) -> list[str]:
     if not any(c["curve"] for c in result["cells"]):
         return []
-    return ["## Learning curves", "", f"{METRICS[result['score']]} on the validation part, in training: of float, or of fake-quant where "
-            "the network trains quantized. *float* and *finetune* begin where their common float training ends.", "",
-            f"![learning curves]({result['task']}_curves.png)", ""]  # fmt: skip
+    return [
+        "## Learning curves",
+        "",
+        f"{METRICS[result['score']]} on the validation part, in training: of float, or of fake-quant where "
+        "the network trains quantized. *float* and *finetune* begin where their common float training ends.",
+        "",
+        f"![learning curves]({result['task']}_curves.png)",
+        "",
+    ]
 
 
 def closing(result: dict) -> list[str]:
@@ -250,9 +317,13 @@ def closing(result: dict) -> list[str]:
     if good:
         gap = max(abs(c["scores"][result["score"]] - c["fake_quant"][result["score"]]) for c in good)
         ops = sorted({op for c in good for op in c["float_ops"]})
-        lines += [f"- INT8 is at most {100 * gap:.2f} points of {METRICS[result['score']]} from fake-quant; the least share of same "
-                  f"answers is {100 * min(c['agreement'] for c in good):.1f} %.",
-                  f"- In float inside the integer networks: {', '.join(ops) if ops else 'nothing'}."]  # fmt: skip
-    lines.append("- The standard error of a difference comes from the spread over seeds, where there are several, and from groups of "
-                 "neighbouring test pictures, each judged alone; a difference below two of it is called noise.")  # fmt: skip
+        lines += [
+            f"- INT8 is at most {100 * gap:.2f} points of {METRICS[result['score']]} from fake-quant; the least share of same "
+            f"answers is {100 * min(c['agreement'] for c in good):.1f} %.",
+            f"- In float inside the integer networks: {', '.join(ops) if ops else 'nothing'}.",
+        ]
+    lines.append(
+        "- The standard error of a difference comes from the spread over seeds, where there are several, and from groups of "
+        "neighbouring test pictures, each judged alone; a difference below two of it is called noise."
+    )
     return [*lines, *(f"- {words}" for words in result["chosen"])]

@@ -1,12 +1,16 @@
-"""A whole training step of a detector and of a segmenter, float and QAT side by side; and whether reading pictures keeps up with it.
+"""A whole training step of a detector and of a segmenter, float and QAT side by side; and whether reading pictures
+keeps up with it.
 
-    PYTHONPATH=. python benchmarks/dense_step.py                                                        # on the embedded scenes
-    PYTHONPATH=. python benchmarks/dense_step.py --data-root detection=PATH segmentation=PATH           # on VOC and CamVid folders
-    PYTHONPATH=. python benchmarks/dense_step.py --profile                                              # and where the time goes
+    PYTHONPATH=. python benchmarks/dense_step.py                                                        # on the
+    embedded scenes
+    PYTHONPATH=. python benchmarks/dense_step.py --data-root detection=PATH segmentation=PATH           # on VOC and
+    CamVid folders
+    PYTHONPATH=. python benchmarks/dense_step.py --profile                                              # and where the
+    time goes
 
-A step is the task's own: forward, losses (matching of boxes, or the resize to the picture and the weighted cross-entropy), backward, SGD
-with momentum. Rounds take one step of each kind in turn; reported is the ratio of the medians, whose bar is 1.5. Where it is missed, the
-longest operations of both kinds are printed. The last line is JSON.
+A step is the task's own: forward, losses (matching of boxes, or the resize to the picture and the weighted
+cross-entropy), backward, SGD with momentum. Rounds take one step of each kind in turn; reported is the ratio of the
+medians, whose bar is 1.5. Where it is missed, the longest operations of both kinds are printed. The last line is JSON.
 """
 
 import gc
@@ -50,7 +54,9 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler says at
 class StepConfig:
     tasks: tuple[str, ...] = option(tuple(NETWORKS), "detection, segmentation or both")
     network: str = option("", f"another network than {' and '.join(NETWORKS.values())}; of one task")
-    data_root: tuple[str, ...] = option((), "detection=FOLDER (as VOC) and segmentation=FOLDER (as CamVid); else the embedded scenes")
+    data_root: tuple[str, ...] = option(
+        (), "detection=FOLDER (as VOC) and segmentation=FOLDER (as CamVid); else the embedded scenes"
+    )
     input_size: int = option(192, "pixels")
     batch_size: int = option(8, "pictures a step")
     rounds: int = option(10, "steps of each kind that are timed")
@@ -100,9 +106,15 @@ def measure(config: StepConfig, task: str) -> dict:
     steps = {kind: Step(config, task, data, kind, stream.batch(0)) for kind in KINDS}
     ms = {kind: median(values) for kind, values in timed(steps, config).items()}
     ratio = round(ms["qat"] / ms["float"], 3)
-    found = {"network": config.network_of(task), "data": name_of(config, task), "ms": {kind: round(value, 1) for kind, value in ms.items()},
-             "ratio": ratio, "bar": BAR, "holds": ratio <= BAR,
-             "pictures_per_s": {kind: round(1e3 * stream.batch_size / value, 1) for kind, value in ms.items()}}  # fmt: skip
+    found = {
+        "network": config.network_of(task),
+        "data": name_of(config, task),
+        "ms": {kind: round(value, 1) for kind, value in ms.items()},
+        "ratio": ratio,
+        "bar": BAR,
+        "holds": ratio <= BAR,
+        "pictures_per_s": {kind: round(1e3 * stream.batch_size / value, 1) for kind, value in ms.items()},
+    }
     if config.profile or ratio > BAR:
         found["profile"] = {kind: longest(step) for kind, step in steps.items()}
     if config.batches:
@@ -122,7 +134,8 @@ def name_of(config: StepConfig, task: str) -> str:
 
 def timed(steps: dict[str, "Step"], config: StepConfig) -> dict[str, list[float]]:
     """Milliseconds of each step, one of every kind a round; each round begins with another kind."""
-    clock = time.process_time if config.threads == 1 else time.perf_counter  # other programs' turns do not count on one thread
+    # other programs' turns do not count on one thread
+    clock = time.process_time if config.threads == 1 else time.perf_counter
     for step in steps.values():
         for _ in range(WARM_UP):
             step()
@@ -166,25 +179,35 @@ def qat(model: nn.Module, images: Tensor) -> nn.Module:
     return parts.attach(model, images, quant.QuantConfig()).train()
 
 
-# ---- where the time goes -----------------------------------------------------------------------------------------------------------------
+# ---- where the time goes -----------------------------------------------------------------------------------
 
 
 def longest(step: Step) -> list[dict]:
-    """The operations of a step that take longest by themselves, and the whole of its three phases (##), in milliseconds."""
+    """The operations of a step that take longest by themselves, and the whole of its three phases (##), in
+    milliseconds.
+    """
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         step()
     events = recorded.key_averages()
-    phases = [{"op": e.key, "calls": e.count, "ms": round(e.cpu_time_total / 1e3, 1)} for e in events if e.key.startswith("##")]
-    others = [{"op": e.key, "calls": e.count, "ms": round(e.self_cpu_time_total / 1e3, 1)} for e in events if not e.key.startswith("##")]
+    phases = [
+        {"op": e.key, "calls": e.count, "ms": round(e.cpu_time_total / 1e3, 1)}
+        for e in events
+        if e.key.startswith("##")
+    ]
+    others = [
+        {"op": e.key, "calls": e.count, "ms": round(e.self_cpu_time_total / 1e3, 1)}
+        for e in events
+        if not e.key.startswith("##")
+    ]
     return phases + sorted(others, key=lambda row: -row["ms"])[:TOP]
 
 
-# ---- reading -----------------------------------------------------------------------------------------------------------------------------
+# ---- reading -----------------------------------------------------------------------------------------------
 
 
 def reading(config: StepConfig, task: str, workers: int, step: Step) -> dict:
-    """Pictures a second that a stream gives by itself, and that steps train on while they have pictures, both by the clock on the wall;
-    and the share of its time that training on the stream waits for pictures."""
+    """Pictures a second that a stream gives by itself, and that steps train on while they have pictures, both by the
+    clock on the wall; and the share of its time that training on the stream waits for pictures."""
     stream = Stream(load(config, task, workers).train, config.batch_size, seed=0)
     stream.batch(0)  # starts the workers
     marks = [time.perf_counter()]
@@ -199,13 +222,18 @@ def reading(config: StepConfig, task: str, workers: int, step: Step) -> dict:
     alone, *spent = (after - before for before, after in itertools.pairwise(marks))
     waits, steps = sum(spent[::2]), sum(spent[1::2])
     pictures = config.batches * stream.batch_size
-    return {"pictures_per_s": round(pictures / alone, 1), "trained_per_s": round(pictures / steps, 1),
-            "training_waits": round(waits / (waits + steps), 3)}  # fmt: skip
+    return {
+        "pictures_per_s": round(pictures / alone, 1),
+        "trained_per_s": round(pictures / steps, 1),
+        "training_waits": round(waits / (waits + steps), 3),
+    }
 
 
 def show(config: StepConfig, found: dict) -> None:
     where = f"{config.threads} thread{'s' * (config.threads > 1)}, torch {torch.__version__}"
-    print(f"\n{found['network']} on {found['data']}: {config.input_size} px, batch {config.batch_size}, {config.rounds} rounds, {where}")
+    print(
+        f"\n{found['network']} on {found['data']}: {config.input_size} px, batch {config.batch_size}, {config.rounds} rounds, {where}"
+    )
     rows = [{"step": kind, "ms": found["ms"][kind], "pictures/s": found["pictures_per_s"][kind]} for kind in KINDS]
     print(pandas.DataFrame(rows).to_string(index=False))
     print(f"QAT / float: {found['ratio']:.2f}, {'within' if found['holds'] else 'OVER'} the bar of {BAR}")

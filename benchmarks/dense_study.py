@@ -1,4 +1,5 @@
-"""What the studies of detection and segmentation share: how cells (benchmarks/dense_columns.py) are made and judged, in what order.
+"""What the studies of detection and segmentation share: how cells (benchmarks/dense_columns.py) are made and judged, in
+what order.
 
 Each cell is a run folder that ends in a result.json; what is done already is not done again.
 """
@@ -17,7 +18,19 @@ from torch import nn
 
 import quant
 from benchmarks import dense_pictures, dense_report
-from benchmarks.dense_columns import COLUMNS, FLOAT, FREE, SMOKE, STAGES, WHERE, Cell, DenseConfig, Window, planned, recipe
+from benchmarks.dense_columns import (
+    COLUMNS,
+    FLOAT,
+    FREE,
+    SMOKE,
+    STAGES,
+    WHERE,
+    Cell,
+    DenseConfig,
+    Window,
+    planned,
+    recipe,
+)
 from benchmarks.low_bit import RESULT, claim, in_parallel, percent, workers
 from common.errors import UserError
 from common.files import read_bytes, read_json, write_bytes
@@ -40,8 +53,8 @@ GROUPS = 8  # of test pictures, for the standard error by pictures
 
 
 class Study(NamedTuple):
-    """What a task adds: `paint(task, model or None for the truth, picture, images, target) -> picture (3, H, W) uint8` with what is found
-    drawn into it; `chosen`, in words, why the settings are as they are."""
+    """What a task adds: `paint(task, model or None for the truth, picture, images, target) -> picture (3, H, W) uint8`
+    with what is found drawn into it; `chosen`, in words, why the settings are as they are."""
 
     title: str
     paint: Callable
@@ -67,8 +80,8 @@ def run_study(config: DenseConfig, study: Study) -> Path:
 
 
 def stages(config: DenseConfig, study: Study) -> list[list]:
-    """The jobs, in stages of which each needs the one before: the latencies; then seed by seed the columns, the most telling first, and the
-    pictures of `float` and `both` as soon as there are both."""
+    """The jobs, in stages of which each needs the one before: the latencies; then seed by seed the columns, the most
+    telling first, and the pictures of `float` and `both` as soon as there are both."""
     staged: list[list] = [[functools.partial(measure_latencies, config)]]
     for seed in config.seeds:
         for columns in STAGES:
@@ -78,14 +91,16 @@ def stages(config: DenseConfig, study: Study) -> list[list]:
     return staged
 
 
-# ---- one job, in a worker process ----------------------------------------------------------------------------
+# ---- one job, in a worker process --------------------------------------------------------------------------
 
 
 @functools.cache
 def load(config: DenseConfig) -> Data:
     """The pictures; the same ones for every seed."""
     kind = KINDS[config.task]
-    data = kind.load(Request(config.data, config.data_root, config.input_size, 0, config.train_images, bad_data=config.bad_data))
+    data = kind.load(
+        Request(config.data, config.data_root, config.input_size, 0, config.train_images, bad_data=config.bad_data)
+    )
     few = {name: kind.some(part, config.held_out_images, 0) for name, part in data.held_out.items()}
     return replace(data, **few)
 
@@ -96,7 +111,9 @@ def network_of(config: DenseConfig, name: str) -> Network:
 
 def task_of(config: DenseConfig, name: str) -> Any:
     data = load(config)
-    return KINDS[config.task].task(network_of(config, name).name, config.input_size, data.classes, data.train, Choices())
+    return KINDS[config.task].task(
+        network_of(config, name).name, config.input_size, data.classes, data.train, Choices()
+    )
 
 
 def test_of(config: DenseConfig) -> Samples:
@@ -123,7 +140,9 @@ def run_cell(config: DenseConfig, cell: Cell) -> str:
             result = {"scores": None, "refused": str(error)}
         run.write_json(RESULT, cell._asdict() | {"curve": curve(config, cell, run)} | result)
     result = run.read_json(RESULT)
-    found = result["refused"] or ", ".join(f"{k} {percent(v)}" for k, v in (result["scores"] or {}).items()) or "trained"
+    found = (
+        result["refused"] or ", ".join(f"{k} {percent(v)}" for k, v in (result["scores"] or {}).items()) or "trained"
+    )
     return f"{cell.network}, seed {cell.seed}, {cell.column}: {found} in {result.get('seconds', 0):.0f} s"
 
 
@@ -162,7 +181,7 @@ def curve(config: DenseConfig, cell: Cell, run: Run) -> list[tuple[int, float]]:
     return [(first + row["epoch"] * config.every, row[score]) for row in run.read_log()]
 
 
-# ---- judging -------------------------------------------------------------------------------------------------
+# ---- judging -----------------------------------------------------------------------------------------------
 
 
 def judge(config: DenseConfig, cell: Cell, model: nn.Module, seconds: float) -> dict:
@@ -178,22 +197,32 @@ def judge(config: DenseConfig, cell: Cell, model: nn.Module, seconds: float) -> 
         found |= scores(task, integer, test)
         found["agreement"] = task.agreement(model, integer, test)
     simulated = task.evaluate(model, test)
-    return found | {"fake_quant": {name: simulated[name] for name in task.reported}, "float_ops": parts.float_ops(integer)}
+    return found | {
+        "fake_quant": {name: simulated[name] for name in task.reported},
+        "float_ops": parts.float_ops(integer),
+    }
 
 
 def scores(task: Any, model: nn.Module, test: Samples) -> dict:
     """The reported metrics over all test pictures, and the score of each of a few groups of neighbouring ones.
 
-    None stands for a group that has nothing to be found: the same ones for every model, as it depends on the pictures alone.
+    None stands for a group that has nothing to be found: the same ones for every model, as it depends on the pictures
+    alone.
     """
     found = task.evaluate(model, test)
     groups = torch.arange(len(test)).chunk(min(GROUPS, len(test) // 2))
-    return {"scores": {name: found[name] for name in task.reported}, "pictures": len(test),
-            "groups": [score_of(task, model, test.select(group)) for group in groups]}  # fmt: skip
+    return {
+        "scores": {name: found[name] for name in task.reported},
+        "pictures": len(test),
+        "groups": [score_of(task, model, test.select(group)) for group in groups],
+    }
 
 
 def score_of(task: Any, model: nn.Module, group: Samples) -> float | None:
-    """The score of a part of pictures that could be judged as a whole; None where this part has no objects, or no pixel with a class."""
+    """The score of a part of pictures that could be judged as a whole;
+
+    None where this part has no objects, or no pixel with a class.
+    """
     try:
         return task.evaluate(model, group)[task.score]
     except UserError:
@@ -234,15 +263,20 @@ def frozen_forms(config: DenseConfig, network: Network, images: torch.Tensor, pr
     return {"int8": parts.freeze(converted, image), "float": parts.freeze_float(model, image, runtime)}
 
 
-# ---- results -------------------------------------------------------------------------------------------------
+# ---- results -----------------------------------------------------------------------------------------------
 
 
 def draw_sheet(config: DenseConfig, paint: Callable, name: str, seed: int) -> str:
-    """Some test pictures with the truth, with what `float` and with what `both` finds as INT8: a PNG in the output folder."""
+    """Some test pictures with the truth, with what `float` and with what `both` finds as INT8: a PNG in the output
+    folder.
+    """
     cells = [Cell(name, seed, column) for column in ("float", "both")]
     if any((found := result_of(config, cell)) is None or found["refused"] for cell in cells):
         return f"{name}, seed {seed}: no pictures, as float or both has no network"
-    drawn, path = run_of(config, cells[-1]).path / SHEET, dense_pictures.sheet_path(config.output, config.task, name, seed)
+    drawn, path = (
+        run_of(config, cells[-1]).path / SHEET,
+        dense_pictures.sheet_path(config.output, config.task, name, seed),
+    )
     if not drawn.is_file():
         rows = painted(config, paint, [None, *(rebuilt(config, cell) for cell in cells)], task_of(config, name))
         dense_pictures.write_sheet(drawn, rows, load(config).classes)
@@ -279,19 +313,28 @@ def write(config: DenseConfig, study: Study) -> Path:
     cells = [found for cell in planned(config) if (found := result_of(config, cell)) is not None]
     result = {
         "command": command(config),
-        "task": config.task, "title": study.title, "score": TASKS[config.task].score, "reported": list(TASKS[config.task].reported),
+        "task": config.task,
+        "title": study.title,
+        "score": TASKS[config.task].score,
+        "reported": list(TASKS[config.task].reported),
         "settings": read_json(runs / "settings.json"),
         "float_epochs": config.every * recipe(config, Cell("", 0, "both")).schedule.float_epochs,
-        "machine": cpu_model(), "torch": torch.__version__, "chosen": list(study.chosen),
-        "networks": list(config.networks), "planned": len(planned(config)), "cells": cells,
+        "machine": cpu_model(),
+        "torch": torch.__version__,
+        "chosen": list(study.chosen),
+        "networks": list(config.networks),
+        "planned": len(planned(config)),
+        "cells": cells,
         "latency": read_json(runs / LATENCY) if (runs / LATENCY).is_file() else None,
-    }  # fmt: skip
+    }
     return dense_report.write(config.output, result)
 
 
 def command(config: DenseConfig) -> str:
     """What makes these results: the program with all flags that differ from its own."""
-    unlike = {f.name: value for f in fields(config) if (value := getattr(config, f.name)) != f.default and f.name not in WHERE}
+    unlike = {
+        f.name: value for f in fields(config) if (value := getattr(config, f.name)) != f.default and f.name not in WHERE
+    }
     flags = [word for name, value in unlike.items() for word in ("--" + name.replace("_", "-"), *_words(value))]
     return shlex.join(["PYTHONPATH=.", "python", f"benchmarks/{config.task}_study.py", "--data-root", "FOLDER", *flags])
 

@@ -1,9 +1,13 @@
-"""Detection on real pictures: float, post-training, fine-tuned, naive and StatAssist + GradBoost trainings, all judged as INT8 networks.
+"""Detection on real pictures: float, post-training, fine-tuned, naive and StatAssist + GradBoost trainings, all judged
+as INT8 networks.
 
-    PYTHONPATH=. python benchmarks/detection_study.py --data voc --data-root FOLDER   # FOLDER/VOCdevkit/VOC2007, such as BCCD
-    PYTHONPATH=. python benchmarks/detection_study.py --smoke                         # a few pictures of scenes, to see that it runs
+    PYTHONPATH=. python benchmarks/detection_study.py --data voc --data-root FOLDER   # FOLDER/VOCdevkit/VOC2007, such
+    as BCCD
+    PYTHONPATH=. python benchmarks/detection_study.py --smoke                         # a few pictures of scenes, to see
+    that it runs
 
-Writes docs/results/detection.{json,md} and PNGs, and brings them up to date after each cell. The same command goes on where it was stopped.
+Writes docs/results/detection.{json,md} and PNGs, and brings them up to date after each cell. The same command goes on
+where it was stopped.
 """
 
 from dataclasses import dataclass
@@ -36,7 +40,9 @@ CHOSEN = (
 class DetectionConfig(DenseConfig):
     task: ClassVar[str] = "detection"
     data: Literal[boxes.DATA] = option("voc", "layout of the data")
-    networks: tuple[str, ...] = option(("ssdlite:frostnet_small_0_5", "ssdlite:mobilenet_v2_x0_6"), "networks, of equal INT8 latency")
+    networks: tuple[str, ...] = option(
+        ("ssdlite:frostnet_small_0_5", "ssdlite:mobilenet_v2_x0_6"), "networks, of equal INT8 latency"
+    )
     batch_size: int = option(8, "pictures in a step")
     epochs: int = option(54, "epochs of pictures that each column sees")
     lr: float = option(0.1, "peak learning rate of trainings from scratch")
@@ -58,7 +64,9 @@ def paint(task, model: nn.Module | None, picture: Tensor, images: Tensor, target
     if not len(shown):
         return picture
     colours = palette(len(task.classes))
-    return draw_bounding_boxes(picture, shown, colors=[colours[label] for label in labels.tolist()], width=max(2, picture.shape[-1] // 160))
+    return draw_bounding_boxes(
+        picture, shown, colors=[colours[label] for label in labels.tolist()], width=max(2, picture.shape[-1] // 160)
+    )
 
 
 @guard(errors=(quant.QuantError,))

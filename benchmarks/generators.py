@@ -1,9 +1,13 @@
-"""Generators of style transfer as integer networks: what they cost, how near INT8 comes to fake-quant, and latency beside float.
+"""Generators of style transfer as integer networks: what they cost, how near INT8 comes to fake-quant, and latency
+beside float.
 
-    PYTHONPATH=. python benchmarks/generators.py                        # about 7 minutes on a quiet machine of two cores
-    PYTHONPATH=. python benchmarks/generators.py --run runs/A runs/B    # also what retrain.py trained, on pictures of its data
+    PYTHONPATH=. python benchmarks/generators.py                        # about 7 minutes on a quiet machine of two
+    cores
+    PYTHONPATH=. python benchmarks/generators.py --run runs/A runs/B    # also what retrain.py trained, on pictures of
+    its data
     PYTHONPATH=. python benchmarks/generators.py --minutes 3            # as far as that goes; the same command goes on
-    PYTHONPATH=. python benchmarks/generators.py --minutes 0            # measures nothing: the page anew from the JSON, of any machine
+    PYTHONPATH=. python benchmarks/generators.py --minutes 0            # measures nothing: the page anew from the JSON,
+    of any machine
     PYTHONPATH=. python benchmarks/generators.py --smoke                # tiny pictures, into smoke/
 
 Untrained generators have random weights, batch-norm statistics and ranges from pictures of `scenes`. Writes
@@ -28,7 +32,15 @@ from tqdm import tqdm
 import quant
 from benchmarks import dense_networks
 from benchmarks.dense_networks import LIMITS, SEED, Form, attempt, begun, form, profiled, visits
-from benchmarks.dense_page import failed_section, float_section, int8_over_float, losing_section, one_line, ratio_words, summarized
+from benchmarks.dense_page import (
+    failed_section,
+    float_section,
+    int8_over_float,
+    losing_section,
+    one_line,
+    ratio_words,
+    summarized,
+)
 from benchmarks.latency_tables import ORT, table, times, worth_a_profile
 from common.cli import guard, option, parse
 from common.errors import UserError
@@ -43,7 +55,14 @@ from tasks.picture_metrics import MOST_PSNR
 from tasks.translation import both
 from zoo import generators
 
-NETWORKS = ("resnet_6blocks", "resnet_9blocks", "resnet_6blocks:instance", "unet_256", "frost_generator", "frost_generator:instance")
+NETWORKS = (
+    "resnet_6blocks",
+    "resnet_9blocks",
+    "resnet_6blocks:instance",
+    "unet_256",
+    "frost_generator",
+    "frost_generator:instance",
+)
 SMOKE_NETWORKS, SMOKE_SIZE = ("resnet_6blocks:instance", "frost_generator"), 32
 ENGINES = ("reference", *quant.available())
 TIMED = (FROZEN, SESSION, "fbgemm", "x86", "onednn", ORT)  # qnnpack is written for ARM
@@ -54,7 +73,9 @@ ROUNDS, PICTURES = BEST, 2  # of timing; that statistics and ranges come from, a
 @dataclass(frozen=True)
 class GeneratorsConfig:
     networks: tuple[str, ...] = option(NETWORKS, "untrained generators, in the order of measuring")
-    run: tuple[str, ...] = option((), "folders of finished runs of pix2pix or cyclegan: compared on their own data, not timed")
+    run: tuple[str, ...] = option(
+        (), "folders of finished runs of pix2pix or cyclegan: compared on their own data, not timed"
+    )
     data_root: str | None = option(None, "folder of the pictures for --run (default: the one that each was trained on)")
     input_size: int = option(256, "pixels of untrained generators")
     minutes: float = option(math.inf, "begin no further network after so many minutes; 0: only write the page anew")
@@ -67,7 +88,9 @@ class GeneratorsConfig:
             vars(self).update(networks=networks, input_size=SMOKE_SIZE)
         for name in self.networks:
             if not generators.knows(name):
-                raise UserError(f"networks: {name!r} is no generator; known here: {', '.join(generators.NAMES)}, each also :instance")
+                raise UserError(
+                    f"networks: {name!r} is no generator; known here: {', '.join(generators.NAMES)}, each also :instance"
+                )
             generators.check_size(name, self.input_size)
         if len(set(map(label, self.run))) < len(self.run):
             raise UserError("run: two folders have one name, so that their rows could not be told apart; rename one")
@@ -79,7 +102,13 @@ class GeneratorsConfig:
 
     def about(self) -> dict:
         """What figures that stand in one file have in common."""
-        return {"sizes": {"style": self.input_size}, "classes": {"style": 3}, "rounds": ROUNDS, "pictures": PICTURES, "machine": identity()}
+        return {
+            "sizes": {"style": self.input_size},
+            "classes": {"style": 3},
+            "rounds": ROUNDS,
+            "pictures": PICTURES,
+            "machine": identity(),
+        }
 
 
 @guard(errors=(quant.QuantError,))
@@ -95,7 +124,9 @@ def main(argv=None) -> dict:
         if name not in results["networks"] and time.monotonic() - started < 60 * config.minutes:
             results["networks"][name] = measure(make, f"{name} ({number} of {len(jobs)})")
             write(results, config.prefix, jobs)
-            print(f"{(time.monotonic() - started) / 60:5.1f} min  {one_line(name, results['networks'][name])}", flush=True)
+            print(
+                f"{(time.monotonic() - started) / 60:5.1f} min  {one_line(name, results['networks'][name])}", flush=True
+            )
     write(results, config.prefix, jobs)
     summary = summarized(results["networks"], len(jobs)) | {"psnr_least": least_of(results["networks"])}
     print(json.dumps(plain(summary)))
@@ -114,7 +145,7 @@ def label(run: str) -> str:
     return f"{Path(run).resolve().name} (trained)"
 
 
-# ---- what is measured --------------------------------------------------------------------------------------------------------------------
+# ---- what is measured --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -149,7 +180,10 @@ def untrained(name: str, size: int) -> Subject:
     model = generators.build(name)
     settle(model, images)
     dense = dense_networks.Subject("style", model, nn.Module.__call__, images)
-    graphs = {limit: dense_networks.attached(dense, LIMITS[limit]) for limit in {quant.weight_qmax(engine) for engine in ENGINES}}
+    graphs = {
+        limit: dense_networks.attached(dense, LIMITS[limit])
+        for limit in {quant.weight_qmax(engine) for engine in ENGINES}
+    }
     return Subject(f"untrained, {size} px", model, graphs, {"": images})
 
 
@@ -158,9 +192,13 @@ def of_run(run: str, data_root: str | None) -> Subject:
     found, settings = trained.load(run), read_json(Path(run) / "config.json")
     kind = kinds.KINDS[found.task]
     if not kind.shows:
-        raise UserError(f"run: {run} is one of {found.task}; name runs of {' or '.join(n for n, k in kinds.KINDS.items() if k.shows)}")
+        raise UserError(
+            f"run: {run} is one of {found.task}; name runs of {' or '.join(n for n, k in kinds.KINDS.items() if k.shows)}"
+        )
     wanted = {field: settings.get(field) for field in ("data", "data_root", "bad_data", "direction")}
-    data = kind.load(kinds.Request(**wanted | ({"data_root": data_root} if data_root else {}), input_size=found.input_size))
+    data = kind.load(
+        kinds.Request(**wanted | ({"data_root": data_root} if data_root else {}), input_size=found.input_size)
+    )
     pictures = both(next(kind.in_order(data.test or data.val, PICTURES)))
     what = f"{found.name}, {found.task} of {wanted['data']}, {found.input_size} px"
     graphs = {limit: found.graph for limit in LIMITS if found.weight_qmax <= limit}
@@ -174,7 +212,9 @@ def measure(make: Callable[[], Subject], progress: str = "") -> dict:
         subject = make()
         found = {"task": subject.what, "found": sum(x[0].numel() for x in subject.inputs.values())}
         found["parts"] = dense_networks.costs(subject.graph_for("reference"), subject.first)
-        found["parity"] = {engine: attempt(compare, subject, engine) for engine in tqdm(ENGINES, desc=progress, leave=False)}
+        found["parity"] = {
+            engine: attempt(compare, subject, engine) for engine in tqdm(ENGINES, desc=progress, leave=False)
+        }
         found["onnx"] = {name: attempt(export, subject, name) for name in subject.inputs}
         found |= timed(subject) if subject.model is not None else {"latency": [], "profile": {}}
     return found | {"seen": {"date": time.strftime("%Y-%m-%d %H:%M:%S"), **watch.seen()}}
@@ -187,7 +227,9 @@ def compare(subject: Subject, engine: str) -> dict:
     for name, report in parts.parity(graph, converted, subject.first).items():
         executor, x = parts.parts_of(converted)[name], subject.inputs[name]
         with quant.use_engine(engine), torch.no_grad():
-            psnr = peak_signal_noise_ratio(executor(x), fake_quant(parts.parts_of(graph)[name], x), data_range=2.0).clamp(max=MOST_PSNR)
+            psnr = peak_signal_noise_ratio(
+                executor(x), fake_quant(parts.parts_of(graph)[name], x), data_range=2.0
+            ).clamp(max=MOST_PSNR)
         rows[name] = {"layers": len(report.rows), "layer_steps": report.layer_steps, "psnr": round(psnr.item(), 2)}
         floats.update(function_of(executor.graph.op(op)) for op in executor.float_ops)
         resizes += sum(op.kind == "resize" for op in executor.graph.ops)
@@ -219,19 +261,27 @@ def timed(subject: Subject) -> dict:
         forms = {name: attempt(made, name) for name in TIMED}
         ready = {name: found for name, found in forms.items() if isinstance(found, Form)}
         ms = visits(ready, ROUNDS)
-        rows = [{"name": name, "rounds_ms": ms[name]} if name in ready else {"name": name, **forms[name]} for name in TIMED]
+        rows = [
+            {"name": name, "rounds_ms": ms[name]} if name in ready else {"name": name, **forms[name]} for name in TIMED
+        ]
         profiles = {name: attempt(profiled, ready[name]) for name in sorted(worth_a_profile(rows))}
     return {"latency": rows, "profile": {name: found for name, found in profiles.items() if isinstance(found, list)}}
 
 
-# ---- the page ----------------------------------------------------------------------------------------------------------------------------
+# ---- the page ----------------------------------------------------------------------------------------------
 
 
 def page(results: dict, asked: Iterable[str]) -> str:
     networks = results["networks"]
     missing = [name for name in asked if name not in networks]
-    sections = [HEAD.format(**results["about"]["machine"], size=results["about"]["sizes"]["style"], least=kinds.PICTURES.least,
-                            load=max(found["seen"]["load"] or 0 for found in networks.values()))]  # fmt: skip
+    sections = [
+        HEAD.format(
+            **results["about"]["machine"],
+            size=results["about"]["sizes"]["style"],
+            least=kinds.PICTURES.least,
+            load=max(found["seen"]["load"] or 0 for found in networks.values()),
+        )
+    ]
     sections += [f"**Not measured yet: {', '.join(missing)}.**"] if missing else []
     sections += [costs_section(networks), parity_section(networks), float_section(networks), losing_section(networks)]
     return "\n\n".join(section for section in [*sections, failed_section(networks)] if section) + "\n"
@@ -251,22 +301,42 @@ def costs_section(networks: Mapping[str, dict]) -> str:
     lines = []
     for name, found in networks.items():
         ms, ratio = times({"rows": found["latency"]}), int8_over_float(found)
-        params, macs = (joined(f"{part[field] / unit:.2f}" for part in found["parts"].values()) for field, unit in UNITS.items())
+        params, macs = (
+            joined(f"{part[field] / unit:.2f}" for part in found["parts"].values()) for field, unit in UNITS.items()
+        )
         latencies = [f"{ms[form]:.1f}" if form in ms else "-" for form in TIMED]
         lines.append([name, found["task"], params, macs, *latencies, "-" if math.isnan(ratio) else f"{ratio:.2f}"])
-    columns = ["network", "what", "parameters M", "MACs G", "float torch", "float ort", *TIMED[2:-1], "ort", "INT8 / float"]
+    columns = [
+        "network",
+        "what",
+        "parameters M",
+        "MACs G",
+        "float torch",
+        "float ort",
+        *TIMED[2:-1],
+        "ort",
+        "INT8 / float",
+    ]
     note = (
         "Milliseconds of one picture, frozen forms, one thread, its CPU time, the minimum over interleaved rounds. *INT8 / float*: the "
         "fastest of each kind. Trained generators, not timed, take as long as untrained ones of their name and size."
     )
     measured = {name: found for name, found in networks.items() if found["latency"]}
-    return "\n\n".join(["## Cost and latency", *([ratio_words(measured)] if measured else []), table(columns, lines), note])
+    return "\n\n".join(
+        ["## Cost and latency", *([ratio_words(measured)] if measured else []), table(columns, lines), note]
+    )
 
 
 def parity_section(networks: Mapping[str, dict]) -> str:
     engines = [*dict.fromkeys(engine for found in networks.values() for engine in found["parity"])]
-    lines = [[name, *(parity_cell(found["parity"].get(engine, {})) for engine in engines), joined(map(onnx_cell, found["onnx"].values()))]
-             for name, found in networks.items()]  # fmt: skip
+    lines = [
+        [
+            name,
+            *(parity_cell(found["parity"].get(engine, {})) for engine in engines),
+            joined(map(onnx_cell, found["onnx"].values())),
+        ]
+        for name, found in networks.items()
+    ]
     note = (
         "Worst layer in steps of its own 8-bit grid, on equal integers, one picture / PSNR in dB between what fake-quant and what the "
         f"engine makes of {PICTURES} pictures, end to end; {MOST_PSNR:.0f} dB: equal. ONNX files were checked by onnx, run in onnxruntime "
@@ -277,8 +347,10 @@ def parity_section(networks: Mapping[str, dict]) -> str:
 
 def least_of(networks: Mapping[str, dict]) -> dict[str, float]:
     """The least PSNR of each network, over its parts and all engines."""
-    found = {name: [part["psnr"] for row in found["parity"].values() for part in row.get("parts", {}).values()]
-             for name, found in networks.items()}  # fmt: skip
+    found = {
+        name: [part["psnr"] for row in found["parity"].values() for part in row.get("parts", {}).values()]
+        for name, found in networks.items()
+    }
     return {name: min(values) for name, values in found.items() if values}
 
 

@@ -3,9 +3,9 @@
     PYTHONPATH=. python benchmarks/gradboost_step.py   # this CPU with 1 thread and with all; CUDA if there is one
     PYTHONPATH=. python benchmarks/gradboost_step.py --modes released --optimizers sgd --rounds 50
 
-Each kind takes a float training step of the same network in turn (forward, backward, optimizer), so whatever slows the machine slows
-all; its optimizer's step is timed apart. `gathering` is the float phase, where statistics are kept and nothing is boosted. Reported
-are ratios of medians. The last line is JSON.
+Each kind takes a float training step of the same network in turn (forward, backward, optimizer), so whatever slows the
+machine slows all; its optimizer's step is timed apart. `gathering` is the float phase, where statistics are kept and
+nothing is boosted. Reported are ratios of medians. The last line is JSON.
 """
 
 import json
@@ -75,7 +75,9 @@ def measured(config: BoostConfig, name: str, device: str, where: str) -> dict[st
     times = timed(steps, config.rounds)
     backward = 1e3 * median(fb for rows in times.values() for fb, _ in rows)
     ms = {kind: 1e3 * median(step for _, step in rows) for kind, rows in times.items()}
-    print(f"\n{name}, {device}, {where}, torch {torch.__version__}: forward and backward {backward:.1f} ms at batch {BATCH}, {SIZE} px")
+    print(
+        f"\n{name}, {device}, {where}, torch {torch.__version__}: forward and backward {backward:.1f} ms at batch {BATCH}, {SIZE} px"
+    )
     print(pandas.Series(ms, name="optimizer ms").to_string(float_format="{:.2f}".format))
     found = {}
     for optimizer, mode, stats in {kind[:3] for kind in ms if kind[1] != "bare"}:

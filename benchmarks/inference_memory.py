@@ -1,11 +1,12 @@
 """Peak memory of an inference, float and INT8, each form of each network in a process of its own, on one thread.
 
-    PYTHONPATH=. python benchmarks/inference_memory.py        # about ten minutes; the same command goes on where it was stopped
+    PYTHONPATH=. python benchmarks/inference_memory.py        # about ten minutes; the same command goes on where it was
+    stopped
 
-Counted is resident memory above what the process held before it loaded the network's file, when the libraries were imported and had run a
-tiny network of the same form: "peak" from there on, "running" after the second inference, when nothing is loaded or compiled any more.
-Linux only. Prints a table and one JSON line; writes docs/results/latency_memory.json, which benchmarks/latency_tables.py puts into its
-page.
+Counted is resident memory above what the process held before it loaded the network's file, when the libraries were
+imported and had run a tiny network of the same form: "peak" from there on, "running" after the second inference, when
+nothing is loaded or compiled any more. Linux only. Prints a table and one JSON line; writes
+docs/results/latency_memory.json, which benchmarks/latency_tables.py puts into its page.
 """
 
 import json
@@ -86,7 +87,10 @@ def main(argv=None) -> dict:
 
 
 def begun(config: MemoryConfig) -> dict:
-    """What the file holds, else nothing yet. Raises UserError for a broken file and for one that was measured under other settings."""
+    """What the file holds, else nothing yet.
+
+    Raises UserError for a broken file and for one that was measured under other settings.
+    """
     fresh = {"meta": identity(), "input_size": config.input_size, "repeats": config.repeats, "rows": []}
     if not Path(config.output).exists():
         return fresh
@@ -121,8 +125,17 @@ def measured(config: MemoryConfig, network: str, batch: int, form: str) -> dict:
     """Median peaks of a form in MiB, each of `repeats` in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         job = {"form": form, "threads": 1}
-        for name, (model, classes, size), pictures in (("tiny", TINY, 1), ("network", (network, 1000, config.input_size), batch)):
-            job[name] = {"path": f"{folder}/{name}", "model": model, "classes": classes, "size": size, "batch": pictures}
+        for name, (model, classes, size), pictures in (
+            ("tiny", TINY, 1),
+            ("network", (network, 1000, config.input_size), batch),
+        ):
+            job[name] = {
+                "path": f"{folder}/{name}",
+                "model": model,
+                "classes": classes,
+                "size": size,
+                "batch": pictures,
+            }
             write_form(form, **job[name])
         done = [in_a_process(job) for _ in range(config.repeats)]
     medians = {field: round(statistics.median(d[field] for d in done), 2) for field in done[0]}
@@ -144,7 +157,7 @@ def write_form(form: str, path: str, model: str, classes: int, size: int, batch:
             ready[form].network.save(path)
 
 
-# ---- the process that is measured ----------------------------------------------------------------------------
+# ---- the process that is measured --------------------------------------------------------------------------
 
 
 def in_a_process(job: dict) -> dict[str, float]:
@@ -153,7 +166,9 @@ def in_a_process(job: dict) -> dict[str, float]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(words, capture_output=True, text=True, env=env)
     if done.returncode:
-        raise UserError(f"{job['network']['model']}, {job['form']}: {(done.stderr.strip() or 'it was killed').splitlines()[-1]}")
+        raise UserError(
+            f"{job['network']['model']}, {job['form']}: {(done.stderr.strip() or 'it was killed').splitlines()[-1]}"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 

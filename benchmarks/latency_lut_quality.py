@@ -1,10 +1,12 @@
-"""Can latency tables be trusted here? Builds two tables an engine and validates one on fresh networks, also beside a busy process.
+"""Can latency tables be trusted here? Builds two tables an engine and validates one on fresh networks, also beside a
+busy process.
 
     PYTHONPATH=. python benchmarks/latency_lut_quality.py             # as the machine is
     PYTHONPATH=. python benchmarks/latency_lut_quality.py --busy      # with one more process that never rests
 
-Of each engine and input size: seconds of a build, |A - B| / min(A, B) of every entry of two independent builds, and the errors of 32
-networks that neither has seen. Writes docs/results/latency_lut.{json,md} after each; the same command goes on where it was stopped.
+Of each engine and input size: seconds of a build, |A - B| / min(A, B) of every entry of two independent builds, and the
+errors of 32 networks that neither has seen. Writes docs/results/latency_lut.{json,md} after each; the same command goes
+on where it was stopped.
 """
 
 import contextlib
@@ -33,7 +35,19 @@ BARS = {"seconds_224": ("<=", 90), "seconds_32": ("<=", 60), "repeat_p95": ("<="
         "within_10": (">=", 0.95), "spearman": (">=", 0.97)}  # fmt: skip
 HEADINGS = ("engine, px, machine", "seconds", "CPU s", "repeat p50", "p95", "max", "bias", "MAPE", "within 10 %", "Spearman", "load",
             "steal", "bars missed")  # fmt: skip
-FIELDS = ("seconds", "cpu_seconds", "repeat_p50", "repeat_p95", "repeat_max", "bias", "mape", "within_10", "spearman", "load", "steal")
+FIELDS = (
+    "seconds",
+    "cpu_seconds",
+    "repeat_p50",
+    "repeat_p95",
+    "repeat_max",
+    "bias",
+    "mape",
+    "within_10",
+    "spearman",
+    "load",
+    "steal",
+)
 
 
 @dataclass(frozen=True)
@@ -80,21 +94,29 @@ def measured(engine: str, size: int, folder: Path) -> dict:
         seconds.append((time.monotonic() - wall, time.process_time() - cpu))
     (key,) = tables[0].sections
     table = validate(tables[0], key, seed=1000)
-    seen = [c for t in (*tables, table) for c in t.sections[key].conditions] + list(table.sections[key].validated.conditions)
+    seen = [c for t in (*tables, table) for c in t.sections[key].conditions] + list(
+        table.sections[key].validated.conditions
+    )
     figures = table.sections[key].validated.figures
     return {
-        "seconds": round(max(s for s, _ in seconds), 1), "cpu_seconds": round(max(c for _, c in seconds), 1), **repeatability(*tables),
+        "seconds": round(max(s for s, _ in seconds), 1),
+        "cpu_seconds": round(max(c for _, c in seconds), 1),
+        **repeatability(*tables),
         **{field: figures[field] for field in ("bias", "mape", "within_10", "spearman")},
         **{field: max((c[field] for c in seen if c[field] is not None), default=None) for field in ("load", "steal")},
         "date": time.strftime("%Y-%m-%d %H:%M"),
-    }  # fmt: skip
+    }
 
 
 def repeatability(a: LatencyTable, b: LatencyTable) -> dict:
     """|A - B| / min(A, B) over the entries of two builds: median, 95 % quantile, largest."""
     pairs = [(a.entries[key].ms, b.entries[key].ms) for key in a.entries.keys() & b.entries.keys()]
     apart = [abs(x - y) / min(x, y) for x, y in pairs]
-    return {"repeat_p50": float(np.median(apart)), "repeat_p95": float(np.quantile(apart, 0.95)), "repeat_max": max(apart)}
+    return {
+        "repeat_p50": float(np.median(apart)),
+        "repeat_p95": float(np.quantile(apart, 0.95)),
+        "repeat_max": max(apart),
+    }
 
 
 @contextlib.contextmanager
@@ -115,7 +137,7 @@ def _multiply() -> None:
         numbers @ numbers  # noqa: B018
 
 
-# ---- files ---------------------------------------------------------------------------------------------------
+# ---- files -------------------------------------------------------------------------------------------------
 
 
 def _begun(config: QualityConfig) -> dict:
@@ -129,7 +151,9 @@ def _begun(config: QualityConfig) -> dict:
     except UserError as error:
         raise UserError(f"{path}: {error}; choose another --output, or remove it") from error
     if before["about"] != about:
-        raise UserError(f"{path}: is of another machine ({before['about']['cpu']}); choose another --output, or remove it")
+        raise UserError(
+            f"{path}: is of another machine ({before['about']['cpu']}); choose another --output, or remove it"
+        )
     return before
 
 
@@ -150,21 +174,29 @@ def misses(name: str, row: dict) -> list[str]:
     """The bars that a row misses."""
     size = name.split()[1]
     values = {**row, f"seconds_{size}": row["seconds"]}
-    return [field for field, (sign, bar) in BARS.items() if field in values and (values[field] - bar) * (1 if sign == "<=" else -1) > 0]
+    return [
+        field
+        for field, (sign, bar) in BARS.items()
+        if field in values and (values[field] - bar) * (1 if sign == "<=" else -1) > 0
+    ]
 
 
 def write(found: dict, output: str) -> None:
     write_json(f"{output}.json", found)
     about = found["about"]
     lines = [
-        "# How good are the latency tables?", "",
+        "# How good are the latency tables?",
+        "",
         f"{about['cpu']}, {about['cores']} cores, 1 thread, batch 1, the default space. Of each engine and input size two independent",
         "builds (seconds: the slower one, by the clock and in CPU time; load and steal: the worst seen), how far their entries lie",
-        "apart (|A - B| / min), and how well the first predicts 32 fresh random networks.", "",
+        "apart (|A - B| / min), and how well the first predicts 32 fresh random networks.",
+        "",
         "Bars: a build within 90 s at 224 px and 60 s at 32 px, entries repeat to 8 % (p95), MAPE at most 4 %, at least 95 % of the",
-        "networks within 10 %, Spearman at least 0.97.", "",
-        f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|",
-    ]  # fmt: skip
+        "networks within 10 %, Spearman at least 0.97.",
+        "",
+        f"| {' | '.join(HEADINGS)} |",
+        "|---" * len(HEADINGS) + "|",
+    ]
     for name, r in found["rows"].items():
         steal = "-" if r["steal"] is None else f"{r['steal']:.1%}"
         lines.append(

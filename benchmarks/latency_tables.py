@@ -1,11 +1,13 @@
-"""The published latency and size tables of FrostNet and its rivals, measured anew on this CPU: 224 px, batch 1, one thread.
+"""The published latency and size tables of FrostNet and its rivals, measured anew on this CPU: 224 px, batch 1, one
+thread.
 
     PYTHONPATH=. python benchmarks/latency_tables.py                    # about 15 minutes on a quiet machine
     PYTHONPATH=. python benchmarks/latency_tables.py --minutes 10       # as far as that goes; the same command goes on
-    PYTHONPATH=. python benchmarks/latency_tables.py --minutes 0        # measures nothing: the page anew from the JSON, of any machine
+    PYTHONPATH=. python benchmarks/latency_tables.py --minutes 0        # measures nothing: the page anew from the JSON,
+    of any machine
 
-Writes docs/results/latency.{json,md,png} after each network. What benchmarks/inference_memory.py found goes into the page too. The last
-line is JSON: the bars that are met, and where INT8 is slower than float.
+Writes docs/results/latency.{json,md,png} after each network. What benchmarks/inference_memory.py found goes into the
+page too. The last line is JSON: the bars that are met, and where INT8 is slower than float.
 """
 
 import json
@@ -63,7 +65,9 @@ class TablesConfig:
     large_rounds: int = option(4, f"rounds of {' and '.join(LARGE_NETWORKS)}")
     input_size: int = option(224, "pixels")
     minutes: float = option(math.inf, "begin no further network after so many minutes; 0: only write the page anew")
-    output: str = option("docs/results/latency", "beginning of the names of the files to write: .json, .md and .png are added")
+    output: str = option(
+        "docs/results/latency", "beginning of the names of the files to write: .json, .md and .png are added"
+    )
     restart: bool = option(False, "start over where the output file exists")
 
     def __post_init__(self):
@@ -119,7 +123,7 @@ def _measure(words: list[str]) -> dict:
     return summary
 
 
-# ---- what the figures say ------------------------------------------------------------------------------------
+# ---- what the figures say ----------------------------------------------------------------------------------
 
 
 def times(result: dict, statistic: Callable[[dict], float | None] = latency_ms) -> dict[str, float]:
@@ -140,7 +144,9 @@ def ratio(ms: dict[str, float], names: Iterable[str], baseline: str) -> float:
 def slower(rows: list[dict]) -> dict[str, float]:
     """INT8 engines that take longer than the float network on the same runtime -> how many times as long."""
     ms = times({"rows": rows})
-    return {name: ms[name] / ms[own] for name, own in OWN_FLOAT.items() if name in ms and ms[name] > ms.get(own, math.inf)}
+    return {
+        name: ms[name] / ms[own] for name, own in OWN_FLOAT.items() if name in ms and ms[name] > ms.get(own, math.inf)
+    }
 
 
 def fastest_is_float(rows: list[dict]) -> bool:
@@ -159,7 +165,8 @@ def worth_a_profile(rows: list[dict]) -> set[str]:
 def bars(results: list[dict]) -> list[dict]:
     """What FrostNets of width 1 should reach: {"network", "bar", "value", "minimum", "limit", "met"}.
 
-    value: of latencies, from the medians of the rounds; it decides. minimum: the same from their minima; None for what has no rounds.
+    value: of latencies, from the medians of the rounds; it decides. minimum: the same from their minima; None for what
+    has no rounds.
     """
     found = []
     for result in (r for r in results if r["arch"] in JUDGED):
@@ -187,11 +194,16 @@ def bars(results: list[dict]) -> list[dict]:
 def summarized(results: list[dict], asked: int) -> dict:
     judged = bars(results)
     return {
-        "networks": len(results), "planned": asked, "bars_met": sum(b["met"] for b in judged), "bars": len(judged),
+        "networks": len(results),
+        "planned": asked,
+        "bars_met": sum(b["met"] for b in judged),
+        "bars": len(judged),
         "missed": [b for b in judged if not b["met"]],
         "fastest_is_float": [r["arch"] for r in results if fastest_is_float(r["rows"])],
-        "slower_than_own_float": {r["arch"]: {k: round(v, 2) for k, v in s.items()} for r in results if (s := slower(r["rows"]))},
-    }  # fmt: skip
+        "slower_than_own_float": {
+            r["arch"]: {k: round(v, 2) for k, v in s.items()} for r in results if (s := slower(r["rows"]))
+        },
+    }
 
 
 def one_line(result: dict) -> str:
@@ -199,12 +211,14 @@ def one_line(result: dict) -> str:
     return f"{result['arch']}: " + ", ".join(f"{name} {ms[name]:.2f}" for name in NAMES if name in ms) + " ms"
 
 
-# ---- the page ------------------------------------------------------------------------------------------------
+# ---- the page ----------------------------------------------------------------------------------------------
 
 
 def write(results: Results, config: TablesConfig, asked: int) -> None:
     """The JSON, and page and picture of the networks that are asked for, in their order."""
-    results.results.sort(key=lambda r: config.networks.index(r["arch"]) if r["arch"] in config.networks else len(config.networks))
+    results.results.sort(
+        key=lambda r: config.networks.index(r["arch"]) if r["arch"] in config.networks else len(config.networks)
+    )
     shown = shown_of(results, config)
     if shown:
         save_figure(figure(shown), f"{results.prefix}.png")
@@ -215,7 +229,11 @@ def write(results: Results, config: TablesConfig, asked: int) -> None:
 def shown_of(results: Results, config: TablesConfig) -> list[dict]:
     """The results of the networks that are asked for, one picture on one thread."""
     condition = (config.input_size, 1, 1)
-    return [r for r in results.results if r["arch"] in config.networks and (r["input_size"], r["threads"], r["batch"]) == condition]
+    return [
+        r
+        for r in results.results
+        if r["arch"] in config.networks and (r["input_size"], r["threads"], r["batch"]) == condition
+    ]
 
 
 def page(results: Results, shown: list[dict], config: TablesConfig, asked: int) -> str:
@@ -249,8 +267,20 @@ def head(results: Results, shown: list[dict], config: TablesConfig, asked: int) 
 
 
 def latency_table(shown: list[dict]) -> str:
-    columns = ["network", "params M", "MACs M", "eager", "frozen", "float ort", *TORCH_ENGINES, "ort", "float convs",
-               "vs eager", "vs frozen", "vs float ort"]  # fmt: skip
+    columns = [
+        "network",
+        "params M",
+        "MACs M",
+        "eager",
+        "frozen",
+        "float ort",
+        *TORCH_ENGINES,
+        "ort",
+        "float convs",
+        "vs eager",
+        "vs frozen",
+        "vs float ort",
+    ]
     lines = []
     for result in shown:
         ms = times(result)
@@ -259,11 +289,16 @@ def latency_table(shown: list[dict]) -> str:
         cuts = [cut(quickest, ms.get(name)) for name in FLOATS]
         cells = [f"{ms[name]:.2f}" if name in ms else "-" for name in NAMES]
         cells = [f"**{cell}**" if ms.get(name) == quickest else cell for cell, name in zip(cells, NAMES)]
-        lines.append([result["arch"], f"{result['params'] / 1e6:.2f}", f"{result['macs'] / 1e6:.0f}", *cells, str(convs), *cuts])
+        lines.append(
+            [result["arch"], f"{result['params'] / 1e6:.2f}", f"{result['macs'] / 1e6:.0f}", *cells, str(convs), *cuts]
+        )
     failed = [f"- {r['arch']}, {row['name']}: {row['reason']}" for r in shown for row in r["rows"] if row["reason"]]
-    text = ["## Latency in milliseconds", table(columns, lines),
-            "Bold: the fastest INT8 engine; the last columns are its cut against each baseline (a plus sign: it is slower). "
-            "*float convs*: convolutions that an INT8 network still computes in float."]  # fmt: skip
+    text = [
+        "## Latency in milliseconds",
+        table(columns, lines),
+        "Bold: the fastest INT8 engine; the last columns are its cut against each baseline (a plus sign: it is slower). "
+        "*float convs*: convolutions that an INT8 network still computes in float.",
+    ]
     return "\n\n".join([*text, *(["Without a figure:", "\n".join(failed)] if failed else [])])
 
 
@@ -302,9 +337,17 @@ def size_table(shown: list[dict]) -> str:
         sizes = {row["name"]: row["file_bytes"] for row in result["rows"] if not row["reason"]}
         torch_file, onnx_file = best(sizes, TORCH_ENGINES), sizes.get(ORT, math.nan)
         shares = [percent(size / sizes.get(EAGER, math.nan)) for size in (torch_file, onnx_file)]
-        lines.append([result["arch"], *(megabytes(size) for size in (sizes.get(EAGER, math.nan), torch_file, onnx_file)), *shares])
+        lines.append(
+            [
+                result["arch"],
+                *(megabytes(size) for size in (sizes.get(EAGER, math.nan), torch_file, onnx_file)),
+                *shares,
+            ]
+        )
     columns = ["network", "float file", "INT8 frozen", "int8.onnx", "frozen / float", "onnx / float"]
-    return "\n\n".join(["## Files in megabytes", table(columns, lines), "The float file is the saved state dict; 1 MB is 10^6 bytes."])
+    return "\n\n".join(
+        ["## Files in megabytes", table(columns, lines), "The float file is the saved state dict; 1 MB is 10^6 bytes."]
+    )
 
 
 def ancestors_section(shown: list[dict]) -> str:
@@ -325,36 +368,82 @@ def ancestors_section(shown: list[dict]) -> str:
         )
         text.append(table(columns, first))
     if second:
-        columns = ["network", "float ms", "INT8 ms", "cut", "eager here", "best torch here", "cut", "cut against frozen"]
-        cuts = [1 - PAPER[r["arch"]][1] / PAPER[r["arch"]][0] for r in shown if r["arch"] in PAPER and r["arch"] in frostnet.PUBLISHED]
+        columns = [
+            "network",
+            "float ms",
+            "INT8 ms",
+            "cut",
+            "eager here",
+            "best torch here",
+            "cut",
+            "cut against frozen",
+        ]
+        cuts = [
+            1 - PAPER[r["arch"]][1] / PAPER[r["arch"]][0]
+            for r in shown
+            if r["arch"] in PAPER and r["arch"] in frostnet.PUBLISHED
+        ]
         mean = f" Its FrostNets' mean cut is {percent(statistics.mean(cuts))}." if cuts else ""
-        text.append(f"The comparison of networks in FrostNet's paper (machine, threads and engine not stated), and this machine.{mean}")
+        text.append(
+            f"The comparison of networks in FrostNet's paper (machine, threads and engine not stated), and this machine.{mean}"
+        )
         text.append(table([*columns, "ort against float ort"], second))
     return "\n\n".join(text)
 
 
-def _beside_readme(result: dict, float_mb: float, int8_mb: float, float_ms: float, fbgemm_ms: float, qnnpack_ms: float) -> list[str]:
+def _beside_readme(
+    result: dict, float_mb: float, int8_mb: float, float_ms: float, fbgemm_ms: float, qnnpack_ms: float
+) -> list[str]:
     ms, sizes = times(result), {row["name"]: row["file_bytes"] for row in result["rows"] if not row["reason"]}
-    theirs = [f"{float_ms}", f"{fbgemm_ms}", cut(fbgemm_ms, float_ms), cut(qnnpack_ms, float_ms), percent(int8_mb / float_mb)]
+    theirs = [
+        f"{float_ms}",
+        f"{fbgemm_ms}",
+        cut(fbgemm_ms, float_ms),
+        cut(qnnpack_ms, float_ms),
+        percent(int8_mb / float_mb),
+    ]
     fbgemm, eager = ms.get("fbgemm", math.nan), ms.get(EAGER, math.nan)
-    ours = [f"{eager:.1f}", f"{fbgemm:.1f}", cut(fbgemm, eager), cut(ms.get("qnnpack"), eager), cut(fbgemm, ms.get(FROZEN))]
+    ours = [
+        f"{eager:.1f}",
+        f"{fbgemm:.1f}",
+        cut(fbgemm, eager),
+        cut(ms.get("qnnpack"), eager),
+        cut(fbgemm, ms.get(FROZEN)),
+    ]
     return [result["arch"], *theirs, *ours, percent(ratio(sizes, TORCH_ENGINES, EAGER))]
 
 
 def _beside_paper(result: dict, float_ms: float, int8_ms: float) -> list[str]:
     ms = times(result)
     quickest, eager = best(ms, TORCH_ENGINES), ms.get(EAGER, math.nan)
-    ours = [f"{eager:.1f}", f"{quickest:.1f}", cut(quickest, eager), cut(quickest, ms.get(FROZEN)), cut(ms.get(ORT), ms.get(SESSION))]
+    ours = [
+        f"{eager:.1f}",
+        f"{quickest:.1f}",
+        cut(quickest, eager),
+        cut(quickest, ms.get(FROZEN)),
+        cut(ms.get(ORT), ms.get(SESSION)),
+    ]
     return [result["arch"], f"{float_ms}", f"{int8_ms}", cut(int8_ms, float_ms), *ours]
 
 
 def bars_section(shown: list[dict]) -> str:
     lines = [
-        [b["network"], b["bar"], _figure(b["value"]), _figure(b["minimum"]), f"{b['limit']:g}", "met" if b["met"] else "**missed**"]
+        [
+            b["network"],
+            b["bar"],
+            _figure(b["value"]),
+            _figure(b["minimum"]),
+            f"{b['limit']:g}",
+            "met" if b["met"] else "**missed**",
+        ]
         for b in bars(shown)
     ]
     note = "Latencies are judged by the median of the interleaved rounds: *value* decides. *minimum*: the same from their minima."
-    return "\n\n".join(["## Bars", table(["network", "bar", "value", "minimum", "limit", ""], lines), note]) if lines else ""
+    return (
+        "\n\n".join(["## Bars", table(["network", "bar", "value", "minimum", "limit", ""], lines), note])
+        if lines
+        else ""
+    )
 
 
 def _figure(value: float | None) -> str:
@@ -367,7 +456,10 @@ def memory_section(path: Path) -> str:
         return ""
     data = read_json(path)
     try:
-        lines = [[r["network"], str(r["batch"]), r["form"], f"{r['peak_mib']:.1f}", f"{r['running_mib']:.1f}"] for r in data["rows"]]
+        lines = [
+            [r["network"], str(r["batch"]), r["form"], f"{r['peak_mib']:.1f}", f"{r['running_mib']:.1f}"]
+            for r in data["rows"]
+        ]
         repeats = data["repeats"]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not what benchmarks/inference_memory.py writes ({error!r}); run it again") from error
@@ -375,7 +467,9 @@ def memory_section(path: Path) -> str:
         "Resident memory in MiB above what the process held before it loaded the network, each in a process of its own, median of "
         f"{repeats}: *peak* from loading on, *running* after the second inference. Written by `benchmarks/inference_memory.py`."
     )
-    return "\n\n".join(["## Memory of an inference", table(["network", "batch", "form", "peak", "running"], lines), note])
+    return "\n\n".join(
+        ["## Memory of an inference", table(["network", "batch", "form", "peak", "running"], lines), note]
+    )
 
 
 def table(columns: list[str], lines: list[list[str]]) -> str:
@@ -396,7 +490,7 @@ def megabytes(size: float) -> str:
     return "-" if math.isnan(size) else f"{size / 1e6:.2f}"
 
 
-# ---- the picture ---------------------------------------------------------------------------------------------
+# ---- the picture -------------------------------------------------------------------------------------------
 
 
 def figure(shown: list[dict]) -> Figure:
@@ -409,9 +503,12 @@ def figure(shown: list[dict]) -> Figure:
         if ms:
             ax.plot([min(ms.values()), max(ms.values())], [y, y], color=GREYS[0], lw=0.8, zorder=1)
     for name, (marker, colour) in zip(NAMES, looks):
-        label = {EAGER: "float eager", FROZEN: "float frozen", SESSION: "float onnxruntime", ORT: "INT8 onnxruntime"}.get(
-            name, f"INT8 {name}"
-        )
+        label = {
+            EAGER: "float eager",
+            FROZEN: "float frozen",
+            SESSION: "float onnxruntime",
+            ORT: "INT8 onnxruntime",
+        }.get(name, f"INT8 {name}")
         at = [(ms[name], y) for y, ms in enumerate(known) if name in ms]
         look = {"s": 120, "lw": 2} if marker == "|" else {"s": 26, "lw": 0}
         ax.scatter([ms for ms, _ in at], [y for _, y in at], marker=marker, color=colour, label=label, zorder=2, **look)

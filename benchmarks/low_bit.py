@@ -1,10 +1,13 @@
-"""Low-bit study on real pictures: every quantization method at 4, 3 and 2 bits on ResNet-20, in float first, then fine-tuned.
+"""Low-bit study on real pictures: every quantization method at 4, 3 and 2 bits on ResNet-20, in float first, then
+fine-tuned.
 
-    PYTHONPATH=. python benchmarks/low_bit.py --data-root FOLDER            # FOLDER/{train,val,test}/<class>/*.png, 32 px
+    PYTHONPATH=. python benchmarks/low_bit.py --data-root FOLDER            # FOLDER/{train,val,test}/<class>/*.png, 32
+    px
 
-Writes docs/results/low_bit.{json,md,png} and brings them up to date after each cell. The same command goes on where it was stopped.
-Cells run side by side in processes of one thread each. The first convolution and the last linear layer are at 8 bits, and so is every
-tensor that no layer reads, so the whole network is integer; its accuracy is that of the INT8 engine.
+Writes docs/results/low_bit.{json,md,png} and brings them up to date after each cell. The same command goes on where it
+was stopped. Cells run side by side in processes of one thread each. The first convolution and the last linear layer are
+at 8 bits, and so is every tensor that no layer reads, so the whole network is integer; its accuracy is that of the INT8
+engine.
 """
 
 import concurrent.futures as futures
@@ -35,7 +38,8 @@ from quant import Override, QuantConfig, Schedule
 from quant.quantizers import FLOAT
 from tasks import Classification, ClassificationData, Diverged, Pictures, Recipe, Stream, classification, fit, subset
 
-ROWS = {"2": (2, 2), "4": (4, 4), "3": (3, 3), "w3a4": (3, 4)}  # bits of weights and activations, the most telling first
+# bits of weights and activations, the most telling first
+ROWS = {"2": (2, 2), "4": (4, 4), "3": (3, 3), "w3a4": (3, 4)}
 SHOWN = ("4", "w3a4", "3", "2")
 PARTS = 12  # epochs that a fine-tuning is cut into, so that progressive bits divide it evenly
 BATCH = 64
@@ -60,7 +64,12 @@ METHODS = {
     "dorefa+pact": Method("dorefa", "pact", note="the pair of the PACT paper"),
     "lsq": Method("lsq", "lsq"),
     "qil progressive": Method("qil", "qil", progressive=True),
-    "fqn": Method("fqn", "fqn", freeze_bn=True, note="batch norm frozen, as in its paper, which fine-tunes at far smaller learning rates"),
+    "fqn": Method(
+        "fqn",
+        "fqn",
+        freeze_bn=True,
+        note="batch norm frozen, as in its paper, which fine-tunes at far smaller learning rates",
+    ),
     "fqn, free BN": Method("fqn", "fqn", note="fqn with batch norms that go on learning"),
 }
 EIGHT = "int8:8"
@@ -84,7 +93,9 @@ class LowBitConfig:
     rows: tuple[str, ...] = option(tuple(ROWS), "bits: total bits of weights and activations")
     seeds: tuple[int, ...] = option((0, 1), "seeds")
     train_images: int = option(20_000, "pictures to train on")
-    held_out_images: int | None = option(None, "report on so many of the held-out pictures (default: all of val and test)")
+    held_out_images: int | None = option(
+        None, "report on so many of the held-out pictures (default: all of val and test)"
+    )
     float_epochs: int = option(12, "epochs of the float training")
     float_lr: float = option(0.1, "its peak learning rate")
     tune_steps: int = option(384, f"steps of each fine-tuning, {BATCH} pictures each")
@@ -105,7 +116,8 @@ class LowBitConfig:
             raise UserError(f"tune_steps: {self.tune_steps}, must be a multiple of {PARTS}")
 
 
-FREE = ("data_root", "columns", "rows", "seeds", "processes", "minutes", "runs", "output")  # settings that change no cell's result
+# settings that change no cell's result
+FREE = ("data_root", "columns", "rows", "seeds", "processes", "minutes", "runs", "output")
 
 
 class Cell(NamedTuple):
@@ -135,12 +147,17 @@ def main(argv=None) -> Path:
 
 
 def claim(config: Any, free: tuple[str, ...] = FREE) -> None:
-    """Make the folder of a study's runs; UserError where it holds cells made with other settings than `config`'s, those in `free` apart."""
+    """Make the folder of a study's runs;
+
+    UserError where it holds cells made with other settings than `config`'s, those in `free` apart.
+    """
     settings = plain({name: value for name, value in asdict(config).items() if name not in free})
     run = Run(config.runs)
     if run.has("settings.json") and (before := run.read_json("settings.json")) != settings:
         words = ", ".join(f"{k}: {before.get(k)} then, {v} now" for k, v in settings.items() if before.get(k) != v)
-        raise UserError(f"runs: {config.runs} holds a study with other settings ({words}); repeat them or choose another --runs")
+        raise UserError(
+            f"runs: {config.runs} holds a study with other settings ({words}); repeat them or choose another --runs"
+        )
     run.write_json("settings.json", settings)
 
 
@@ -153,7 +170,9 @@ def planned(config: LowBitConfig) -> list[Cell]:
 
 def workers(config: LowBitConfig) -> futures.ProcessPoolExecutor:
     os.environ |= {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}  # read by the new processes as they start
-    return futures.ProcessPoolExecutor(config.processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
+    return futures.ProcessPoolExecutor(
+        config.processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)
+    )
 
 
 def in_parallel(pool: futures.Executor, jobs: list, at_once: int, until: float):
@@ -168,7 +187,7 @@ def in_parallel(pool: futures.Executor, jobs: list, at_once: int, until: float):
         yield from (future.result() for future in done)
 
 
-# ---- one training, in a worker process -----------------------------------------------------------------------
+# ---- one training, in a worker process ---------------------------------------------------------------------
 
 
 @functools.cache
@@ -184,7 +203,10 @@ def held_out(config: LowBitConfig, data: ClassificationData) -> Pictures:
 
 
 def train_float(config: LowBitConfig, seed: int) -> str:
-    """Train ResNet-20 in float, and then on as every cell will be: the baseline of them all. The text says how it went."""
+    """Train ResNet-20 in float, and then on as every cell will be: the baseline of them all.
+
+    The text says how it went.
+    """
     run = Run(Path(config.runs) / f"float_{seed}")
     if not run.has(RESULT):
         data = data_of(config.data_root, config.train_images)
@@ -196,8 +218,16 @@ def train_float(config: LowBitConfig, seed: int) -> str:
         top1 = task.evaluate(fitted.model, judged)["top1"]
         recipe = replace(recipe, schedule=Schedule(PARTS, PARTS), lr=config.tune_lr)
         tuned = fit(model, task, tuning_stream(config, data, seed), {}, recipe, Run(run.path / "tuned"), example())
-        run.write_json(RESULT, {"seed": seed, "top1": top1, "tuned": task.evaluate(tuned.model, judged)["top1"],
-                                "pictures": len(judged), "seconds": round(fitted.seconds + tuned.seconds, 1)})  # fmt: skip
+        run.write_json(
+            RESULT,
+            {
+                "seed": seed,
+                "top1": top1,
+                "tuned": task.evaluate(tuned.model, judged)["top1"],
+                "pictures": len(judged),
+                "seconds": round(fitted.seconds + tuned.seconds, 1),
+            },
+        )
     result = run.read_json(RESULT)
     return f"float, seed {seed}: {percent(result['top1'])}, fine-tuned {percent(result['tuned'])} in {result['seconds']:.0f} s"
 
@@ -222,7 +252,12 @@ def tuned(config: LowBitConfig, cell: Cell, run: Run) -> dict:
     model.load_state_dict(Run(Path(config.runs) / f"float_{cell.seed}").load_checkpoint()["model"])
     fitted = fit(model, task, tuning_stream(config, data, cell.seed), {}, recipe(config, cell), run, example())
     judged = held_out(config, data)
-    result = {"fake_quant": task.evaluate(fitted.model, judged)["top1"], "int8": None, "float_layers": None, "refused": None}
+    result = {
+        "fake_quant": task.evaluate(fitted.model, judged)["top1"],
+        "int8": None,
+        "float_layers": None,
+        "refused": None,
+    }
     try:
         executor = quant.convert(fitted.model, config.engine)
         result["float_layers"] = sum(op.kind == "float" for op in executor.graph.ops)
@@ -239,17 +274,32 @@ def recipe(config: LowBitConfig, cell: Cell) -> Recipe:
     method = METHODS[cell.column]
     bits = tuple(range(5, weight_bits - 1, -1)) if method.progressive else ()
     schedule = Schedule(PARTS, 0, observer_freeze=1.0, bn_freeze=1.0, bits=bits)
-    return Recipe(schedule, lr=config.tune_lr, weight_decay=config.weight_decay, boost="off", seed=cell.seed,
-                  quant=quant_config(method, weight_bits, activation_bits, config.engine))  # fmt: skip
+    return Recipe(
+        schedule,
+        lr=config.tune_lr,
+        weight_decay=config.weight_decay,
+        boost="off",
+        seed=cell.seed,
+        quant=quant_config(method, weight_bits, activation_bits, config.engine),
+    )
 
 
 def quant_config(method: Method, weight_bits: int, activation_bits: int, engine: str) -> QuantConfig:
     weight = method.weight if method.weight == FLOAT else f"{method.weight}:{weight_bits}"
     activation = f"{method.activation}:{activation_bits}"
-    # progressive bits move the defaults, weights and activations alike: by name, activations of another width stay where they are
-    named = tuple(Override(match=name, activation=activation) for name in BODY) if weight_bits != activation_bits else ()
-    return QuantConfig(engine=engine, weight=weight, activation=FLOAT if named else activation, residual=EIGHT, overrides=named + ENDS,
-                       freeze_bn=method.freeze_bn)  # fmt: skip
+    # progressive bits move the defaults, weights and activations alike: by name, activations of another width stay
+    # where they are
+    named = (
+        tuple(Override(match=name, activation=activation) for name in BODY) if weight_bits != activation_bits else ()
+    )
+    return QuantConfig(
+        engine=engine,
+        weight=weight,
+        activation=FLOAT if named else activation,
+        residual=EIGHT,
+        overrides=named + ENDS,
+        freeze_bn=method.freeze_bn,
+    )
 
 
 def tuning_stream(config: LowBitConfig, data: ClassificationData, seed: int) -> "ShortEpochs":
@@ -271,7 +321,7 @@ def example() -> Tensor:
     return torch.zeros(2, 3, 32, 32)
 
 
-# ---- results -------------------------------------------------------------------------------------------------
+# ---- results -----------------------------------------------------------------------------------------------
 
 
 def write(config: LowBitConfig) -> Path:
@@ -281,9 +331,14 @@ def write(config: LowBitConfig) -> Path:
     cells = [read_json(path) for cell in planned(config) if (path := runs / cell.name / RESULT).is_file()]
     result = {
         "command": f"PYTHONPATH=. python benchmarks/low_bit.py --data-root FOLDER --seeds {' '.join(map(str, config.seeds))}",
-        "settings": read_json(runs / "settings.json"), "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
-        "planned": len(planned(config)), "float": floats, "cells": cells, "ancestor": ANCESTOR,
-    }  # fmt: skip
+        "settings": read_json(runs / "settings.json"),
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "planned": len(planned(config)),
+        "float": floats,
+        "cells": cells,
+        "ancestor": ANCESTOR,
+    }
     write_json(output / "low_bit.json", result)
     write_bytes(output / "low_bit.md", page(config, result).encode())
     save_figure(figure(result), output / "low_bit.png")
@@ -291,7 +346,9 @@ def write(config: LowBitConfig) -> Path:
 
 
 def table(cells: list[dict]) -> dict[str, dict[str, dict]]:
-    """{row: {column: {"mean", "std", "seeds", "integer"}}}: accuracy on the engine, or of fake-quant where it has no place there."""
+    """{row: {column: {"mean", "std", "seeds", "integer"}}}: accuracy on the engine, or of fake-quant where it has no
+    place there.
+    """
     found = {}
     for row in SHOWN:
         for column, method in METHODS.items():
@@ -305,7 +362,11 @@ def table(cells: list[dict]) -> dict[str, dict[str, dict]]:
 
 
 def spread(values: list[float]) -> dict:
-    return {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None, "seeds": len(values)}
+    return {
+        "mean": statistics.mean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "seeds": len(values),
+    }
 
 
 def page(config: LowBitConfig, result: dict) -> str:
@@ -318,7 +379,8 @@ def page(config: LowBitConfig, result: dict) -> str:
     seeds = len(result["float"])
     untuned = f" ({shown(spread([f['top1'] for f in result['float']]))} before it)" if floats else ""
     lines = [
-        "# Low-bit methods on CIFAR-10 pictures: ResNet-20", "",
+        "# Low-bit methods on CIFAR-10 pictures: ResNet-20",
+        "",
         f"{partial}Written by `{result['command']}`; the numbers are in [low_bit.json](low_bit.json). Float training once a seed "
         f"({settings['float_epochs']} epochs of {settings['train_images']:,} pictures), then each cell is fine-tuned from those weights "
         f"on {settings['tune_steps'] * BATCH:,} pictures with one recipe: SGD, momentum 0.9, batch {BATCH}, peak learning rate "
@@ -327,22 +389,36 @@ def page(config: LowBitConfig, result: dict) -> str:
         "there plain int8 and int8+pact at 2 bits were 3 to 5 points better at 0.05, lsq at 4 bits and frozen fqn worse. "
         f"Top-1 in percent on {pictures:,} held-out pictures that chose nothing, mean ± standard deviation over {seeds} seed(s). "
         "These short trainings on fewer pictures compare methods with each other; they are not comparable with published CIFAR-10 "
-        "accuracies.", "",
+        "accuracies.",
+        "",
         "Bits are **total** bits, sign included: 2-bit signed weights have at most 4 codes. `w3a4` is 3-bit weights, 4-bit activations. "
         "The first convolution, its input and the last linear layer are int8 at 8 bits, as is every tensor that no layer reads (the sums "
-        "and the skip connections); all other weights, and all activations as the layers read them, have the row's bits.", "",
-        "![accuracy against bits](low_bit.png)", "",
-        f"| bits | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|",
+        "and the skip connections); all other weights, and all activations as the layers read them, have the row's bits.",
+        "",
+        "![accuracy against bits](low_bit.png)",
+        "",
+        f"| bits | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 1) + "|",
         *([f"| float, fine-tuned alike | {' | '.join([shown(floats)] * len(columns))} |"] if floats else []),
-        *(f"| {row} | {' | '.join(shown(ours[row].get(c)) for c in columns)} |" for row in SHOWN if row in ours), "",
-        *forms(cells, settings["engine"]), "", "## What it shows", "", *reading(ours, floats, cells, pictures), "",
-        "## The ancestor's table", "",
+        *(f"| {row} | {' | '.join(shown(ours[row].get(c)) for c in columns)} |" for row in SHOWN if row in ours),
+        "",
+        *forms(cells, settings["engine"]),
+        "",
+        "## What it shows",
+        "",
+        *reading(ours, floats, cells, pictures),
+        "",
+        "## The ancestor's table",
+        "",
         "From the README of MXNet_Quantization, CIFAR-10, ResNet-20, as published: long trainings on all 50,000 pictures. Its *google* and "
         "*gdrq* quantizers count the bits of the magnitude, so these columns may have one bit more than they say; it does not say what "
-        "weights stood behind *pact*.", "",
-        f"| bits | {' | '.join(ANCESTOR['4'])} |", "|---" * (len(ANCESTOR["4"]) + 1) + "|",
-        *(f"| {row} | {' | '.join(percent(v) for v in values.values())} |" for row, values in ANCESTOR.items()), "",
-    ]  # fmt: skip
+        "weights stood behind *pact*.",
+        "",
+        f"| bits | {' | '.join(ANCESTOR['4'])} |",
+        "|---" * (len(ANCESTOR["4"]) + 1) + "|",
+        *(f"| {row} | {' | '.join(percent(v) for v in values.values())} |" for row, values in ANCESTOR.items()),
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -354,10 +430,16 @@ def forms(cells: list[dict], engine: str) -> list[str]:
         if cell["refused"]:
             lacks = "integer network" if cell["fake_quant"] is not None else "result"
             refused.setdefault((cell["column"], lacks, cell["refused"].split(";")[0]), []).append(cell["row"])
-    lines += [f"- *{column}* ({', '.join(dict.fromkeys(rows))} bits) has no {lacks}: {why}."
-              for (column, lacks, why), rows in refused.items()]  # fmt: skip
-    return [f"Without a star: the integer network on the engine {engine}. With one: layers run in float on it, or it is fake-quant; see "
-            "below.", "", *lines]  # fmt: skip
+    lines += [
+        f"- *{column}* ({', '.join(dict.fromkeys(rows))} bits) has no {lacks}: {why}."
+        for (column, lacks, why), rows in refused.items()
+    ]
+    return [
+        f"Without a star: the integer network on the engine {engine}. With one: layers run in float on it, or it is fake-quant; see "
+        "below.",
+        "",
+        *lines,
+    ]
 
 
 def reading(ours: dict, floats: dict | None, cells: list[dict], pictures: int) -> list[str]:
@@ -371,13 +453,19 @@ def reading(ours: dict, floats: dict | None, cells: list[dict], pictures: int) -
     if "int8" in ours.get("2", {}) and "4" in ours:
         two, four = ours["2"]["int8"]["mean"], ours["4"].get("int8", {}).get("mean")
         if four is not None:
-            lines.append(f"- Plain int8, whose range follows the largest weight, loses {100 * (four - two):.1f} points from 4 to 2 bits.")
+            lines.append(
+                f"- Plain int8, whose range follows the largest weight, loses {100 * (four - two):.1f} points from 4 to 2 bits."
+            )
     gaps = [abs(c["int8"] - c["fake_quant"]) for c in cells if c["int8"] is not None]
     if gaps:
-        lines.append(f"- INT8 is at most {100 * max(gaps):.1f} points from fake-quant ({statistics.mean(gaps) * 100:.2f} on average).")
+        lines.append(
+            f"- INT8 is at most {100 * max(gaps):.1f} points from fake-quant ({statistics.mean(gaps) * 100:.2f} on average)."
+        )
     if pictures:
         error = 100 * math.sqrt(0.8 * 0.2 / pictures)
-        lines.append(f"- At 80 % the pictures alone give each number of one seed a standard error of {error:.1f} points.")
+        lines.append(
+            f"- At 80 % the pictures alone give each number of one seed a standard error of {error:.1f} points."
+        )
     return lines
 
 
@@ -389,11 +477,24 @@ def figure(result: dict) -> Figure:
     for i, column in enumerate(METHODS):
         points = [(x, ours[row][column]) for x, row in enumerate(SHOWN) if column in ours.get(row, {})]
         if points:
-            x = [x + 0.02 * (i - len(METHODS) / 2) for x, _ in points]  # side by side, so that bars do not hide each other
+            # side by side, so that bars do not hide each other
+            x = [x + 0.02 * (i - len(METHODS) / 2) for x, _ in points]
             y, bars = [100 * v["mean"] for _, v in points], [100 * (v["std"] or 0) for _, v in points]
-            ax.errorbar(x, y, bars, label=column, color=[*LINES, "#22303c", "#d977b8", "#a9b4c0"][i], marker="o", ms=4, capsize=3, lw=1.4)
+            ax.errorbar(
+                x,
+                y,
+                bars,
+                label=column,
+                color=[*LINES, "#22303c", "#d977b8", "#a9b4c0"][i],
+                marker="o",
+                ms=4,
+                capsize=3,
+                lw=1.4,
+            )
     if result["float"]:
-        ax.axhline(100 * statistics.mean(f["tuned"] for f in result["float"]), color="#6b7785", ls="--", lw=1, label="float")
+        ax.axhline(
+            100 * statistics.mean(f["tuned"] for f in result["float"]), color="#6b7785", ls="--", lw=1, label="float"
+        )
     ax.set_xticks(range(len(SHOWN)), SHOWN)
     ax.set(xlabel="bits", ylabel="top-1, %", title="ResNet-20 on CIFAR-10 pictures, short fine-tuning")
     ax.spines[["top", "right"]].set_visible(False)

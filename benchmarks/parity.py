@@ -1,10 +1,12 @@
 """Does every engine compute what fake-quant does? Every network of the zoo, layer by layer on equal integer inputs.
 
-    PYTHONPATH=. python benchmarks/parity.py                      # all networks and engines, about a quarter of an hour on two cores
-    PYTHONPATH=. python benchmarks/parity.py --models resnet20 frostnet_small_0_5 --engines fbgemm onnxruntime
+    PYTHONPATH=. python benchmarks/parity.py                      # all networks and engines, about a quarter of an hour
+    on two cores PYTHONPATH=. python benchmarks/parity.py --models resnet20 frostnet_small_0_5 --engines fbgemm
+    onnxruntime
 
-Networks have fresh weights, batch-norm statistics and ranges from the embedded pictures, and the range of weights that the engine takes.
-Writes docs/results/parity.{json,md} after each network; the same command goes on where it was stopped. The last line is one JSON object.
+Networks have fresh weights, batch-norm statistics and ranges from the embedded pictures, and the range of weights that
+the engine takes. Writes docs/results/parity.{json,md} after each network; the same command goes on where it was
+stopped. The last line is one JSON object.
 """
 
 import functools
@@ -79,9 +81,13 @@ def _begun(config: ParityConfig) -> dict:
     try:
         before = checked(read_json(path))
     except UserError as error:
-        raise UserError(f"{error}" if str(path) in str(error) else f"{path}: {error}; choose another --output, or remove it") from error
+        raise UserError(
+            f"{error}" if str(path) in str(error) else f"{path}: {error}; choose another --output, or remove it"
+        ) from error
     if before["about"] != about:
-        raise UserError(f"{path}: was made with {before['about']}, this is {about}; choose another --output, or remove it")
+        raise UserError(
+            f"{path}: was made with {before['about']}, this is {about}; choose another --output, or remove it"
+        )
     return before
 
 
@@ -105,7 +111,9 @@ def _macs(name: str) -> int:
         return count(zoo.build(name, CLASSES, SIZE), torch.empty(1, 3, SIZE, SIZE))[1]
 
 
-def compare(name: str, wanted: Sequence[str], config: ParityConfig, train: Pictures, images: torch.Tensor) -> dict[str, dict]:
+def compare(
+    name: str, wanted: Sequence[str], config: ParityConfig, train: Pictures, images: torch.Tensor
+) -> dict[str, dict]:
     """By engine, of those wanted: parity of the network attached for its range of weights."""
     rows = {}
     for limit, target in LIMITS.items():
@@ -134,16 +142,27 @@ def _attached(name: str, config: ParityConfig, train: Pictures, engine: str) -> 
 def _row(graph: fx.GraphModule, engine: str, images: torch.Tensor) -> dict:
     executor = quant.convert(graph, engine)
     report = quant.parity(graph, executor, images)
-    return {"layers": len(report.rows), "layer_steps": report.layer_steps, "worst_layer": report.worst.name,
-            "output_steps": report.output_steps, "float_ops": len(executor.float_ops)}  # fmt: skip
+    return {
+        "layers": len(report.rows),
+        "layer_steps": report.layer_steps,
+        "worst_layer": report.worst.name,
+        "output_steps": report.output_steps,
+        "float_ops": len(executor.float_ops),
+    }
 
 
 def summary(found: dict) -> dict:
     """The worst of all rows, against the bar, which nothing holds before anything was compared."""
     rows = [row for engines in found["networks"].values() for row in engines.values()]
     steps = max(row["layer_steps"] for row in rows) if rows else None
-    return {"networks": len(found["networks"]), "rows": len(rows), "layers": sum(row["layers"] for row in rows), "layer_steps": steps,
-            "bar": MAX_LAYER_STEPS, "holds": bool(rows) and steps <= MAX_LAYER_STEPS}  # fmt: skip
+    return {
+        "networks": len(found["networks"]),
+        "rows": len(rows),
+        "layers": sum(row["layers"] for row in rows),
+        "layer_steps": steps,
+        "bar": MAX_LAYER_STEPS,
+        "holds": bool(rows) and steps <= MAX_LAYER_STEPS,
+    }
 
 
 def write(found: dict, config: ParityConfig) -> None:

@@ -1,12 +1,15 @@
-"""What quantization-aware training gains over post-training quantization: five networks, 8, 6 and 4 bits, as integer networks.
+"""What quantization-aware training gains over post-training quantization: five networks, 8, 6 and 4 bits, as integer
+networks.
 
-    PYTHONPATH=. python benchmarks/ptq_study.py --data-root FOLDER          # FOLDER/{train,val,test}/<class>/*.png, 32 px
+    PYTHONPATH=. python benchmarks/ptq_study.py --data-root FOLDER          # FOLDER/{train,val,test}/<class>/*.png, 32
+    px
     PYTHONPATH=. python benchmarks/ptq_study.py --data-root FOLDER --smoke  # a few pictures, to see that it runs
 
-Every column has trained on the same number of pictures. From one float training a network and seed, the last epochs are trained once in
-float, and calibrated (minmax, percentile, mse), and once as QAT; `scratch` is QAT with StatAssist and GradBoost from the first epochs on.
-Writes docs/results/ptq.{json,md} and brings them up to date after each cell. The same command goes on where it was stopped. Cells run side
-by side in processes of one thread each. Accuracy is that of the INT8 engine, fake-quant's stands beside it.
+Every column has trained on the same number of pictures. From one float training a network and seed, the last epochs are
+trained once in float, and calibrated (minmax, percentile, mse), and once as QAT; `scratch` is QAT with StatAssist and
+GradBoost from the first epochs on. Writes docs/results/ptq.{json,md} and brings them up to date after each cell. The
+same command goes on where it was stopped. Cells run side by side in processes of one thread each. Accuracy is that of
+the INT8 engine, fake-quant's stands beside it.
 """
 
 import functools
@@ -32,7 +35,18 @@ from common.runs import Run
 from quant import Override, QuantConfig, Schedule
 from quant.calibrate import METHODS as PTQ
 from quant.calibrate import calibrate
-from tasks import Classification, ClassificationData, Diverged, Pictures, Recipe, Stream, classification, fit, in_order, subset
+from tasks import (
+    Classification,
+    ClassificationData,
+    Diverged,
+    Pictures,
+    Recipe,
+    Stream,
+    classification,
+    fit,
+    in_order,
+    subset,
+)
 
 NETWORKS = ("resnet20", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_small_relu", "frostnet_small_0_5")
 COLUMNS = (*PTQ, "qat", "scratch")
@@ -40,19 +54,30 @@ BITS = (8, 4, 6)  # of weights and activations, in the order in which cells are 
 SCRATCH_BITS = 8
 PARTS = 10  # that the last epochs are cut into
 BATCH = 64
-SMOKE = {"train_images": 256, "held_out_images": 100, "calibration_images": 64, "float_epochs": 1, "tune_epochs": 1, "seeds": (0,)}
+SMOKE = {
+    "train_images": 256,
+    "held_out_images": 100,
+    "calibration_images": 64,
+    "float_epochs": 1,
+    "tune_epochs": 1,
+    "seeds": (0,),
+}
 
 
 @dataclass(frozen=True)
 class PtqConfig:
     data_root: str = option(help="folder of the data")
-    data: Literal["imagefolder", "cifar10", "cifar100"] = option("imagefolder", "its layout: train, val and test folders, or torchvision's")
+    data: Literal["imagefolder", "cifar10", "cifar100"] = option(
+        "imagefolder", "its layout: train, val and test folders, or torchvision's"
+    )
     networks: tuple[str, ...] = option(NETWORKS, "networks")
     bits: tuple[int, ...] = option(BITS, "bits")
     columns: tuple[str, ...] = option(COLUMNS, "columns")
     seeds: tuple[int, ...] = option((0, 1), "seeds")
     train_images: int = option(20_000, "pictures to train on")
-    held_out_images: int | None = option(None, "report on so many of the held-out pictures (default: all of val and test)")
+    held_out_images: int | None = option(
+        None, "report on so many of the held-out pictures (default: all of val and test)"
+    )
     calibration_images: int = option(512, "training pictures to calibrate on")
     percentile: float = option(99.99, "of the column percentile")
     float_epochs: int = option(8, "epochs of the float training")
@@ -76,7 +101,8 @@ class PtqConfig:
             zoo.build(name, 10, 32)
 
 
-FREE = ("data_root", "networks", "bits", "columns", "seeds", "processes", "minutes", "runs", "output", "smoke")  # change no cell's result
+# change no cell's result
+FREE = ("data_root", "networks", "bits", "columns", "seeds", "processes", "minutes", "runs", "output", "smoke")
 
 
 class Cell(NamedTuple):
@@ -108,22 +134,29 @@ def main(argv=None) -> Path:
 
 def planned(config: PtqConfig) -> list[Cell]:
     """Every cell, seed by seed, network by network, width by width."""
-    cells = [Cell(*c) for c in ((s, n, b, c) for s in config.seeds for n in config.networks for b in config.bits for c in config.columns)]
+    cells = [
+        Cell(*c)
+        for c in (
+            (s, n, b, c) for s in config.seeds for n in config.networks for b in config.bits for c in config.columns
+        )
+    ]
     return [c for c in cells if c.column != "scratch" or c.bits == SCRATCH_BITS]
 
 
 def stages(config: PtqConfig) -> list[list]:
-    """The jobs, in stages of which each needs the one before: seed by seed the float trainings, then what starts from them; at the end
-    the trainings from scratch, which are the longest."""
+    """The jobs, in stages of which each needs the one before: seed by seed the float trainings, then what starts from
+    them; at the end the trainings from scratch, which are the longest."""
     cells = planned(config)
     staged = []
     for seed in config.seeds:
         staged.append([functools.partial(train_float, config, seed, network) for network in config.networks])
-        staged.append([functools.partial(run_cell, config, c) for c in cells if c.seed == seed and c.column != "scratch"])
+        staged.append(
+            [functools.partial(run_cell, config, c) for c in cells if c.seed == seed and c.column != "scratch"]
+        )
     return [*staged, [functools.partial(run_cell, config, c) for c in cells if c.column == "scratch"]]
 
 
-# ---- one job, in a worker process ----------------------------------------------------------------------------
+# ---- one job, in a worker process --------------------------------------------------------------------------
 
 
 @functools.cache
@@ -136,22 +169,40 @@ def load(config: PtqConfig) -> ClassificationData:
 
 
 def train_float(config: PtqConfig, seed: int, name: str) -> str:
-    """Train a network in float, then on as its QAT cells will be: what is calibrated, and the baseline. The text says how it went."""
+    """Train a network in float, then on as its QAT cells will be: what is calibrated, and the baseline.
+
+    The text says how it went.
+    """
     run = float_run(config, seed, name)
     if not run.has(RESULT):
         data = load(config)
         torch.manual_seed(seed)
         model = network(name, data)
-        recipe = Recipe(Schedule(config.float_epochs, config.float_epochs), lr=config.lr, weight_decay=config.weight_decay, boost="off",
-                        seed=seed)  # fmt: skip
+        recipe = Recipe(
+            Schedule(config.float_epochs, config.float_epochs),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            boost="off",
+            seed=seed,
+        )
         first = fit(model, task(data), Stream(data.train, BATCH, seed), {}, recipe, run, example())
         judged = held_out(config, data)
         untuned = top1(predictions(model, judged), judged)
         recipe = replace(recipe, schedule=Schedule(PARTS, PARTS), lr=config.tune_lr)
         last = fit(model, task(data), tuning_stream(config, data, seed), {}, recipe, Run(run.path / "tuned"), example())
         found = predictions(last.model, judged)
-        run.write_json(RESULT, {"seed": seed, "network": name, "untuned": untuned, "top1": top1(found, judged), "pictures": len(judged),
-                                "seconds": round(first.seconds + last.seconds, 1), "predictions": found.tolist()})  # fmt: skip
+        run.write_json(
+            RESULT,
+            {
+                "seed": seed,
+                "network": name,
+                "untuned": untuned,
+                "top1": top1(found, judged),
+                "pictures": len(judged),
+                "seconds": round(first.seconds + last.seconds, 1),
+                "predictions": found.tolist(),
+            },
+        )
     result = run.read_json(RESULT)
     return f"{name}, seed {seed}: float {percent(result['top1'])} in {result['seconds']:.0f} s"
 
@@ -166,7 +217,11 @@ def run_cell(config: PtqConfig, cell: Cell) -> str:
             result = {"int8": None, "fake_quant": None, "refused": str(error)}
         run.write_json(RESULT, cell._asdict() | result)
     result = run.read_json(RESULT)
-    fate = f"INT8 {percent(result['int8'])}, fake-quant {percent(result['fake_quant'])}" if not result["refused"] else result["refused"]
+    fate = (
+        f"INT8 {percent(result['int8'])}, fake-quant {percent(result['fake_quant'])}"
+        if not result["refused"]
+        else result["refused"]
+    )
     return f"{cell.network}, seed {cell.seed}, {cell.bits} bits, {cell.column}: {fate}"
 
 
@@ -181,8 +236,11 @@ def make(config: PtqConfig, cell: Cell, run: Run) -> tuple[nn.Module, float]:
         pictures = in_order(subset(data.train, config.calibration_images, cell.seed), BATCH)
         started = time.monotonic()
         return calibrate(model, pictures, wanted, cell.column, config.percentile), time.monotonic() - started
-    schedule = Schedule(PARTS, 0, observer_freeze=1.0, bn_freeze=1.0)  # as in float: nothing stands still before the end
-    recipe = Recipe(schedule, lr=config.tune_lr, weight_decay=config.weight_decay, boost="off", quant=wanted, seed=cell.seed)
+    # as in float: nothing stands still before the end
+    schedule = Schedule(PARTS, 0, observer_freeze=1.0, bn_freeze=1.0)
+    recipe = Recipe(
+        schedule, lr=config.tune_lr, weight_decay=config.weight_decay, boost="off", quant=wanted, seed=cell.seed
+    )
     stream = tuning_stream(config, data, cell.seed)
     if cell.column == "qat":
         model.load_state_dict(float_run(config, cell.seed, cell.network).load_checkpoint()["model"])
@@ -204,9 +262,16 @@ def judge(config: PtqConfig, cell: Cell, made: tuple[nn.Module, float]) -> dict:
     simulated = predictions(graph, judged)
     in_float = torch.tensor(float_run(config, cell.seed, cell.network).read_json(RESULT)["predictions"])
     engines = every_engine(graph, simulated, judged) if cell.column not in PTQ and cell.bits == 8 else {}
-    return {"int8": top1(integer, judged), "fake_quant": top1(simulated, judged), "agreement": share(integer == simulated),
-            "agreement_float": share(integer == in_float), "float_ops": len(executor.float_ops), "refused": None, "engines": engines,
-            "seconds": round(seconds, 1)}  # fmt: skip
+    return {
+        "int8": top1(integer, judged),
+        "fake_quant": top1(simulated, judged),
+        "agreement": share(integer == simulated),
+        "agreement_float": share(integer == in_float),
+        "float_ops": len(executor.float_ops),
+        "refused": None,
+        "engines": engines,
+        "seconds": round(seconds, 1),
+    }
 
 
 def every_engine(graph: nn.Module, simulated: Tensor, judged: Pictures) -> dict[str, dict]:
@@ -221,7 +286,10 @@ def every_engine(graph: nn.Module, simulated: Tensor, judged: Pictures) -> dict[
 
 
 def quant_config(model: nn.Module, bits: int, engine: str) -> QuantConfig:
-    """`bits` for weights and for activations as layers read them; 8 for the first and the last layer and all that no layer reads."""
+    """`bits` for weights and for activations as layers read them;
+
+    8 for the first and the last layer and all that no layer reads.
+    """
     layers = [row.name for row in quant.plan(model, example()) if row.op in ("conv", "linear")]
     ends = tuple(Override(match=name, weight=EIGHT, activation=EIGHT) for name in (layers[0], layers[-1]))
     return QuantConfig(engine=engine, weight=f"int8:{bits}", activation=f"int8:{bits}", overrides=ends)
@@ -252,7 +320,7 @@ def example() -> Tensor:
     return torch.zeros(2, 3, 32, 32)
 
 
-# ---- results -------------------------------------------------------------------------------------------------
+# ---- results -----------------------------------------------------------------------------------------------
 
 
 def write(config: PtqConfig) -> Path:
@@ -263,9 +331,13 @@ def write(config: PtqConfig) -> Path:
     cells = [read_json(path) for cell in planned(config) if (path := runs / cell.name / RESULT).is_file()]
     result = {
         "command": f"PYTHONPATH=. python benchmarks/ptq_study.py --data-root FOLDER --seeds {' '.join(map(str, config.seeds))}",
-        "settings": read_json(runs / "settings.json"), "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
-        "planned": len(planned(config)), "float": floats, "cells": cells,
-    }  # fmt: skip
+        "settings": read_json(runs / "settings.json"),
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "planned": len(planned(config)),
+        "float": floats,
+        "cells": cells,
+    }
     write_json(output / "ptq.json", result)
     write_bytes(output / "ptq.md", page(result).encode())
     return output / "ptq.json"
@@ -279,22 +351,26 @@ def page(result: dict) -> str:
     pictures = floats[0]["pictures"] if floats else 0
     limit = quant.weight_qmax(settings["engine"])
     lines = [
-        "# Post-training quantization against quantization-aware training", "",
+        "# Post-training quantization against quantization-aware training",
+        "",
         f"{partial}Written by `{result['command']}`; the numbers are in [ptq.json](ptq.json). Top-1 in percent of the **integer network** "
         f"on the engine {settings['engine']}, fake-quant's in brackets, on {pictures:,} held-out pictures that chose nothing; mean ± "
         f"standard deviation over {seeds} seed(s). Every column has trained for {epochs} epochs of {settings['train_images']:,} CIFAR-10 "
-        "pictures, so these short trainings compare columns with each other, not with published accuracies.", "",
+        "pictures, so these short trainings compare columns with each other, not with published accuracies.",
+        "",
         f"- *float*: {settings['float_epochs']} epochs, then {settings['tune_epochs']} more at a peak learning rate of "
         f"{settings['tune_lr']:g}.",
         f"- *minmax*, *percentile* ({settings['percentile']:g}), *mse*: that float network, its ranges calibrated on "
         f"{settings['calibration_images']} training pictures.",
         f"- *qat*: the same {settings['float_epochs']} float epochs, then {settings['tune_epochs']} as QAT in place of float, with the "
         "same recipe: batch norm and ranges go on to the end.",
-        f"- *scratch*: QAT from the second epoch on, with StatAssist and GradBoost, peak learning rate {settings['lr']:g}.", "",
+        f"- *scratch*: QAT from the second epoch on, with StatAssist and GradBoost, peak learning rate {settings['lr']:g}.",
+        "",
         f"Weights and the activations that layers read have the bits of the table, sign included; the first and the last layer, and every "
         f"tensor that no layer reads, have 8. On {settings['engine']} 8-bit weights have the codes -{limit} to {limit}. All use plain int8 "
-        "ranges. No setting was tuned, for any column.", "",
-    ]  # fmt: skip
+        "ranges. No setting was tuned, for any column.",
+        "",
+    ]
     for bits in sorted({cell["bits"] for cell in cells}, reverse=True):
         lines += [f"## {bits} bits", "", *table(cells, floats, bits), "", *reading(cells, floats, bits), ""]
     return "\n".join([*lines, *closing(cells, floats, pictures)])
@@ -309,7 +385,13 @@ def table(cells: list[dict], floats: list[dict], bits: int) -> list[str]:
         for column in columns:
             some = [c for c in cells if (c["network"], c["bits"], c["column"]) == (name, bits, column)]
             good = [c for c in some if not c["refused"]]
-            row.append(shown([c["int8"] for c in good], [c["fake_quant"] for c in good]) if good else "diverged" if some else "-")
+            row.append(
+                shown([c["int8"] for c in good], [c["fake_quant"] for c in good])
+                if good
+                else "diverged"
+                if some
+                else "-"
+            )
         lines.append(f"| {name} | {' | '.join(row)} |")
     return lines
 
@@ -323,7 +405,9 @@ def shown(int8: list[float], fake_quant: list[float] = ()) -> str:
 
 def reading(cells: list[dict], floats: list[dict], bits: int) -> list[str]:
     """What each column loses against float, and QAT gains over each calibration, paired by network and seed."""
-    accuracy = {(c["network"], c["seed"], c["column"]): c["int8"] for c in cells if c["bits"] == bits and not c["refused"]}
+    accuracy = {
+        (c["network"], c["seed"], c["column"]): c["int8"] for c in cells if c["bits"] == bits and not c["refused"]
+    }
     accuracy |= {(f["network"], f["seed"], "float"): f["top1"] for f in floats}
     losses = [f"{column} {text}" for column in COLUMNS if (text := difference(accuracy, column, "float"))]
     gains = [f"over {column} {text}" for column in PTQ if (text := difference(accuracy, "qat", column))]
@@ -335,12 +419,17 @@ def by_engine(cells: list[dict]) -> list[str]:
     """How far every engine is from fake-quant, on the networks that trained with it."""
     lines = []
     for engine in dict.fromkeys(name for c in cells for name in c["engines"]):
-        found = [(c["engines"][engine]["agreement"], abs(c["engines"][engine]["int8"] - c["fake_quant"])) for c in cells
-                 if engine in c["engines"]]  # fmt: skip
+        found = [
+            (c["engines"][engine]["agreement"], abs(c["engines"][engine]["int8"] - c["fake_quant"]))
+            for c in cells
+            if engine in c["engines"]
+        ]
         least, gap = min(same for same, _ in found), max(gap for _, gap in found)
-        lines.append(f"- On {engine} the 8-bit networks trained with quantizers name fake-quant's class for {100 * least:.2f} % of the "
-                     f"pictures or more (mean {100 * statistics.mean(same for same, _ in found):.2f} %, {len(found)} networks), and their "
-                     f"accuracy is at most {100 * gap:.2f} points from fake-quant's.")  # fmt: skip
+        lines.append(
+            f"- On {engine} the 8-bit networks trained with quantizers name fake-quant's class for {100 * least:.2f} % of the "
+            f"pictures or more (mean {100 * statistics.mean(same for same, _ in found):.2f} %, {len(found)} networks), and their "
+            f"accuracy is at most {100 * gap:.2f} points from fake-quant's."
+        )
     return lines
 
 
@@ -359,21 +448,29 @@ def closing(cells: list[dict], floats: list[dict], pictures: int) -> list[str]:
         gap = max(abs(c["int8"] - c["fake_quant"]) for c in good)
         least, floating = min(good, key=lambda c: c["agreement"]), max(c["float_ops"] for c in good)
         lines += [
-            "## The integer networks", "",
+            "## The integer networks",
+            "",
             f"- INT8 is at most {100 * gap:.2f} points from fake-quant; they name the same class for {100 * least['agreement']:.1f} % or "
             f"more of the pictures (least: {least['network']}, {least['bits']} bits, {least['column']}).",
             f"- Operations that run in float between integer ones: at most {floating} in a network.",
-        ]  # fmt: skip
+        ]
         for bits in sorted({c["bits"] for c in good}, reverse=True):
-            words = [f"{column} {100 * statistics.mean(some):.1f}" for column in (*PTQ, "qat")
-                     if (some := [c["agreement_float"] for c in good if (c["bits"], c["column"]) == (bits, column)])]  # fmt: skip
+            words = [
+                f"{column} {100 * statistics.mean(some):.1f}"
+                for column in (*PTQ, "qat")
+                if (some := [c["agreement_float"] for c in good if (c["bits"], c["column"]) == (bits, column)])
+            ]
             lines.append(f"- The same class as float at {bits} bits, in percent of the pictures: {', '.join(words)}.")
     lines += by_engine([c for c in good if c["engines"]])
     if pictures:
         lines.append(
             f"- At 80 % the pictures alone give each number of one seed a standard error of {100 * math.sqrt(0.16 / pictures):.1f} points."
         )
-    refused = [f"- {c['network']}, seed {c['seed']}, {c['bits']} bits, {c['column']}: {c['refused']}" for c in cells if c["refused"]]
+    refused = [
+        f"- {c['network']}, seed {c['seed']}, {c['bits']} bits, {c['column']}: {c['refused']}"
+        for c in cells
+        if c["refused"]
+    ]
     return [*lines, *refused, ""]
 
 

@@ -1,4 +1,6 @@
-"""Latencies and file sizes that the ancestors published, to stand beside ours (arXiv:2006.09679 and the README of its code)."""
+"""Latencies and file sizes that the ancestors published, to stand beside ours (arXiv:2006.09679 and the README of its
+code).
+"""
 
 # Classification/README of the ancestor: AMD Ryzen Threadripper 1950X, 4 threads, PyTorch 1.6. Float is unfolded.
 # name: float MB, INT8 MB, float ms, INT8 ms on fbgemm, on qnnpack

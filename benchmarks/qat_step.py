@@ -1,10 +1,14 @@
-"""What quantized training costs: one whole training step of each kind of QAT against the float step, in one interleaved run.
+"""What quantized training costs: one whole training step of each kind of QAT against the float step, in one interleaved
+run.
 
-    PYTHONPATH=. python benchmarks/qat_step.py                                          # int8, torch.ao, and what else is installed
-    PYTHONPATH=. python benchmarks/qat_step.py --methods int8 lsq dorefa+pact --memory  # other methods, and the peak memory of each
+    PYTHONPATH=. python benchmarks/qat_step.py                                          # int8, torch.ao, and what else
+    is installed
+    PYTHONPATH=. python benchmarks/qat_step.py --methods int8 lsq dorefa+pact --memory  # other methods, and the peak
+    memory of each
 
-A step is forward, cross-entropy, backward and SGD with momentum. Rounds take one step of every kind in turn, so whatever slows the
-machine slows all; reported are ratios of medians. torchao (PT2E QAT) and brevitas take part where they import. The last line is JSON.
+A step is forward, cross-entropy, backward and SGD with momentum. Rounds take one step of every kind in turn, so
+whatever slows the machine slows all; reported are ratios of medians. torchao (PT2E QAT) and brevitas take part where
+they import. The last line is JSON.
 """
 
 import gc
@@ -145,8 +149,14 @@ def summary(config: StepConfig, times: dict[str, list[float]], missing: dict[str
 
 def show(config: StepConfig, name: str, result: dict) -> None:
     net = NETS[name]
-    where = f"{config.device}, {torch.get_num_threads()} threads" if config.device == "cpu" else torch.cuda.get_device_name()
-    print(f"\n{name}: {net.input_size} px, batch {net.batch}, {config.rounds} rounds, torch {torch.__version__}, {where}")
+    where = (
+        f"{config.device}, {torch.get_num_threads()} threads"
+        if config.device == "cpu"
+        else torch.cuda.get_device_name()
+    )
+    print(
+        f"\n{name}: {net.input_size} px, batch {net.batch}, {config.rounds} rounds, torch {torch.__version__}, {where}"
+    )
     columns = {"ms": result["ms"], "over float": {"float": 1.0} | result["over_float"]}
     if "peak_mib" in result:
         columns["peak MiB"] = result["peak_mib"]
@@ -155,7 +165,7 @@ def show(config: StepConfig, name: str, result: dict) -> None:
         print(f"missing: {kind} ({why})")
 
 
-# ---- one step of each kind -----------------------------------------------------------------------------------
+# ---- one step of each kind ---------------------------------------------------------------------------------
 
 
 class Step:
@@ -164,7 +174,10 @@ class Step:
     def __init__(self, net: Net, kind: str, device: str):
         torch.manual_seed(0)
         x = torch.randn(net.batch, 3, net.input_size, net.input_size, device=device)
-        self.x, self.y = x.contiguous(memory_format=torch.channels_last), torch.randint(0, 10, (net.batch,), device=device)
+        self.x, self.y = (
+            x.contiguous(memory_format=torch.channels_last),
+            torch.randint(0, 10, (net.batch,), device=device),
+        )
         model = float_network(net).to(device, memory_format=torch.channels_last).train()
         self.model = model if kind == "float" else quantized(model, self.x, kind)
         self.optimizer = torch.optim.SGD(parameter_groups(self.model), lr=1e-3, momentum=0.9)
@@ -228,18 +241,19 @@ def torchao_pt2e(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 def brevitas(model: nn.Module, x: Tensor) -> nn.Module:
-    """brevitas' layer-wise quantization with its 8-bit defaults: weights and inputs of convolutions and linear layers. (Its whole-graph
-    pass does not come to an end on networks that concatenate.)"""
+    """brevitas' layer-wise quantization with its 8-bit defaults: weights and inputs of convolutions and linear layers.
+    (Its whole-graph pass does not come to an end on networks that concatenate.)"""
     from brevitas.graph.quantize import layerwise_quantize
 
     graph = layerwise_quantize(model)
     for module in graph.modules():
         if hasattr(module, "collect_stats_steps"):
-            module.collect_stats_steps = 1  # else the first 300 steps sort every activation, and nothing but that is measured
+            # else the first 300 steps sort every activation, and nothing but that is measured
+            module.collect_stats_steps = 1
     return graph.to(x.device, memory_format=torch.channels_last).train()
 
 
-# ---- memory --------------------------------------------------------------------------------------------------
+# ---- memory ------------------------------------------------------------------------------------------------
 
 
 def peak_memory(config: StepConfig, name: str) -> dict[str, float]:
@@ -255,7 +269,9 @@ def peak_memory(config: StepConfig, name: str) -> dict[str, float]:
 
 
 def print_peak(config: StepConfig) -> dict:
-    """On a CPU the process' peak above what it held when torch and the library were imported; on a GPU, of the allocator."""
+    """On a CPU the process' peak above what it held when torch and the library were imported; on a GPU, of the
+    allocator.
+    """
     name, kind = config.memory_of.split("/")
     if kind in NEEDS:
         importlib.import_module(NEEDS[kind])

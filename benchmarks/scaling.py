@@ -1,12 +1,14 @@
-"""What several ranks cost: a supernet's step against the number of ranks and of candidates in a slot, on this CPU with gloo.
+"""What several ranks cost: a supernet's step against the number of ranks and of candidates in a slot, on this CPU with
+gloo.
 
-    PYTHONPATH=. python benchmarks/scaling.py                # about five minutes; writes docs/results/scaling.json and its table
+    PYTHONPATH=. python benchmarks/scaling.py                # about five minutes; writes docs/results/scaling.json and
+    its table
     PYTHONPATH=. python benchmarks/scaling.py --rounds 1     # a look
 
-Each rank has one thread and a batch of its own, so that two ranks do twice the work in a step. Launches with 1 and 2 ranks take turns,
-and in each the supernets take turns step by step, so that whatever slows the machine slows all. CPU time is that of one rank, its
-communication included: unlike wall time it hardly depends on what else runs. Reported are medians over all launches, of weight steps on
-one path. The last line is JSON.
+Each rank has one thread and a batch of its own, so that two ranks do twice the work in a step. Launches with 1 and 2
+ranks take turns, and in each the supernets take turns step by step, so that whatever slows the machine slows all. CPU
+time is that of one rank, its communication included: unlike wall time it hardly depends on what else runs. Reported are
+medians over all launches, of weight steps on one path. The last line is JSON.
 """
 
 import json
@@ -67,7 +69,13 @@ def main(argv=None) -> dict:
 def written(config: ScalingConfig, times: dict[tuple, list[dict]]) -> dict:
     """What has been found so far, as JSON and in the page."""
     rows = [summary(key, found) for key, found in times.items()]
-    result = {"cpu": cpu_model(), "torch": torch.__version__, "load": os.getloadavg()[0], "settings": vars(config), "rows": rows}
+    result = {
+        "cpu": cpu_model(),
+        "torch": torch.__version__,
+        "load": os.getloadavg()[0],
+        "settings": vars(config),
+        "rows": rows,
+    }
     write_json(config.output, result)
     write_table(result)
     return result
@@ -131,12 +139,17 @@ def search(config: ScalingConfig, phase: str, candidates: int) -> Search:
     blocks = [[[1.0 + i for i in range(len(slot.candidates))] for slot in stage.slots] for stage in space.stages]
     latency = SimpleNamespace(stem_ms=1.0, head_ms=1.0, blocks=blocks)
     network = Supernet(space).to(memory_format=torch.channels_last)
-    return Search(network, PHASES[phase], latency, 20.0, F.cross_entropy, lambda _: batch, lambda _: batch, QuantConfig())
+    return Search(
+        network, PHASES[phase], latency, 20.0, F.cross_entropy, lambda _: batch, lambda _: batch, QuantConfig()
+    )
 
 
 def thinned(space: SearchSpace, candidates: int) -> SearchSpace:
     """The space with at most so many candidates in a slot: the last ones, the largest among them."""
-    slots = lambda stage: tuple(Slot(slot.candidates[-candidates:]) for slot in stage.slots)  # noqa: E731
+
+    def slots(stage):
+        return tuple(Slot(slot.candidates[-candidates:]) for slot in stage.slots)
+
     return replace(space, stages=tuple(replace(stage, slots=slots(stage)) for stage in space.stages))
 
 
@@ -144,24 +157,36 @@ def parameters(search: Search) -> int:
     return sum(p.numel() for p in search.supernet.parameters())
 
 
-# ---- results -------------------------------------------------------------------------------------------------
+# ---- results -----------------------------------------------------------------------------------------------
 
 
 def summary(key: tuple, found: list[dict]) -> dict:
     """Medians of one kind of step over all launches, and the quartiles of its CPU time."""
-    median = {name: statistics.median(row[name] for row in found) for name in found[0] if name not in ("phase", "candidates")}
+    median = {
+        name: statistics.median(row[name] for row in found) for name in found[0] if name not in ("phase", "candidates")
+    }
     low, _, high = statistics.quantiles([row["cpu_ms"] for row in found], n=4)
     row = dict(zip(("phase", "candidates", "ranks"), key, strict=True)) | {k: round(v, 2) for k, v in median.items()}
     return row | {"cpu_ms_quartiles": [round(low, 1), round(high, 1)], "steps": len(found)}
 
 
 def table(rows: list[dict]) -> pandas.DataFrame:
-    return pandas.DataFrame([
-        {"phase": row["phase"], "candidates": row["candidates"], "parameters in all": f"{round(row['parameters']):,}",
-         "ranks": row["ranks"], "CPU ms": f"{row['cpu_ms']:.0f}", "quartiles": "{:.0f} to {:.0f}".format(*row["cpu_ms_quartiles"]),
-         "wall ms": f"{row['wall_ms']:.0f}", "all-reduces": round(row["messages"]), "values in them": f"{round(row['values']):,}"}
-        for row in sorted(rows, key=lambda row: (row["phase"], row["candidates"], row["ranks"]))
-    ])  # fmt: skip
+    return pandas.DataFrame(
+        [
+            {
+                "phase": row["phase"],
+                "candidates": row["candidates"],
+                "parameters in all": f"{round(row['parameters']):,}",
+                "ranks": row["ranks"],
+                "CPU ms": f"{row['cpu_ms']:.0f}",
+                "quartiles": "{:.0f} to {:.0f}".format(*row["cpu_ms_quartiles"]),
+                "wall ms": f"{row['wall_ms']:.0f}",
+                "all-reduces": round(row["messages"]),
+                "values in them": f"{round(row['values']):,}",
+            }
+            for row in sorted(rows, key=lambda row: (row["phase"], row["candidates"], row["ranks"]))
+        ]
+    )
 
 
 def write_table(result: dict) -> None:

@@ -35,7 +35,7 @@ def write(output: str, result: dict) -> Path:
     return path
 
 
-# ---- numbers -------------------------------------------------------------------------------------------------
+# ---- numbers -----------------------------------------------------------------------------------------------
 
 
 def top1s(network: dict) -> list[float]:
@@ -53,8 +53,9 @@ def at(result: dict, target: float, kind: str) -> list[dict]:
 
 
 def ranking(networks: list[dict], seed: int) -> dict:
-    """How well each predictor ranks the networks that a supernet judged and that were trained alone: Spearman's correlation with the
-    accuracy of `seed`, among the networks of one search (scores of two searches do not compare), as a mean over the searches."""
+    """How well each predictor ranks the networks that a supernet judged and that were trained alone: Spearman's
+    correlation with the accuracy of `seed`, among the networks of one search (scores of two searches do not compare),
+    as a mean over the searches."""
     judged = [n for n in networks if n["kind"] != "hand-made" and top1_of(n, seed) is not None]
     groups = [[n for n in judged if n["target_ms"] == t] for t in sorted({n["target_ms"] for n in judged})]
     rows = {}
@@ -68,34 +69,43 @@ def ranking(networks: list[dict], seed: int) -> dict:
 
 def top1_of(network: dict, seed: int) -> float | None:
     """INT8 accuracy of one seed, None where it was not trained."""
-    return next((value for cell, value in zip(network["cells"], top1s(network), strict=True) if cell["seed"] == seed), None)
+    return next(
+        (value for cell, value in zip(network["cells"], top1s(network), strict=True) if cell["seed"] == seed), None
+    )
 
 
 def chance(sizes: list[int]) -> float:
-    """The mean correlation over groups of such sizes that random scores exceed, by its absolute value, in 5 % of all cases."""
+    """The mean correlation over groups of such sizes that random scores exceed, by its absolute value, in 5 % of all
+    cases.
+    """
     random = np.random.default_rng(0)
     found = [statistics.mean(spearman(random.random(size), np.arange(size)) for size in sizes) for _ in range(SHUFFLES)]
     return float(np.quantile(np.abs(found), 0.95))
 
 
-# ---- the page ------------------------------------------------------------------------------------------------
+# ---- the page ----------------------------------------------------------------------------------------------
 
 
 def page(result: dict) -> str:
     s, table = result["settings"], result["table"]
     targets = sorted({n["target_ms"] for n in result["networks"]})
     lines = [
-        "# Found networks against hand-made and random ones", "",
+        "# Found networks against hand-made and random ones",
+        "",
         "Written by `PYTHONPATH=. python benchmarks/search_study.py --data-root FOLDER`. "
-        f"CPU: {result['cpu']}, torch {result['torch']}, engine {s['engine']}, one thread, one picture of 32 px.", "",
+        f"CPU: {result['cpu']}, torch {result['torch']}, engine {s['engine']}, one thread, one picture of 32 px.",
+        "",
         f"Each network was trained from scratch on {s['train_images']:,} CIFAR-10 pictures for {s['epochs']} epochs (the first in float, "
         f"then quantized with GradBoost; SGD, peak learning rate {s['lr']}, batches of 64) and judged as an integer network on "
         f"{_pictures(result):,} pictures that neither a training nor a search has seen. That is a short training: the accuracies say which "
-        "network learns fast at a latency, not what it reaches in the end. Random networks and their best are of one seed.", "",
+        "network learns fast at a latency, not what it reaches in the end. Random networks and their best are of one seed.",
+        "",
         f"The searches (`--preset {s['preset']}`, width {s['width']}) used the same training pictures, by the latency table "
-        f"`{result['table_hash'][:12]}` (held-out MAPE {100 * table['mape']:.1f} %, Spearman {table['spearman']:.3f}).", "",
-        "![accuracy against latency](search.png)", "",
-    ]  # fmt: skip
+        f"`{result['table_hash'][:12]}` (held-out MAPE {100 * table['mape']:.1f} %, Spearman {table['spearman']:.3f}).",
+        "",
+        "![accuracy against latency](search.png)",
+        "",
+    ]
     for target in targets:
         lines += [f"## At {target:g} ms", "", *_table(result, target), "", *reading(result, target), ""]
     return "\n".join([*lines, *_ranking_words(result), ""])
@@ -112,7 +122,9 @@ def _table(result: dict, target: float) -> list[str]:
     for n in group:
         simulated = [cell["fake_quant"] for cell in n["cells"] if cell["fake_quant"] is not None]
         size = f"{n['params'] / 1e6:.2f} M | {n['macs'] / 1e6:.1f} M | {n['int8_ms']:.3f} | {n['float_ms']:.3f}"
-        lines.append(f"| {n['name']} | {n['kind']} | {size} | {spread(top1s(n))} | {spread(simulated)} | {len(n['cells'])} |")
+        lines.append(
+            f"| {n['name']} | {n['kind']} | {size} | {spread(top1s(n))} | {spread(simulated)} | {len(n['cells'])} |"
+        )
     return lines
 
 
@@ -147,7 +159,9 @@ def reading(result: dict, target: float) -> list[str]:
 
 
 def standard_error(a: dict, b: dict, pictures: int) -> float:
-    """Of the difference of two mean accuracies, in points: the seeds' spread where there are several, and the pictures'."""
+    """Of the difference of two mean accuracies, in points: the seeds' spread where there are several, and the
+    pictures'.
+    """
     variance = 0.0
     for network in (a, b):
         values, p = top1s(network), mean_of(network)
@@ -160,12 +174,15 @@ def _ranking_words(result: dict) -> list[str]:
     if found["chance"] is None:
         return []
     lines = [
-        "## Does the search rank networks?", "",
+        "## Does the search rank networks?",
+        "",
         f"Spearman's correlation of {found['networks']} networks (the found and the random ones) between what is known before training and "
         "the INT8 accuracy after training alone (first seed), among networks of one latency, the mean over the latencies. Random scores "
-        f"stay within ±{found['chance']:.2f} in 95 % of all cases.", "",
-        "| predictor | networks | Spearman |", "|---|---|---|",
-    ]  # fmt: skip
+        f"stay within ±{found['chance']:.2f} in 95 % of all cases.",
+        "",
+        "| predictor | networks | Spearman |",
+        "|---|---|---|",
+    ]
     rows = [(PREDICTORS[key], row) for key, row in found["predictors"].items() if row["spearman"] is not None]
     return [*lines, *(f"| {words} | {row['networks']} | {row['spearman']:+.2f} |" for words, row in rows)]
 

@@ -1,13 +1,17 @@
-"""What the search is worth on CIFAR-10 pictures: found networks against hand-made and random ones of the same measured INT8 latency.
+"""What the search is worth on CIFAR-10 pictures: found networks against hand-made and random ones of the same measured
+INT8 latency.
 
-    PYTHONPATH=. python benchmarks/search_study.py --data-root FOLDER          # FOLDER/{train,val,test}/<class>/*.png, 32 px
-    PYTHONPATH=. python benchmarks/search_study.py --data-root FOLDER --smoke  # a few pictures and steps, to see that it runs
+    PYTHONPATH=. python benchmarks/search_study.py --data-root FOLDER          # FOLDER/{train,val,test}/<class>/*.png,
+    32 px
+    PYTHONPATH=. python benchmarks/search_study.py --data-root FOLDER --smoke  # a few pictures and steps, to see that
+    it runs
 
-For each of several latencies: the network that search.py finds, FrostNet-Small and -Base, MobileNet V2 and V3 (h-swish, and ReLU alone)
-at the largest width that is as fast as measured, and random networks of the search space. All are trained from scratch by one
-recipe (benchmarks/alone.py) and judged as integer networks on pictures that no training and no search has seen; latencies are measured at
-the end, whole networks in interleaved rounds. The same trainings say how well the search's own scores rank networks.
-Writes docs/results/search.{json,md,png} and brings them up to date after each training. The same command goes on where it was stopped.
+For each of several latencies: the network that search.py finds, FrostNet-Small and -Base, MobileNet V2 and V3 (h-swish,
+and ReLU alone) at the largest width that is as fast as measured, and random networks of the search space. All are
+trained from scratch by one recipe (benchmarks/alone.py) and judged as integer networks on pictures that no training and
+no search has seen; latencies are measured at the end, whole networks in interleaved rounds. The same trainings say how
+well the search's own scores rank networks. Writes docs/results/search.{json,md,png} and brings them up to date after
+each training. The same command goes on where it was stopped.
 """
 
 import functools
@@ -38,7 +42,15 @@ MOBILENETS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_small_relu")
 FAMILIES = (*FROSTNETS, *MOBILENETS)
 WIDTHS = (0.25, 0.35, 0.4, 0.5, 0.6, 0.65, 0.75, 0.85, 1.0, 1.15, 1.25, 1.5)
 NEAR = 1.02  # of a latency: a rival may be so much slower
-SMOKE = {"train_images": 256, "held_out_images": 100, "epochs": 2, "seeds": (0,), "preset": "smoke", "randoms": 2, "targets": (0.47,)}
+SMOKE = {
+    "train_images": 256,
+    "held_out_images": 100,
+    "epochs": 2,
+    "seeds": (0,),
+    "preset": "smoke",
+    "randoms": 2,
+    "targets": (0.47,),
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,9 @@ class StudyConfig:
     seeds: tuple[int, ...] = option((0, 1, 2), "seeds of the trainings")
     randoms: int = option(8, "random networks for each latency, trained with the first seed")
     train_images: int = option(16_000, "pictures to train on")
-    held_out_images: int | None = option(None, "report on so many of the held-out pictures (default: all of val and test)")
+    held_out_images: int | None = option(
+        None, "report on so many of the held-out pictures (default: all of val and test)"
+    )
     epochs: int = option(3, "epochs of each training, the first in float")
     lr: float = option(0.05, "peak learning rate of each training")
     engine: Literal[quant.ENGINES] = option("fbgemm", "engine")
@@ -62,10 +76,13 @@ class StudyConfig:
     output: str = option("docs/results", "folder of the results")
 
     def training(self) -> Training:
-        return Training(self.data_root, self.train_images, self.held_out_images, self.epochs, 1, self.lr, self.engine, self.runs)
+        return Training(
+            self.data_root, self.train_images, self.held_out_images, self.epochs, 1, self.lr, self.engine, self.runs
+        )
 
 
-FREE = ("data_root", "seeds", "randoms", "processes", "minutes", "stage", "runs", "output", "smoke")  # change no training's result
+# change no training's result
+FREE = ("data_root", "seeds", "randoms", "processes", "minutes", "stage", "runs", "output", "smoke")
 
 
 @guard(errors=(quant.QuantError,))
@@ -98,7 +115,7 @@ class Entry:
     source: str
 
 
-# ---- hand-made networks --------------------------------------------------------------------------------------
+# ---- hand-made networks ------------------------------------------------------------------------------------
 
 
 def rivals(config: StudyConfig) -> list[Entry]:
@@ -111,9 +128,15 @@ def rivals(config: StudyConfig) -> list[Entry]:
         for family in FAMILIES:
             rows = {w: ms for w, ms in measured[family].items() if ms <= NEAR * target}
             if not rows:
-                raise UserError(f"targets: no {family} of the widths {', '.join(map(str, WIDTHS))} is as fast as {target} ms")
+                raise UserError(
+                    f"targets: no {family} of the widths {', '.join(map(str, WIDTHS))} is as fast as {target} ms"
+                )
             width = max(rows, key=float)  # latency does not rise evenly with the width: of those fast enough the widest
-            entries.append(Entry(f"{family}_x{width}".replace(".", "_"), "hand-made", family, target, source(config, family, width)))
+            entries.append(
+                Entry(
+                    f"{family}_x{width}".replace(".", "_"), "hand-made", family, target, source(config, family, width)
+                )
+            )
     return entries
 
 
@@ -143,7 +166,7 @@ def freeze(model: torch.nn.Module, engine: str):
     return quant.freeze(prepare.observed(model, torch.rand(1, 3, SIZE, SIZE), engine), torch.zeros(1, 3, SIZE, SIZE))
 
 
-# ---- table, searches, random networks ------------------------------------------------------------------------
+# ---- table, searches, random networks ----------------------------------------------------------------------
 
 
 def table_path(config: StudyConfig) -> Path:
@@ -157,9 +180,18 @@ def search_all(config: StudyConfig) -> None:
 
 
 def search(config: StudyConfig, target: float) -> None:
-    run_search(config.runs, run_name(target), latency_lut=table_path(config).resolve(), width=config.width, data="imagefolder",
-               data_root=Path(config.data_root).resolve(), preset=config.preset, target_ms=target, train_images=config.train_images,
-               controls=config.randoms)  # fmt: skip
+    run_search(
+        config.runs,
+        run_name(target),
+        latency_lut=table_path(config).resolve(),
+        width=config.width,
+        data="imagefolder",
+        data_root=Path(config.data_root).resolve(),
+        preset=config.preset,
+        target_ms=target,
+        train_images=config.train_images,
+        controls=config.randoms,
+    )
 
 
 def run_name(target: float) -> str:
@@ -167,7 +199,10 @@ def run_name(target: float) -> str:
 
 
 def found(config: StudyConfig) -> list[Entry]:
-    return [Entry(run_name(t), "found", "found", t, str(Path(config.runs) / run_name(t) / "arch.json")) for t in config.targets]
+    return [
+        Entry(run_name(t), "found", "found", t, str(Path(config.runs) / run_name(t) / "arch.json"))
+        for t in config.targets
+    ]
 
 
 def randoms(config: StudyConfig) -> list[Entry]:
@@ -182,16 +217,23 @@ def randoms(config: StudyConfig) -> list[Entry]:
     return entries
 
 
-# ---- trainings -----------------------------------------------------------------------------------------------
+# ---- trainings ---------------------------------------------------------------------------------------------
 
 
 def train_all(config: StudyConfig, networks: list[Entry], until: float) -> None:
     """Every network with every seed, the random ones with the first; seed by seed, so that a study cut short is level."""
-    cells = [Cell(e.name, e.source, seed) for seed in config.seeds for e in networks if e.kind != "random" or seed == config.seeds[0]]
+    cells = [
+        Cell(e.name, e.source, seed)
+        for seed in config.seeds
+        for e in networks
+        if e.kind != "random" or seed == config.seeds[0]
+    ]
     unique = list(dict.fromkeys(cells))  # one network may be the nearest to two latencies
     started = time.monotonic()
     with workers(config) as pool:
-        for text in in_parallel(pool, [functools.partial(run_cell, config.training(), c) for c in unique], config.processes, until):
+        for text in in_parallel(
+            pool, [functools.partial(run_cell, config.training(), c) for c in unique], config.processes, until
+        ):
             print(f"{(time.monotonic() - started) / 60:5.1f} min  {text}", flush=True)
 
 
@@ -203,14 +245,25 @@ def results(config: StudyConfig, networks: list[Entry]) -> dict:
         done = [Run(Path(config.runs) / Cell(entry.name, entry.source, seed).name) for seed in config.seeds]
         cells = [run.read_json(RESULT) for run in done if run.has(RESULT)]
         rows.append(
-            {**asdict(entry), "source": Path(entry.source).name, **latencies[digest(entry.source)], "cells": cells, **scores(entry)}
+            {
+                **asdict(entry),
+                "source": Path(entry.source).name,
+                **latencies[digest(entry.source)],
+                "cells": cells,
+                **scores(entry),
+            }
         )
     table = LatencyTable.load(table_path(config))
     return {
-        "settings": {k: v for k, v in asdict(config).items() if k not in FREE}, "seeds": list(config.seeds), "cpu": table.meta["cpu"],
-        "torch": torch.__version__, "table": next(iter(table.sections.values())).validation, "table_hash": table.hash, "networks": rows,
+        "settings": {k: v for k, v in asdict(config).items() if k not in FREE},
+        "seeds": list(config.seeds),
+        "cpu": table.meta["cpu"],
+        "torch": torch.__version__,
+        "table": next(iter(table.sections.values())).validation,
+        "table_hash": table.hash,
+        "networks": rows,
         "searches": {f"{t:g}": read_json(Path(config.runs) / run_name(t) / "metrics.json") for t in config.targets},
-    }  # fmt: skip
+    }
 
 
 def scores(entry: Entry) -> dict:
@@ -220,7 +273,9 @@ def scores(entry: Entry) -> dict:
 
 
 def measured(config: StudyConfig, networks: list[Entry]) -> dict[str, dict]:
-    """Parameters, MACs, INT8 and float milliseconds of every network by its digest, all in the same rounds; measured once."""
+    """Parameters, MACs, INT8 and float milliseconds of every network by its digest, all in the same rounds; measured
+    once.
+    """
     file, sources = Path(config.runs) / "latencies.json", {digest(e.source): e.source for e in networks}
     known = read_json(file) if file.is_file() else {}
     if set(sources) - set(known):
@@ -229,7 +284,10 @@ def measured(config: StudyConfig, networks: list[Entry]) -> dict[str, dict]:
             forms[f"{key} int8_ms"] = freeze(build(source, 10), config.engine)
             forms[f"{key} float_ms"] = quant.freeze_float(build(source, 10).eval(), image)
         timings = time_networks(forms, image, engine=config.engine)
-        known = {n: {k: timings[f"{n} {k}"].ms for k in ("int8_ms", "float_ms")} | size(source) for n, source in sources.items()}
+        known = {
+            n: {k: timings[f"{n} {k}"].ms for k in ("int8_ms", "float_ms")} | size(source)
+            for n, source in sources.items()
+        }
         write_json(file, known)
     return known
 

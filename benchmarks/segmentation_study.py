@@ -1,10 +1,13 @@
-"""Segmentation of real pictures: float, post-training, fine-tuned, naive and StatAssist + GradBoost trainings, all judged as INT8 networks.
+"""Segmentation of real pictures: float, post-training, fine-tuned, naive and StatAssist + GradBoost trainings, all
+judged as INT8 networks.
 
-    PYTHONPATH=. python benchmarks/segmentation_study.py --data camvid --data-root FOLDER   # FOLDER/{train,val,test}/{images,labels}
-    PYTHONPATH=. python benchmarks/segmentation_study.py --smoke                            # a few pictures of scenes, to see that it runs
+    PYTHONPATH=. python benchmarks/segmentation_study.py --data camvid --data-root FOLDER   #
+    FOLDER/{train,val,test}/{images,labels}
+    PYTHONPATH=. python benchmarks/segmentation_study.py --smoke                            # a few pictures of scenes,
+    to see that it runs
 
-Writes docs/results/segmentation.{json,md} and PNGs, and brings them up to date after each cell. The same command goes on where it was
-stopped.
+Writes docs/results/segmentation.{json,md} and PNGs, and brings them up to date after each cell. The same command goes
+on where it was stopped.
 """
 
 from dataclasses import dataclass
@@ -37,7 +40,9 @@ CHOSEN = (
 class SegmentationConfig(DenseConfig):
     task: ClassVar[str] = "segmentation"
     data: Literal[masks.DATA] = option("camvid", "layout of the data")
-    networks: tuple[str, ...] = option(("lraspp:frostnet_small_0_5", "lraspp:mobilenet_v2_x0_5"), "networks, of equal INT8 latency")
+    networks: tuple[str, ...] = option(
+        ("lraspp:frostnet_small_0_5", "lraspp:mobilenet_v2_x0_5"), "networks, of equal INT8 latency"
+    )
     input_size: int = option(120, "pixels of a picture's shorter side, and of the squares that are trained on")
     epochs: int = option(42, "epochs of pictures that each column sees")
     tune_epochs: int = option(9, "of these, the last ones of the columns that go on from a float training")

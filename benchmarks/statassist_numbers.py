@@ -1,4 +1,5 @@
-"""What the cells of the study of StatAssist and GradBoost say in numbers: means, paired differences and errors, what was lost.
+"""What the cells of the study of StatAssist and GradBoost say in numbers: means, paired differences and errors, what
+was lost.
 
 Scores are kept as the tasks give them; a Metric says how they are shown and which way is better.
 """
@@ -27,14 +28,22 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "top1": Metric("top-1, %", "points", 100), "ap": Metric("AP, %", "points", 100), "miou": Metric("mIoU, %", "points", 100),
-    "psnr": Metric("PSNR, dB", "dB", 1, 2), "ssim": Metric("SSIM", "of SSIM", 1, 3), "l1": Metric("L1", "of L1", 1, 4, -1),
-    "distance": Metric("feature distance", "of distance", 1, 3, -1, grouped=False),  # of a few pictures it is biased: their covariance
-}  # fmt: skip
+    "top1": Metric("top-1, %", "points", 100),
+    "ap": Metric("AP, %", "points", 100),
+    "miou": Metric("mIoU, %", "points", 100),
+    "psnr": Metric("PSNR, dB", "dB", 1, 2),
+    "ssim": Metric("SSIM", "of SSIM", 1, 3),
+    "l1": Metric("L1", "of L1", 1, 4, -1),
+    # of a few pictures it is biased: their covariance
+    "distance": Metric("feature distance", "of distance", 1, 3, -1, grouped=False),
+}
 
 
 def metric_named(score: str) -> Metric:
-    """What is known of a task's score. Raises UserError for one that nothing is known of: not even which way is better."""
+    """What is known of a task's score.
+
+    Raises UserError for one that nothing is known of: not even which way is better.
+    """
     if score not in METRICS:
         raise UserError(f"score: {score!r} is not one of {', '.join(METRICS)}; say in METRICS which way it is better")
     return METRICS[score]
@@ -71,12 +80,18 @@ def values(result: dict, arm: str, column: str) -> dict[int, float]:
 
 
 def told_by(result: dict, arm: str) -> tuple[list[int], list[dict[int, float]]]:
-    """What there is to learn about seeds from: some seeds, and by column the scores with all of these; no seeds below ENOUGH columns.
+    """What there is to learn about seeds from: some seeds, and by column the scores with all of these; no seeds below
+    ENOUGH columns.
 
-    Columns that are not computed with all seeds yet must not hide what the others say: seeds of too few columns are left out.
+    Columns that are not computed with all seeds yet must not hide what the others say: seeds of too few columns are
+    left out.
     """
-    found = [values(result, arm, column) for column in dict.fromkeys(c["column"] for c in result["cells"] if c["arm"] == arm)]
-    count = {seed: sum(seed in scores for scores in found) for seed in sorted({seed for scores in found for seed in scores})}
+    found = [
+        values(result, arm, column) for column in dict.fromkeys(c["column"] for c in result["cells"] if c["arm"] == arm)
+    ]
+    count = {
+        seed: sum(seed in scores for scores in found) for seed in sorted({seed for scores in found for seed in scores})
+    }
     common = [seed for seed in count if count[seed] >= ENOUGH]
     for seeds in (common, sorted(common, key=lambda seed: -count[seed])[:1]):
         whole = [scores for scores in found if scores.keys() >= set(seeds)]
@@ -86,12 +101,14 @@ def told_by(result: dict, arm: str) -> tuple[list[int], list[dict[int, float]]]:
 
 
 def seed_noise(result: dict, arm: str) -> float | None:
-    """The standard deviation that chance gives a score beyond what it does to all columns of a seed alike; None below ENOUGH columns.
+    """The standard deviation that chance gives a score beyond what it does to all columns of a seed alike; None below
+    ENOUGH columns.
 
-    Two or three numbers say little about their spread, all columns together more. With several seeds: of the scores less their seed's
-    median, the median over columns, so that one that fails, with all seeds or with one, says nothing about the others; the divisor turns
-    the median of such spreads into what it is the median of (Wilson and Hilferty 1931). With one seed: how far the columns lie apart, by
-    the median distance from their median; this holds what the ingredients do, too, so that it is rather too large.
+    Two or three numbers say little about their spread, all columns together more. With several seeds: of the scores
+    less their seed's median, the median over columns, so that one that fails, with all seeds or with one, says nothing
+    about the others; the divisor turns the median of such spreads into what it is the median of (Wilson and Hilferty
+    1931). With one seed: how far the columns lie apart, by the median distance from their median; this holds what the
+    ingredients do, too, so that it is rather too large.
     """
     seeds, whole = told_by(result, arm)
     if not seeds:
@@ -104,10 +121,12 @@ def seed_noise(result: dict, arm: str) -> float | None:
 
 
 def difference(result: dict, arm: str, one: str, other: str, only: Iterable[int] | None = None) -> dict | None:
-    """How much better column `one` is than `other`, as shown: the mean over the seeds that both have, and its standard error.
+    """How much better column `one` is than `other`, as shown: the mean over the seeds that both have, and its standard
+    error.
 
-    The error is made of the spread over seeds, paired (of this very difference or of the arm's seed noise, whichever is larger), and of
-    that over groups of judged pictures, paired: both networks were shown the same ones. None where nothing tells what a seed does.
+    The error is made of the spread over seeds, paired (of this very difference or of the arm's seed noise, whichever is
+    larger), and of that over groups of judged pictures, paired: both networks were shown the same ones. None where
+    nothing tells what a seed does.
     only  the seeds to look at; None: all
     """
     a, b, metric = judged(result, arm, one), judged(result, arm, other), metric_of(result, arm)
@@ -124,7 +143,9 @@ def difference(result: dict, arm: str, one: str, other: str, only: Iterable[int]
 
 
 def _by_group(metric: Metric, a: dict[int, dict], b: dict[int, dict], seeds: list[int]) -> list[float]:
-    """How much better the cells `a` are than `b` on each group of pictures, the mean over seeds; none where groups say nothing."""
+    """How much better the cells `a` are than `b` on each group of pictures, the mean over seeds; none where groups say
+    nothing.
+    """
     if not metric.grouped:
         return []
     by_seed = [zip(*(side[s]["groups"] for s in seeds)) for side in (a, b)]
@@ -137,9 +158,12 @@ def _of_mean(found: list[float]) -> float:
     return statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else 0.0
 
 
-def together(result: dict, arms: Iterable[str], one: str, other: str, only: dict[str, set[int]] | None = None) -> dict | None:
-    """The mean of a difference over arms that are judged in percent and have it, each counting alike, and its standard error: what
-    follows from those of the arms, or from how far the arms lie apart, whichever is larger; None where one of the arms has none.
+def together(
+    result: dict, arms: Iterable[str], one: str, other: str, only: dict[str, set[int]] | None = None
+) -> dict | None:
+    """The mean of a difference over arms that are judged in percent and have it, each counting alike, and its standard
+    error: what follows from those of the arms, or from how far the arms lie apart, whichever is larger; None where one
+    of the arms has none.
     only  by arm the seeds to look at; None: all
     """
     some = [arm for arm in arms if (metric := metric_of(result, arm)) and metric.scale == 100]
@@ -154,11 +178,14 @@ def together(result: dict, arms: Iterable[str], one: str, other: str, only: dict
 
 def verdict(value: dict) -> int:
     """1 where a difference is above the noise, -1 where it is below, 0 where nothing can be said."""
-    return 0 if value["error"] is None or abs(value["mean"]) <= SURE * value["error"] else 1 if value["mean"] > 0 else -1
+    return (
+        0 if value["error"] is None or abs(value["mean"]) <= SURE * value["error"] else 1 if value["mean"] > 0 else -1
+    )
 
 
 def fall(cell: dict) -> tuple[float, float] | None:
-    """(best score so far, what it fell to): the deepest of the falls below LOST of it on a learning curve, if there is one.
+    """(best score so far, what it fell to): the deepest of the falls below LOST of it on a learning curve, if there is
+    one.
 
     A best score below LEARNED of the whole curve's is not yet one to lose.
     """

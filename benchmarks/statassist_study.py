@@ -1,10 +1,12 @@
-"""StatAssist and GradBoost in all tasks: what each ingredient gives, where naive QAT fails, which float share is best; judged as INT8.
+"""StatAssist and GradBoost in all tasks: what each ingredient gives, where naive QAT fails, which float share is best;
+judged as INT8.
 
-    PYTHONPATH=. python benchmarks/statassist_study.py --cifar10-root FOLDER --bccd-root FOLDER --camvid-root FOLDER --pairs-root FOLDER
+    PYTHONPATH=. python benchmarks/statassist_study.py --cifar10-root FOLDER --bccd-root FOLDER --camvid-root FOLDER
+    --pairs-root FOLDER
     PYTHONPATH=. python benchmarks/statassist_study.py --smoke      # a few pictures of scenes, to see that it runs
 
-An arm without its folder is left out. Writes docs/results/statassist.{json,md,png} and brings them up to date after each cell. The same
-command goes on where it was stopped; cells run side by side in processes of one thread each.
+An arm without its folder is left out. Writes docs/results/statassist.{json,md,png} and brings them up to date after
+each cell. The same command goes on where it was stopped; cells run side by side in processes of one thread each.
 """
 
 import functools
@@ -83,11 +85,14 @@ def run_study(config: StudyConfig, write: Callable[[StudyConfig], Path]) -> Path
 def stages(config: StudyConfig) -> list[list]:
     """The jobs, seed by seed, in stages of which each needs the one before."""
     cells, seeds = planned(config), dict.fromkeys((*config.seeds, *config.other_seeds))
-    return [[functools.partial(run_cell, config, cell) for cell in cells if cell.seed == seed and cell.column in stage]
-            for seed in seeds for stage in STAGES]  # fmt: skip
+    return [
+        [functools.partial(run_cell, config, cell) for cell in cells if cell.seed == seed and cell.column in stage]
+        for seed in seeds
+        for stage in STAGES
+    ]
 
 
-# ---- one cell, in a worker process ---------------------------------------------------------------------------
+# ---- one cell, in a worker process -------------------------------------------------------------------------
 
 
 def run_cell(config: StudyConfig, cell: Cell) -> str:
@@ -123,7 +128,9 @@ def run_of(config: StudyConfig, cell: Cell) -> Run:
     run.every = LOOK_EVERY * arm.steps // PARTS
     before = run.read_json(ROW) if run.has(ROW) else row
     if unlike := [f"{k}: {before.get(k)} then, {v} now" for k, v in row.items() if before.get(k) != v]:
-        raise UserError(f"runs: {run.path} holds a cell with other settings ({', '.join(unlike)}); remove it or choose another --runs")
+        raise UserError(
+            f"runs: {run.path} holds a cell with other settings ({', '.join(unlike)}); remove it or choose another --runs"
+        )
     run.write_json(ROW, row)
     return run
 
@@ -140,8 +147,8 @@ def result_of(config: StudyConfig, cell: Cell) -> dict | None:
 
 @functools.cache
 def load(config: StudyConfig, name: str) -> Any:
-    """An arm's data, the same for every seed: train, val (the watched pictures) and test (the judged ones, where these are classified in
-    random order, so that neighbours are of all classes)."""
+    """An arm's data, the same for every seed: train, val (the watched pictures) and test (the judged ones, where these
+    are classified in random order, so that neighbours are of all classes)."""
     arm, kind = config.arm(name), KINDS[config.arm(name).task]
     data = kind.load(Request(arm.data, config.root(name), arm.input_size, 0, arm.train_images))
     judged, watched = (data.val, data.test) if arm.judged == "val" else (data.test, data.val)
@@ -160,7 +167,9 @@ def network_of(config: StudyConfig, name: str) -> Network:
 def task_of(config: StudyConfig, cell: Cell) -> Any:
     arm, data = config.arm(cell.arm), load(config, cell.arm)
     kind = KINDS[arm.task]
-    choices = Choices(discriminator=kind.defaults.get("discriminator"), judge=judge_of(config) if kind.shows else None, seed=cell.seed)
+    choices = Choices(
+        discriminator=kind.defaults.get("discriminator"), judge=judge_of(config) if kind.shows else None, seed=cell.seed
+    )
     return kind.task(network_of(config, cell.arm).name, arm.input_size, data.classes, data.train, choices)
 
 
@@ -176,7 +185,12 @@ def judge_path(config: StudyConfig) -> Path:
 
 def make(config: StudyConfig, cell: Cell, run: Run) -> tuple[Any, nn.Module, float]:
     """(task, the cell's float model or its graph with quantizers, seconds that it took)."""
-    arm, column, data, network = config.arm(cell.arm), COLUMNS[cell.column], load(config, cell.arm), network_of(config, cell.arm)
+    arm, column, data, network = (
+        config.arm(cell.arm),
+        COLUMNS[cell.column],
+        load(config, cell.arm),
+        network_of(config, cell.arm),
+    )
     kind, started = KINDS[arm.task], time.monotonic()
     if kind.shows:
         judge_of(config)  # once in a process, and before the seed: building a network draws numbers
@@ -215,7 +229,9 @@ def curve(config: StudyConfig, cell: Cell, run: Run) -> list[tuple[float, float]
 
 
 def judge(config: StudyConfig, cell: Cell, task: Any, model: nn.Module, seconds: float) -> dict:
-    """The scores on the judged pictures of a float model, or of a graph's integer network and beside it of the graph itself."""
+    """The scores on the judged pictures of a float model, or of a graph's integer network and beside it of the graph
+    itself.
+    """
     found, judged = {"score": task.score, "refused": None, "seconds": round(seconds, 1)}, load(config, cell.arm).test
     if cell.column == "float":
         return found | scored(task, model, judged)
@@ -223,7 +239,10 @@ def judge(config: StudyConfig, cell: Cell, task: Any, model: nn.Module, seconds:
     with quant.use_engine(config.engine):
         found |= scored(task, integer, judged)
     simulated = task.evaluate(model, judged)
-    return found | {"fake_quant": {name: simulated[name] for name in task.reported}, "float_ops": parts.float_ops(integer)}
+    return found | {
+        "fake_quant": {name: simulated[name] for name in task.reported},
+        "float_ops": parts.float_ops(integer),
+    }
 
 
 def scored(task: Any, model: nn.Module, judged: Any) -> dict:
@@ -234,28 +253,46 @@ def scored(task: Any, model: nn.Module, judged: Any) -> dict:
     return {"scores": {name: found[name] for name in task.reported}, "pictures": len(judged), "groups": []}
 
 
-# ---- results -------------------------------------------------------------------------------------------------
+# ---- results -----------------------------------------------------------------------------------------------
 
 
 def write(config: StudyConfig) -> Path:
     """The JSON, the page and the learning curves from the cells there are."""
     cells = planned(config)
     result = {
-        "command": command(config), "settings": read_json(Path(config.runs) / "settings.json"),
-        "machine": cpu_model(), "torch": torch.__version__, "planned": len(cells), "left_out": left_out(config),
+        "command": command(config),
+        "settings": read_json(Path(config.runs) / "settings.json"),
+        "machine": cpu_model(),
+        "torch": torch.__version__,
+        "planned": len(cells),
+        "left_out": left_out(config),
         "arms": {name: row_of(config, name) for name in config.arms},
         "cells": [found for cell in cells if (found := result_of(config, cell)) is not None],
-    }  # fmt: skip
+    }
     return statassist_report.write(config.output, result)
 
 
 def command(config: StudyConfig, program: str = "statassist_study.py") -> str:
     """What makes these results: the program with all flags that differ from its own."""
-    roots = [word for f in fields(config) if f.name.endswith("_root") and getattr(config, f.name) for word in (_flag(f.name), "FOLDER")]
-    judge = [word for name, word in (("judge", "RUN"), ("palette", "FILE")) if getattr(config, name) for word in (_flag(name), word)]
+    roots = [
+        word
+        for f in fields(config)
+        if f.name.endswith("_root") and getattr(config, f.name)
+        for word in (_flag(f.name), "FOLDER")
+    ]
+    judge = [
+        word
+        for name, word in (("judge", "RUN"), ("palette", "FILE"))
+        if getattr(config, name)
+        for word in (_flag(name), word)
+    ]
     chosen = {name: getattr(config, name) for name in ("arms", "columns", "seeds", "other_seeds", "engine")}
     unlike = {f.name: chosen[f.name] for f in fields(config) if f.name in chosen and chosen[f.name] != f.default}
-    flags = [word for name, value in unlike.items() for word in (_flag(name), *(map(str, value) if isinstance(value, tuple) else [value]))]
+    flags = [
+        word
+        for name, value in unlike.items()
+        for word in (_flag(name), *(map(str, value) if isinstance(value, tuple) else [value]))
+    ]
     return shlex.join(["PYTHONPATH=.", "python", f"benchmarks/{program}", *roots, *judge, *flags])
 
 

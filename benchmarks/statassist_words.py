@@ -49,11 +49,16 @@ def tuning(arms: dict[str, dict]) -> list[str]:
     if not shown:
         return []
     rates = ", ".join(sorted({f"{rate:g}" for rate in shown.values()}))
-    return [f"- In {' and '.join(shown)} *finetune* trains the generator at a smaller peak learning rate, {rates}, against the "
-            f"discriminators of its float network, which go on at {LR:g}: the two are no longer in the balance that they were trained in, "
-            "and the figures hold that, too."]  # fmt: skip
+    return [
+        f"- In {' and '.join(shown)} *finetune* trains the generator at a smaller peak learning rate, {rates}, against the "
+        f"discriminators of its float network, which go on at {LR:g}: the two are no longer in the balance that they were trained in, "
+        "and the figures hold that, too."
+    ]
 
 
 def explained(columns: list[str], arms: dict[str, dict]) -> list[str]:
     """A line a column, and what has to be added for those arms."""
-    return [*(f"- *{name}*: {COLUMNS[name].words}." for name in columns), *(tuning(arms) if "finetune" in columns else ())]
+    return [
+        *(f"- *{name}*: {COLUMNS[name].words}." for name in columns),
+        *(tuning(arms) if "finetune" in columns else ()),
+    ]

@@ -1,10 +1,12 @@
-"""Style transfer on real pictures: float, naive QAT, StatAssist, StatAssist and GradBoost, all judged as INT8 generators.
+"""Style transfer on real pictures: float, naive QAT, StatAssist, StatAssist and GradBoost, all judged as INT8
+generators.
 
-    PYTHONPATH=. python benchmarks/style_study.py --pairs-root FOLDER --unpaired-root FOLDER --judge RUN --palette FILE.json
+    PYTHONPATH=. python benchmarks/style_study.py --pairs-root FOLDER --unpaired-root FOLDER --judge RUN --palette
+    FILE.json
     PYTHONPATH=. python benchmarks/style_study.py --smoke      # a few pictures of scenes, to see that it runs
 
-The cells are those of benchmarks/statassist_study.py, whose --runs it may share. Writes docs/results/style.{json,md} and contact sheets,
-and brings them up to date after each cell. The same command goes on where it was stopped.
+The cells are those of benchmarks/statassist_study.py, whose --runs it may share. Writes docs/results/style.{json,md}
+and contact sheets, and brings them up to date after each cell. The same command goes on where it was stopped.
 """
 
 from dataclasses import dataclass
@@ -33,7 +35,8 @@ WORDS = {"l1": "L1", "psnr": "PSNR, dB", "ssim": "SSIM", "distance": "feature di
          "fcn_pixel_accuracy": "FCN pixels, %", "distance_a": "distance to photos", "distance_b": "distance to labels",
          "cycle_l1": "cycle L1"}  # fmt: skip
 PERCENT = ("fcn_miou", "fcn_pixel_accuracy")
-COUNTED = "fcn_counted"  # the share of pixels whose class a palette knows: of the label pictures alone, the same in all rows
+# the share of pixels whose class a palette knows: of the label pictures alone, the same in all rows
+COUNTED = "fcn_counted"
 BY_JUDGE = ("distance", "fcn")  # how the names of those begin that a judge gives
 
 
@@ -50,7 +53,7 @@ def main(argv=None) -> Path:
     return study.run_study(parse(StyleConfig, argv, "style_study.py", __doc__.splitlines()[0]), write)
 
 
-# ---- what is looked at ---------------------------------------------------------------------------------------
+# ---- what is looked at -------------------------------------------------------------------------------------
 
 
 def network(config: StyleConfig, cell: Cell) -> nn.Module:
@@ -66,13 +69,17 @@ def network(config: StyleConfig, cell: Cell) -> nn.Module:
 
 
 def look(config: StyleConfig, arm: str, seed: int) -> dict:
-    """Draw the sheet of an arm's columns that are done with a seed; by column the PSNR between its fake-quant and its INT8 pictures.
+    """Draw the sheet of an arm's columns that are done with a seed; by column the PSNR between its fake-quant and its
+    INT8 pictures.
 
     Done once for these columns and this judge.
     """
     cells = [c for c in planned(config) if (c.arm, c.seed) == (arm, seed) and COLUMNS[c.column].steps == 100]
     cells = [c for c in cells if (found := study.result_of(config, c)) and found["scores"]]
-    path, key = Path(config.runs) / f"{arm}_{seed}_seen.json", {"seed": seed, "columns": [c.column for c in cells], **config.eyes(arm)}
+    path, key = (
+        Path(config.runs) / f"{arm}_{seed}_seen.json",
+        {"seed": seed, "columns": [c.column for c in cells], **config.eyes(arm)},
+    )
     if path.is_file() and sheet(config, arm).is_file() and key.items() <= (before := read_json(path)).items():
         return before
     task, test = study.task_of(config, cells[0]), study.load(config, arm).test
@@ -107,20 +114,29 @@ def sheet(config: StyleConfig, arm: str) -> Path:
     return Path(config.output) / f"style_{arm}.png"
 
 
-# ---- the page ------------------------------------------------------------------------------------------------
+# ---- the page ----------------------------------------------------------------------------------------------
 
 
 def write(config: StyleConfig) -> Path:
     """The JSON, the page and the sheets from the cells there are."""
     cells = planned(config)
-    done = [found | {"judge": judge_then(config, cell)} for cell in cells if (found := study.result_of(config, cell)) is not None]
+    done = [
+        found | {"judge": judge_then(config, cell)}
+        for cell in cells
+        if (found := study.result_of(config, cell)) is not None
+    ]
     arms = [arm for arm in config.arms if any(c["arm"] == arm and c["scores"] for c in done)]
     result = {
-        "command": study.command(config, "style_study.py"), "settings": read_json(Path(config.runs) / "settings.json"),
-        "machine": cpu_model(), "torch": torch.__version__, "planned": len(cells), "eyes": eyes_words(config),
-        "arms": {name: study.row_of(config, name) for name in arms}, "cells": done,
+        "command": study.command(config, "style_study.py"),
+        "settings": read_json(Path(config.runs) / "settings.json"),
+        "machine": cpu_model(),
+        "torch": torch.__version__,
+        "planned": len(cells),
+        "eyes": eyes_words(config),
+        "arms": {name: study.row_of(config, name) for name in arms},
+        "cells": done,
         "seen": {arm: look(config, arm, first_seed(config, arm, done)) for arm in arms},
-    }  # fmt: skip
+    }
     write_json(Path(config.output) / "style.json", result)
     write_bytes(Path(config.output) / "style.md", page(result).encode())
     return Path(config.output) / "style.json"
@@ -145,19 +161,27 @@ def eyes_words(config: StyleConfig) -> str:
 
 
 def page(result: dict) -> str:
-    partial = "" if len(result["cells"]) == result["planned"] else f"**{len(result['cells'])} of {result['planned']} cells so far.** "
+    partial = (
+        ""
+        if len(result["cells"]) == result["planned"]
+        else f"**{len(result['cells'])} of {result['planned']} cells so far.** "
+    )
     lines = [
-        "# Style transfer in INT8", "",
+        "# Style transfer in INT8",
+        "",
         f"{partial}Written by `{result['command']}` (the same command goes on where it was stopped); the numbers are in "
         f"[style.json](style.json). All columns but *float* are **integer generators** on {result['settings']['engine']}; discriminators "
         "are float. All columns of an arm and seed that begin untrained begin with the same weights, against the same discriminators, and "
-        f"see the same pictures in the same order. Measured on {result['machine']}, torch {result['torch']}.", "",
+        f"see the same pictures in the same order. Measured on {result['machine']}, torch {result['torch']}.",
+        "",
         f"Feature distances are by the FID formula in the features of {result['eyes']}; they are biased by how many pictures there are, "
         "and so compare rows of one table alone. Rows of one seed have no error: what is between two of them may be chance. Judged are "
-        "test pictures, once, after the last step.", "",
-        *explained(list(dict.fromkeys(c["column"] for c in result["cells"])), result["arms"]), "",
+        "test pictures, once, after the last step.",
+        "",
+        *explained(list(dict.fromkeys(c["column"] for c in result["cells"])), result["arms"]),
+        "",
         *(line for arm in result["arms"] for line in section(result, arm)),
-    ]  # fmt: skip
+    ]
     return "\n".join([*lines, ""])
 
 
@@ -166,14 +190,21 @@ def section(result: dict, arm: str) -> list[str]:
     row, seen = result["arms"][arm], result["seen"][arm]
     cells = [c for c in result["cells"] if c["arm"] == arm and c["scores"]]
     metrics = list(dict.fromkeys(metric for cell in cells for metric in cell["scores"] if metric != COUNTED))
-    lines = [f"## {arm}", "", f"{row['network']}, {row['pictures']}, {row['input_size']} px, {row['steps']} steps of {row['batch_size']}, "
-             f"{row['optimizer']}, peak learning rate {row['lr']:g}, {cells[0]['pictures']} test pictures. {few(row)}", "",
-             f"| column | seed | {' | '.join(WORDS[m] for m in metrics)} | INT8 to fake-quant, dB |",
-             "|---" * (len(metrics) + 3) + "|"]  # fmt: skip
+    lines = [
+        f"## {arm}",
+        "",
+        f"{row['network']}, {row['pictures']}, {row['input_size']} px, {row['steps']} steps of {row['batch_size']}, "
+        f"{row['optimizer']}, peak learning rate {row['lr']:g}, {cells[0]['pictures']} test pictures. {few(row)}",
+        "",
+        f"| column | seed | {' | '.join(WORDS[m] for m in metrics)} | INT8 to fake-quant, dB |",
+        "|---" * (len(metrics) + 3) + "|",
+    ]
     for cell in cells:
         numbers = [number(m, score_of(cell, m, row["judge"])) for m in metrics]
         alike = seen["agreement"].get(cell["column"]) if cell["seed"] == seen["seed"] else None
-        lines.append(f"| {cell['column']} | {cell['seed']} | {' | '.join(numbers)} | {'-' if alike is None else f'{alike:.1f}'} |")
+        lines.append(
+            f"| {cell['column']} | {cell['seed']} | {' | '.join(numbers)} | {'-' if alike is None else f'{alike:.1f}'} |"
+        )
     if seen["ceiling"]:
         lines.append(f"| the real photos | - | {' | '.join(number(m, seen['ceiling'].get(m)) for m in metrics)} | - |")
     return [*lines, "", *notes(cells, row["judge"], seen), f"![{arm}](style_{arm}.png)", ""]
@@ -186,7 +217,11 @@ def score_of(cell: dict, metric: str, judge: str | None) -> float | None:
 
 def notes(cells: list[dict], judge: str | None, seen: dict) -> list[str]:
     """What the table leaves out, and why."""
-    found = [f"INT8 to fake-quant and the pictures below are of seed {seen['seed']}."] if len({c["seed"] for c in cells}) > 1 else []
+    found = (
+        [f"INT8 to fake-quant and the pictures below are of seed {seen['seed']}."]
+        if len({c["seed"] for c in cells}) > 1
+        else []
+    )
     if COUNTED in seen["ceiling"]:
         found.append(
             f"FCN scores are over the {100 * seen['ceiling'][COUNTED]:.0f} % of the pixels that have a class in the label pictures."

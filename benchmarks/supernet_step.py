@@ -1,12 +1,14 @@
-"""What a step of the search costs beside a training step of a plain network: CPU time and memory, by sampler and candidates.
+"""What a step of the search costs beside a training step of a plain network: CPU time and memory, by sampler and
+candidates.
 
-    PYTHONPATH=. python benchmarks/supernet_step.py                                   # about ten minutes; writes docs/results
-    PYTHONPATH=. python benchmarks/supernet_step.py --candidates 2 4 --rounds 2 --output look.json
+    PYTHONPATH=. python benchmarks/supernet_step.py                                   # about ten minutes; writes
+    docs/results PYTHONPATH=. python benchmarks/supernet_step.py --candidates 2 4 --rounds 2 --output look.json
 
-Plain networks are the architectures of the paths that the supernet samples, attached alone, with the same pictures and an optimizer of
-the same kind. Rounds take one step of every kind in turn, so whatever slows the machine slows all; reported are ratios of medians of the
-CPU time of one thread. The supernets are that of the default space and some whose slots all have equally many candidates, Frost blocks
-of several expansions, kernels and activations. The last line is JSON.
+Plain networks are the architectures of the paths that the supernet samples, attached alone, with the same pictures and
+an optimizer of the same kind. Rounds take one step of every kind in turn, so whatever slows the machine slows all;
+reported are ratios of medians of the CPU time of one thread. The supernets are that of the default space and some whose
+slots all have equally many candidates, Frost blocks of several expansions, kernels and activations. The last line is
+JSON.
 """
 
 import gc
@@ -40,7 +42,8 @@ from supernet import SAMPLERS, Plan, Search, Supernet, fair_choice
 from supernet.loop import weight_groups
 from supernet.samplers import round_length
 
-KINDS = tuple(itertools.product((6, 5, 4, 3, 2), (3, 5), ("relu", "hard_swish")))  # expansion, kernel, activation of frost blocks
+# expansion, kernel, activation of frost blocks
+KINDS = tuple(itertools.product((6, 5, 4, 3, 2), (3, 5), ("relu", "hard_swish")))
 CLASSES, CONFIG = 10, quant.QuantConfig(engine="fbgemm")
 ONE_PATH, TWO_PATHS = 1.3, 2.3  # times the plain step: the bars
 ALIKE = 0.01  # relative difference between peaks that are called the same
@@ -79,8 +82,14 @@ def main(argv=None) -> dict:
         rows.append({"space": name} | measured(space, config))
         print(table(rows[-1:]).to_string(index=False))
         gc.collect()
-    result = {"bars": bars(rows), "rows": rows, "cpu": cpu_model(), "torch": torch.__version__, "load": os.getloadavg()[0],
-              "settings": vars(config)}  # fmt: skip
+    result = {
+        "bars": bars(rows),
+        "rows": rows,
+        "cpu": cpu_model(),
+        "torch": torch.__version__,
+        "load": os.getloadavg()[0],
+        "settings": vars(config),
+    }
     write_json(config.output, result)
     write_bytes(Path(config.output).with_suffix(".md"), text(result, Path(config.output).name).encode())
     print(json.dumps(result["bars"]))
@@ -93,7 +102,9 @@ def cut(count: int, config: StepConfig) -> SearchSpace:
 
     def kinds(slot: Slot) -> Slot:
         at = slot.candidates[0]
-        specs = (BlockSpec("frost", k, at.in_channels, at.out_channels, at.stride, e, 4, act) for e, k, act in KINDS[:count])
+        specs = (
+            BlockSpec("frost", k, at.in_channels, at.out_channels, at.stride, e, 4, act) for e, k, act in KINDS[:count]
+        )
         return Slot(tuple(map(resolve, specs))) if len(slot.candidates) > 1 else slot
 
     return replace(space, name="cut", stages=tuple(replace(s, slots=tuple(map(kinds, s.slots))) for s in space.stages))
@@ -106,9 +117,11 @@ def measured(space: SearchSpace, config: StepConfig) -> dict:
     peaks = {kind: bench.peak_bytes(kind) / MIB for kind in bench.kinds}
     return {
         "candidates": [min(counts(space)), max(counts(space))],
-        "ms": rounded(ms, 1), "over_plain": rounded({kind: value / ms["plain"] for kind, value in ms.items()}, 3),
-        "peak_mib": rounded(peaks, 2), **rounded(bench.sizes(), 1),
-    }  # fmt: skip
+        "ms": rounded(ms, 1),
+        "over_plain": rounded({kind: value / ms["plain"] for kind, value in ms.items()}, 3),
+        "peak_mib": rounded(peaks, 2),
+        **rounded(bench.sizes(), 1),
+    }
 
 
 def counts(space: SearchSpace) -> list[int]:
@@ -121,7 +134,9 @@ def rounded(numbers: dict[str, float], digits: int) -> dict[str, float]:
 
 
 def timed(bench: "Bench", rounds: int) -> dict[str, list[float]]:
-    """Seconds of each kind, a step of every kind a round, all of them about the same path; each round begins with another kind."""
+    """Seconds of each kind, a step of every kind a round, all of them about the same path; each round begins with
+    another kind.
+    """
     times, order = {kind: [] for kind in bench.kinds}, list(bench.kinds)
     for round_ in range(-1, rounds):  # the first warms up
         turn = round_ % len(order)
@@ -136,12 +151,14 @@ def timed(bench: "Bench", rounds: int) -> dict[str, list[float]]:
 def peak_bytes(step: Callable[[], None]) -> int:
     """The most bytes that were alive at once during a step, beyond those alive before it.
 
-    Exact: torch's profiler notes every allocation and release of its CPU allocator, kernels' temporaries included, and this is the highest
-    of the running sums of all notes.
+    Exact: torch's profiler notes every allocation and release of its CPU allocator, kernels' temporaries included, and
+    this is the highest of the running sums of all notes.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
-    notes = sorted((e.start_ns(), e.nbytes()) for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]")
+    notes = sorted(
+        (e.start_ns(), e.nbytes()) for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"
+    )
     alive = peak = 0
     for _, size in notes:
         alive += size
@@ -149,14 +166,15 @@ def peak_bytes(step: Callable[[], None]) -> int:
     return peak
 
 
-# ---- steps ---------------------------------------------------------------------------------------------------
+# ---- steps -------------------------------------------------------------------------------------------------
 
 
 class Bench:
     """A search in its quantized phase, and the plain networks of `paths` of its paths.
 
-    kinds: by name a function of the round that takes one step: `plain`, `path` (the weight step on that path), and an alpha step with
-    each sampler. Alphas are uniform but for the depths, which are full throughout, as the plain networks' are.
+    kinds: by name a function of the round that takes one step: `plain`, `path` (the weight step on that path), and an
+    alpha step with each sampler. Alphas are uniform but for the depths, which are full throughout, as the plain
+    networks' are.
     """
 
     def __init__(self, space: SearchSpace, config: StepConfig):
@@ -164,9 +182,12 @@ class Bench:
         images = torch.randn(config.batch_size, 3, config.input_size, config.input_size)
         self.batch = images.contiguous(memory_format=torch.channels_last), torch.arange(config.batch_size) % CLASSES
         network = Supernet(space).to(memory_format=torch.channels_last)
-        latency = SimpleNamespace(stem_ms=1.0, head_ms=1.0, blocks=[[[1.0] * len(s.candidates) for s in st.slots] for st in space.stages])
+        latency = SimpleNamespace(
+            stem_ms=1.0, head_ms=1.0, blocks=[[[1.0] * len(s.candidates) for s in st.slots] for st in space.stages]
+        )
         self.search = Search(network, PLAN, latency, 1.0, F.cross_entropy, self._draw, self._draw, CONFIG)
-        for _ in range(max(2 * round_length(space), 16)):  # every candidate has momentum and statistics, as after a while
+        # every candidate has momentum and statistics, as after a while
+        for _ in range(max(2 * round_length(space), 16)):
             self.search.step()
         self.paths = [fair_choice(space, 1, i) for i in range(min(config.paths, round_length(space)))]
         self.paths[0] = Choice(self.paths[0].depths, tuple((0,) * len(ops) for ops in self.paths[0].ops))
@@ -214,7 +235,9 @@ class Plain:
     def __init__(self, space: SearchSpace, path: Choice, batch: tuple[Tensor, Tensor]):
         network = FrostNet(space.architecture(path)).to(memory_format=torch.channels_last)
         self.batch, self.model = batch, quant.attach(network, batch[0], CONFIG).train()
-        sgd = torch.optim.SGD(weight_groups(self.model, PLAN.weight_decay), lr=1e-3, momentum=PLAN.momentum, nesterov=True)
+        sgd = torch.optim.SGD(
+            weight_groups(self.model, PLAN.weight_decay), lr=1e-3, momentum=PLAN.momentum, nesterov=True
+        )
         self.optimizer = quant.GradBoost(sgd)
         self.optimizer.active = True
         self.step()
@@ -233,7 +256,7 @@ def bytes_of(tensors: list[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-# ---- results -------------------------------------------------------------------------------------------------
+# ---- results -----------------------------------------------------------------------------------------------
 
 
 def bars(rows: list[dict]) -> dict:
@@ -242,26 +265,42 @@ def bars(rows: list[dict]) -> dict:
     peaks = [row["peak_mib"]["path"] for row in rows[1:]]
     spread = max(peaks) / min(peaks) - 1.0
     met = {"one_path": one <= ONE_PATH, "two_paths": two <= TWO_PATHS, "memory": spread <= ALIKE}
-    return {"one_path_over_plain": one, "two_paths_over_plain": two, "peak_mib_of_one_path": peaks,
-            "peak_spread": round(spread, 4), "met": met}  # fmt: skip
+    return {
+        "one_path_over_plain": one,
+        "two_paths_over_plain": two,
+        "peak_mib_of_one_path": peaks,
+        "peak_spread": round(spread, 4),
+        "met": met,
+    }
 
 
 def table(rows: list[dict]) -> pandas.DataFrame:
     kinds = list(rows[0]["ms"])
-    return pandas.DataFrame([
-        {"space": row["space"], "candidates": "-".join(map(str, dict.fromkeys(row["candidates"]))), "plain ms": row["ms"]["plain"]}
-        | {f"{kind} ×": f"{row['over_plain'][kind]:.2f}" for kind in kinds[1:]}
-        | {f"{kind} MiB": f"{row['peak_mib'][kind]:.1f}" for kind in kinds}
-        | {"weights MiB": row["weights_mib"], "optimizer MiB": row["optimizer_mib"]}
-        for row in rows
-    ])  # fmt: skip
+    return pandas.DataFrame(
+        [
+            {
+                "space": row["space"],
+                "candidates": "-".join(map(str, dict.fromkeys(row["candidates"]))),
+                "plain ms": row["ms"]["plain"],
+            }
+            | {f"{kind} ×": f"{row['over_plain'][kind]:.2f}" for kind in kinds[1:]}
+            | {f"{kind} MiB": f"{row['peak_mib'][kind]:.1f}" for kind in kinds}
+            | {"weights MiB": row["weights_mib"], "optimizer MiB": row["optimizer_mib"]}
+            for row in rows
+        ]
+    )
 
 
 def text(result: dict, name: str) -> str:
     """The page beside the JSON."""
     frame, settings, found = table(result["rows"]), result["settings"], result["bars"]
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (frame.columns, ["---"] * len(frame.columns), *frame.values)]
-    word = lambda bar: "met" if found["met"][bar] else "missed"  # noqa: E731
+    lines = [
+        "| " + " | ".join(map(str, row)) + " |" for row in (frame.columns, ["---"] * len(frame.columns), *frame.values)
+    ]
+
+    def word(bar):
+        return "met" if found["met"][bar] else "missed"
+
     return f"""# What a step of the search costs
 
 Written by `PYTHONPATH=. python benchmarks/supernet_step.py`; the numbers are in [{name}]({name}).

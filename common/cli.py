@@ -84,9 +84,13 @@ _READERS = {str: str, int: int, float: number}
 
 
 def check_folder_name(field: str, value: str) -> None:
-    """Raise UserError unless `value` is the plain name of a folder, which cannot lead out of the one that it is made in."""
+    """Raise UserError unless `value` is the plain name of a folder, which cannot lead out of the one that it is made
+    in.
+    """
     if value in ("", ".", "..") or any(sign in value for sign in "/\\\0"):
-        raise UserError(f"{field}: {value!r}, must be the plain name of a folder: not empty, not '..', without '/' and '\\'")
+        raise UserError(
+            f"{field}: {value!r}, must be the plain name of a folder: not empty, not '..', without '/' and '\\'"
+        )
 
 
 def guard(main: Callable | None = None, *, resume: str = "", errors: tuple[type[Exception], ...] = ()) -> Callable:

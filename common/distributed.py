@@ -1,9 +1,10 @@
-"""The processes that share one training (ranks): torchrun starts them, they average gradients, rank 0 alone writes and speaks.
+"""The processes that share one training (ranks): torchrun starts them, they average gradients, rank 0 alone writes and
+speaks.
 
     torchrun --nproc-per-node 2 retrain.py --arch frostnet_a
 
-gloo carries tensors on CPUs, NCCL those on GPUs (one GPU a rank). With one rank nothing here does anything or costs anything.
-docs/scaling.md says what is the same on all ranks and what differs.
+gloo carries tensors on CPUs, NCCL those on GPUs (one GPU a rank). With one rank nothing here does anything or costs
+anything. docs/scaling.md says what is the same on all ranks and what differs.
 """
 
 import contextlib
@@ -39,7 +40,9 @@ def is_main() -> bool:
 
 def device() -> torch.device:
     """The GPU of this rank on its machine, or the CPU where there is none."""
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    )
 
 
 def share() -> slice:
@@ -52,17 +55,23 @@ def launcher() -> list[str]:
     if world_size() == 1:
         return ["python"]
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
-    return ["torchrun", *(["--nnodes", str(world_size() // here)] if here < world_size() else []), "--nproc-per-node", str(here)]
+    return [
+        "torchrun",
+        *(["--nnodes", str(world_size() // here)] if here < world_size() else []),
+        "--nproc-per-node",
+        str(here),
+    ]
 
 
-# ---- beginning and end ---------------------------------------------------------------------------------------
+# ---- beginning and end -------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
     """Inside, the processes that torchrun started (by its environment: RANK, WORLD_SIZE, ..) are ranks of one group.
 
-    All but rank 0 are silent. What ends one of them ends all, and is said once: by the first to fail. Without torchrun: nothing.
+    All but rank 0 are silent. What ends one of them ends all, and is said once: by the first to fail. Without torchrun:
+    nothing.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
@@ -83,7 +92,9 @@ def start() -> "dist.Store":
     if torch.cuda.is_available():
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         if here > torch.cuda.device_count():
-            raise UserError(f"nproc-per-node: {here}, but there are {torch.cuda.device_count()} GPUs here; start one process a GPU")
+            raise UserError(
+                f"nproc-per-node: {here}, but there are {torch.cuda.device_count()} GPUs here; start one process a GPU"
+            )
         torch.cuda.set_device(device())
     try:
         store, number, count = next(dist.rendezvous("env://"))
@@ -130,11 +141,13 @@ def _leave(error: BaseException, store: "dist.Store") -> None:
         raise SystemExit(130) from None
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         first = str(error).splitlines()[0]
-        raise UserError(f"ranks: another process is gone ({first}); the same torchrun command goes on from the last checkpoint") from error
+        raise UserError(
+            f"ranks: another process is gone ({first}); the same torchrun command goes on from the last checkpoint"
+        ) from error
     raise error
 
 
-# ---- agreeing ------------------------------------------------------------------------------------------------
+# ---- agreeing ----------------------------------------------------------------------------------------------
 
 
 def barrier() -> None:
@@ -184,20 +197,26 @@ def mean_(tensors: Sequence[Tensor]) -> None:
 def average(modules: Iterable[nn.Module], also: Sequence[Tensor] = ()) -> None:
     """The mean over ranks, in place, of what a training step left in `modules`, and of the tensors in `also`.
 
-    That is the gradients, and the running statistics of batch norms in training mode (quantizers agree on their ranges themselves).
-    All ranks must have run the same modules.
+    That is the gradients, and the running statistics of batch norms in training mode (quantizers agree on their ranges
+    themselves). All ranks must have run the same modules.
     """
     if world_size() == 1:
         return
     modules = list(modules)
     gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
-    norms = [m for module in modules for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    norms = [
+        m
+        for module in modules
+        for m in module.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
+    ]
     statistics = [t for m in norms if m.running_mean is not None for t in (m.running_mean, m.running_var)]
     mean_([*gradients, *statistics, *also])
 
 
 def reseed(seed: int, step: int) -> None:
-    """Give each rank random numbers (of dropout) of its own that follow from (seed, step, rank), so that a checkpoint need not hold them.
+    """Give each rank random numbers (of dropout) of its own that follow from (seed, step, rank), so that a checkpoint
+    need not hold them.
 
     With one rank nothing changes.
     """
@@ -223,14 +242,21 @@ def first_on_machine(make: Callable[[], T]) -> T:
 
 
 def refuse_other_count(before: int) -> None:
-    """Raise UserError where a run that `before` ranks began would go on with another number: they would see other batches."""
+    """Raise UserError where a run that `before` ranks began would go on with another number: they would see other
+    batches.
+    """
     if before != world_size():
-        raise UserError(f"nproc-per-node: this run was begun by {before} processes, and these are {world_size()}; "
-                        "start as many, choose another --name, or add --restart")  # fmt: skip
+        raise UserError(
+            f"nproc-per-node: this run was begun by {before} processes, and these are {world_size()}; "
+            "start as many, choose another --name, or add --restart"
+        )
 
 
 def assert_equal(state: Mapping[str, Any], what: str) -> None:
-    """Raise UserError, on every rank, unless all ranks hold the same bits in a state dict. `what` it is in words: "weights"."""
+    """Raise UserError, on every rank, unless all ranks hold the same bits in a state dict.
+
+    `what` it is in words: "weights".
+    """
     if world_size() == 1:
         return
     rows: list = [None] * world_size()
@@ -239,8 +265,10 @@ def assert_equal(state: Mapping[str, Any], what: str) -> None:
         unlike = [name for name in {**rows[0], **row} if row.get(name) != rows[0].get(name)]
         if unlike:
             names = ", ".join(unlike[:3]) + (f" and {len(unlike) - 3} more" if len(unlike) > 3 else "")
-            raise UserError(f"ranks: {what} differ between rank 0 and rank {number} ({names}); "
-                            "start the same torchrun command again, to go on from the last checkpoint")  # fmt: skip
+            raise UserError(
+                f"ranks: {what} differ between rank 0 and rank {number} ({names}); "
+                "start the same torchrun command again, to go on from the last checkpoint"
+            )
 
 
 def _digest(value: Any) -> bytes:

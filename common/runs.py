@@ -1,4 +1,5 @@
-"""A run's folder: config.json, log.jsonl, checkpoint.pt, the network, what is shipped of it, metrics.json, figures/, report.html.
+"""A run's folder: config.json, log.jsonl, checkpoint.pt, the network, what is shipped of it, metrics.json, figures/,
+report.html.
 
 The log's numbers are also written as TensorBoard events, into tensorboard/.
 """
@@ -51,18 +52,22 @@ class Run:
     def claim(self, config: dict, restart: bool = False, free: tuple[str, ...] = ()) -> bool:
         """Make this the folder of a run with `config`; returns whether there is a checkpoint to go on from.
 
-        A run that was begun with other settings is not mixed with this one: UserError naming the fields that differ (those
-        in `free`, which do not change results, may). `restart` deletes what such a run left.
+        A run that was begun with other settings is not mixed with this one: UserError naming the fields that differ
+        (those in `free`, which do not change results, may). `restart` deletes what such a run left.
         """
         before = self.read_json("config.json") if self.has("config.json") else {"program": config.get("program")}
         if not isinstance(before, dict):
-            raise UserError(f"{self.path / 'config.json'}: a {type(before).__name__}, must be an object; choose another --name")
+            raise UserError(
+                f"{self.path / 'config.json'}: a {type(before).__name__}, must be an object; choose another --name"
+            )
         if before.get("program") != config.get("program"):
             raise UserError(f"name: {self.path} holds a run of another program; choose another --name")
         if restart:
             (self.path / CHECKPOINT).unlink(missing_ok=True)
         elif self.has(CHECKPOINT) and self.has("config.json"):
-            unlike = [words for k, v in plain(config).items() if k not in free for words in _differences(k, before.get(k), v)]
+            unlike = [
+                words for k, v in plain(config).items() if k not in free for words in _differences(k, before.get(k), v)
+            ]
             if unlike:
                 mend = "repeat them, choose another --name, or add --restart"
                 raise UserError(f"{self.path}: holds a run with other settings ({', '.join(unlike)}); {mend}")
@@ -97,7 +102,9 @@ class Run:
                 self._writer.add_scalar(key, value, row["step"])
 
     def _open_events(self, purge_step: int | None = None):
-        """A writer of TensorBoard events, in which those at `purge_step` and after, of an earlier sitting, no longer count."""
+        """A writer of TensorBoard events, in which those at `purge_step` and after, of an earlier sitting, no longer
+        count.
+        """
         from torch.utils.tensorboard import SummaryWriter  # here: who only reads runs need not wait for its import
 
         # Rarely flushed: what is lost by a kill comes after the last checkpoint and is written again.
@@ -132,7 +139,9 @@ class Run:
     # ---- checkpoint: tensors and plain values ----
 
     def save_checkpoint(self, state: dict, name: str = CHECKPOINT) -> None:
-        """Save a dict of tensors, numbers, strings, lists and dicts; the events up to here are on the disk before it is."""
+        """Save a dict of tensors, numbers, strings, lists and dicts; the events up to here are on the disk before it
+        is.
+        """
         if self._writer:
             self._writer.flush()
         buffer = io.BytesIO()  # in memory first: torch turns a full disk into an error without its cause

@@ -16,8 +16,12 @@ STAGES = ((16, 1, 2), (24, 2, 3), (48, 2, 3), (96, 2, 2))  # output channels at 
 
 
 def kernels(width: float, input_size: int, num_classes: int) -> SearchSpace:
-    """Inverted residuals with a kernel of 3, 5 or 7 pixels in every slot; a stage may run fewer slots than it has, but at least one."""
-    stem = StemSpec(in_channels=3, out_channels=round8(16 * width), kernel_size=3, stride=stem_stride(input_size), activation="relu")
+    """Inverted residuals with a kernel of 3, 5 or 7 pixels in every slot; a stage may run fewer slots than it has, but
+    at least one.
+    """
+    stem = StemSpec(
+        in_channels=3, out_channels=round8(16 * width), kernel_size=3, stride=stem_stride(input_size), activation="relu"
+    )
     channels, stages = stem.out_channels, []
     for base, stride, count in STAGES:
         out = round8(base * width)
@@ -30,4 +34,6 @@ def kernels(width: float, input_size: int, num_classes: int) -> SearchSpace:
 
 def slot(in_channels: int, out_channels: int, stride: int) -> Slot:
     """One candidate for each kernel size."""
-    return Slot(tuple(BlockSpec("mb", k, in_channels, out_channels, stride, EXPAND_RATIO, 0, "relu") for k in KERNEL_SIZES))
+    return Slot(
+        tuple(BlockSpec("mb", k, in_channels, out_channels, stride, EXPAND_RATIO, 0, "relu") for k in KERNEL_SIZES)
+    )

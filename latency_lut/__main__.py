@@ -7,7 +7,8 @@
     python -m latency_lut predict --lut fbgemm.json --arch frostnet_small_1_0       # block by block
     python -m latency_lut merge --lut a.json b.json --output c.json                 # of the same machine
     python -m latency_lut diff --lut laptop.json server.json                        # of unlike machines
-    python -m latency_lut bench --arch frostnet_small_1_0 mobilenet_v2              # times whole networks; see bench --help
+    python -m latency_lut bench --arch frostnet_small_1_0 mobilenet_v2              # times whole networks; see bench
+    --help
 
 The first may also be written `python -m latency_lut build ..`. Each word has --help; docs/new_cpu.md is a guide.
 
@@ -47,22 +48,33 @@ class Config:
     input_size: tuple[int, ...] = option((32, 224), "pixels, height and width, one or several")
     width: float = option(1.0, "width multiplier of the space")
     threads: int = option(1, "threads that a network runs on")
-    num_classes: tuple[int, ...] | None = option(None, "class counts of the heads to measure (default: 10 up to 64 px, 1000 above)")
+    num_classes: tuple[int, ...] | None = option(
+        None, "class counts of the heads to measure (default: 10 up to 64 px, 1000 above)"
+    )
     batch: int = option(1, "pictures at a time")
     space: str = option("frostnet", f"search space: {', '.join(SPACES)}, or module:function of your own")
     networks: int = option(NETWORKS, "random networks timed whole: a third calibrates, the rest judges")
     seed: int = option(0, "seed of the random networks and of the order of visits")
-    restart: bool = option(False, "measure the sections of this space, width and input sizes anew; others in the file stay")
+    restart: bool = option(
+        False, "measure the sections of this space, width and input sizes anew; others in the file stay"
+    )
 
     def __post_init__(self):
-        for field, low, high in (("threads", 1, 1024), ("batch", 1, 1024), ("networks", FEWEST_NETWORKS, 1000), ("seed", 0, 2**63 - 1)):
+        for field, low, high in (
+            ("threads", 1, 1024),
+            ("batch", 1, 1024),
+            ("networks", FEWEST_NETWORKS, 1000),
+            ("seed", 0, 2**63 - 1),
+        ):
             if not low <= getattr(self, field) <= high:
                 raise UserError(f"{field}: {getattr(self, field)}, must be {low} to {high}")
         for size in self.input_size:
             if not 16 <= size <= 1024:
                 raise UserError(f"input_size: {size}, must be 16 to 1024 pixels")
         if not Path(self.output).name or self.output.endswith("/") or Path(self.output).is_dir():
-            raise UserError(f"output: {self.output!r} is a folder or no name; give the name of a file, such as {self.engine}.json")
+            raise UserError(
+                f"output: {self.output!r} is a folder or no name; give the name of a file, such as {self.engine}.json"
+            )
         if self.engine not in quant.available():
             raise UserError(f"engine: {self.engine!r} does not run here; choose from {', '.join(quant.available())}")
         find_space(self.space)
@@ -76,10 +88,14 @@ class Config:
 
 
 def main(argv=None):
-    """Measure what the file lacks, save it, print the result; returns the table. After one of WORDS: what that file's `command` does."""
+    """Measure what the file lacks, save it, print the result; returns the table.
+
+    After one of WORDS: what that file's `command` does.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] and words[0] in WORDS:
-        return importlib.import_module(f"latency_lut.commands.{words[0]}").command(words)  # the zoo and pandas take seconds to import
+        # the zoo and pandas take seconds to import
+        return importlib.import_module(f"latency_lut.commands.{words[0]}").command(words)
     words = words[1:] if words[:1] == ["build"] else words
     if "--restart" not in words:
         return _measure(words)

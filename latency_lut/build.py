@@ -75,7 +75,10 @@ def sample_networks(space: SearchSpace, count: int, seed: int) -> dict[str, Arch
     drawn = [space.architecture(space.random(generator)) for _ in range(DRAWS * count)]
     drawn = list({arch.blocks: arch for arch in drawn}.values())
     if len(drawn) < count:
-        raise UserError(f"networks: {count}, but only {len(drawn)} different ones were drawn from the space {space.name!r}; ask for fewer")
+        raise UserError(
+            f"networks: {count}, but only {len(drawn)} different ones were drawn from the space {space.name!r}; ask "
+            "for fewer"
+        )
     log_macs = np.log([cost(arch).macs for arch in drawn])
     free, chosen = np.ones(len(drawn), bool), []
     for target in np.linspace(log_macs.min(), log_macs.max(), count):
@@ -90,8 +93,12 @@ def begun(table: LatencyTable, space: SearchSpace, networks: int, seed: int) -> 
     """The section of a space: the table's own where it can be gone on with, else a new one without measurements."""
     old = table.sections.get(space_key(space))
     if old and old.hash != space.hash():
-        raise UserError(f"{table.path}: sections.{old.key}.hash: the space has changed since; add --restart to measure it anew")
-    if old and (old.complete or (old.num_classes, len(old.networks), old.seed) == (space.head.num_classes, networks, seed)):
+        raise UserError(
+            f"{table.path}: sections.{old.key}.hash: the space has changed since; add --restart to measure it anew"
+        )
+    if old and (
+        old.complete or (old.num_classes, len(old.networks), old.seed) == (space.head.num_classes, networks, seed)
+    ):
         return old
     archs = sample_networks(space, networks, seed)
     return Section(
@@ -112,15 +119,23 @@ def _heads(space: SearchSpace, class_counts: tuple[int, ...]) -> dict[str, tuple
 
 
 def _short(table: LatencyTable, section: Section, key: str, rounds: int) -> bool:
-    """Whether a part of a finished section was not measured to the end: a further head may have been stopped in the middle."""
+    """Whether a part of a finished section was not measured to the end: a further head may have been stopped in the
+    middle.
+    """
     least = BEST if key in {CALL, *section.needed()} else rounds
     return key not in table.entries or len(table.entries[key].rounds) < least
 
 
 def measure(
-    table: LatencyTable, section: Section, specs: Mapping[str, tuple | None], archs: Mapping[str, Architecture], rounds: int | None = None
+    table: LatencyTable,
+    section: Section,
+    specs: Mapping[str, tuple | None],
+    archs: Mapping[str, Architecture],
+    rounds: int | None = None,
 ) -> LatencyTable:
-    """The table with `rounds` rounds of every part and network of a section; saved as it goes, also when it is stopped."""
+    """The table with `rounds` rounds of every part and network of a section; saved as it goes, also when it is
+    stopped.
+    """
     cheap = section.input_size <= CHEAP_SIZE
     rounds = rounds or (CHEAP_ROUNDS if cheap else ROUNDS)
     journal, watch = Journal(table, section, (*specs, *archs)), Watch()
@@ -138,15 +153,24 @@ def measure(
             most, seconds = int(MAX_ROUNDS * rounds), CHEAP_SECONDS if cheap else SECONDS
             try:
                 time_interleaved(
-                    callables, rounds, REPEATS, section.seed, max_rounds=most, seconds=seconds, visits=visits,
-                    done=journal.rounds, on_visit=on_visit,
-                )  # fmt: skip
+                    callables,
+                    rounds,
+                    REPEATS,
+                    section.seed,
+                    max_rounds=most,
+                    seconds=seconds,
+                    visits=visits,
+                    done=journal.rounds,
+                    on_visit=on_visit,
+                )
             finally:
                 journal.finish(watch.seen())
     return journal.table()
 
 
-def _prepare(specs: Mapping[str, tuple | None], archs: Mapping[str, Architecture], size: int, meta: dict) -> dict[str, Callable]:
+def _prepare(
+    specs: Mapping[str, tuple | None], archs: Mapping[str, Architecture], size: int, meta: dict
+) -> dict[str, Callable]:
     """Callables of all parts and networks."""
     engine, batch = meta["engine"], meta["batch"]
     with tqdm(total=len(specs) + len(archs), desc=f"converting at {size} px", unit="module", mininterval=0.5) as bar:

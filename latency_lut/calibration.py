@@ -15,7 +15,8 @@ def split(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def fit_ratio(sums: Sequence[float], measured: Sequence[float]) -> float:
-    """The ratio r that minimises sum_i |log(r sums_i / measured_i)|: the median of measured / sums, between two in the geometric middle.
+    """The ratio r that minimises sum_i |log(r sums_i / measured_i)|: the median of measured / sums, between two in the
+    geometric middle.
 
     A median, since a network that never met a quiet moment is too slow by any amount.
 
@@ -82,9 +83,12 @@ def calibrate(
 ) -> tuple[float, list[str], dict]:
     """(ratio, names it was fitted on, `judge` of the others) from networks' (parts, measured milliseconds).
 
-    entries: milliseconds by part, each with a `call` of which a network pays one. Networks are taken in the order given.
+    entries: milliseconds by part, each with a `call` of which a network pays one. Networks are taken in the order
+    given.
     """
-    sums = {name: sum(entries[part] for part in parts) - (len(parts) - 1) * call for name, (parts, _) in networks.items()}
+    sums = {
+        name: sum(entries[part] for part in parts) - (len(parts) - 1) * call for name, (parts, _) in networks.items()
+    }
     fit, held_out = split(list(networks))
     ratio = fit_ratio([sums[n] for n in fit], [networks[n][1] for n in fit])
     return ratio, fit, judge([ratio * sums[n] for n in held_out], [networks[n][1] for n in held_out])

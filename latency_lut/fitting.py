@@ -1,4 +1,6 @@
-"""Ratios and figures of a table's sections from its measurements; anew wherever a measurement that they rest on has changed."""
+"""Ratios and figures of a table's sections from its measurements; anew wherever a measurement that they rest on has
+changed.
+"""
 
 from dataclasses import replace
 
@@ -38,8 +40,12 @@ def refitted(table: LatencyTable, section: Section) -> Section:
 
 
 def refitted_since(table: LatencyTable, before: LatencyTable) -> LatencyTable:
-    """`table` with every complete section refitted of which a part takes another time than `before`: spaces share parts."""
-    changed = {key for key, timing in before.entries.items() if key in table.entries and table.entries[key].ms != timing.ms}
+    """`table` with every complete section refitted of which a part takes another time than `before`: spaces share
+    parts.
+    """
+    changed = {
+        key for key, timing in before.entries.items() if key in table.entries and table.entries[key].ms != timing.ms
+    }
     for section in table.sections.values():
         if section.complete and changed & {CALL, *section.needed()}:
             table = table.with_section(refitted(table, section))

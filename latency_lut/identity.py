@@ -13,12 +13,16 @@ from latency_lut import machine
 from nas import Architecture, signature
 
 IDENTITY = ("engine", "threads", "cpu", "flags", "torch", "runtime", "weight_qmax", "batch", "memory_format")
-CALL = "call"  # the entry of a call that computes nothing: what each part pays when it is timed alone, and a network once
+# the entry of a call that computes nothing: what each part pays when it is timed alone, and a network once
+CALL = "call"
 _SESSIONS = ("onnxruntime", "openvino")  # engines that are no part of torch
 
 
 def identity(engine: str, threads: int, batch: int = 1) -> dict:
-    """What a measurement on this machine speaks for, by IDENTITY's names; "runtime" is the library whose kernels run, with its version."""
+    """What a measurement on this machine speaks for, by IDENTITY's names;
+
+    "runtime" is the library whose kernels run, with its version.
+    """
     return {
         "engine": engine,
         "threads": threads,
@@ -57,14 +61,24 @@ def parts(arch: Architecture) -> dict[str, str]:
     return {"stem": signature(arch.stem, arch.input_size), **blocks, "head": signature(arch.head, head_size)}
 
 
-def command(meta: Mapping, path: str | Path, space: str = "frostnet", width: float = 1.0, input_size: Iterable[int] | None = None,
-            num_classes: Iterable[int] | None = None) -> str:  # fmt: skip
-    """The command line that measures (what is missing of) a space into a table, at these input sizes and with these class counts."""
+def command(
+    meta: Mapping,
+    path: str | Path,
+    space: str = "frostnet",
+    width: float = 1.0,
+    input_size: Iterable[int] | None = None,
+    num_classes: Iterable[int] | None = None,
+) -> str:
+    """The command line that measures (what is missing of) a space into a table, at these input sizes and with these
+    class counts.
+    """
     words = ["python", "-m", "latency_lut", "--engine", meta["engine"], "--output", str(path)]
     optional = (
-        ("--threads", meta["threads"], 1), ("--batch", meta.get("batch", 1), 1), ("--space", space, "frostnet"),
+        ("--threads", meta["threads"], 1),
+        ("--batch", meta.get("batch", 1), 1),
+        ("--space", space, "frostnet"),
         ("--width", f"{width:g}", "1"),
-    )  # fmt: skip
+    )
     for flag, value, default in optional:
         words += [flag, str(value)] if value != default else []
     for flag, values in (("--input-size", input_size), ("--num-classes", num_classes)):

@@ -1,4 +1,6 @@
-"""Sections of the same space, measured apart, as one: networks that several timed keep the rounds of all, the others stand side by side."""
+"""Sections of the same space, measured apart, as one: networks that several timed keep the rounds of all, the others
+stand side by side.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,12 +29,16 @@ def _within(few: Rounds, many: Rounds) -> bool:
 
 
 def joined_sections(sections: Sequence[Section], ms: Mapping[str, float]) -> Section:
-    """One section of several, which does not depend on their order but in its rounds; its ratio is still to be fitted anew.
+    """One section of several, which does not depend on their order but in its rounds; its ratio is still to be fitted
+    anew.
 
-    ms: of every part. A section that was interrupted adds rounds to the networks of the others, but no networks of its own.
+    ms: of every part. A section that was interrupted adds rounds to the networks of the others, but no networks of its
+    own.
     """
     base = max(sections, key=lambda s: (s.complete, _visits(s.networks)))
-    networks = _networks("random", [s.networks for s in sections if s.complete] or [base.networks], [s.networks for s in sections], ms)
+    networks = _networks(
+        "random", [s.networks for s in sections if s.complete] or [base.networks], [s.networks for s in sections], ms
+    )
     known = {network.parts for network in networks.values()}
     conditions = tuple(seen for section in sections for seen in section.conditions)
     validated = _validated([s.validated for s in sections if s.validated], known, ms)
@@ -44,9 +50,15 @@ def _validated(several: Sequence[Validated], known: set[tuple[str, ...]], ms: Ma
     if not several:
         return None
     base = max(several, key=lambda v: (v.figures is not None, _visits(v.networks)))
-    networks = _networks("fresh", [v.networks for v in several if v.figures] or [base.networks], [v.networks for v in several], ms)
+    networks = _networks(
+        "fresh", [v.networks for v in several if v.figures] or [base.networks], [v.networks for v in several], ms
+    )
     fresh = {name: network for name, network in networks.items() if network.parts not in known}
-    return replace(base, networks=fresh, conditions=tuple(seen for v in several for seen in v.conditions)) if fresh else None
+    return (
+        replace(base, networks=fresh, conditions=tuple(seen for v in several for seen in v.conditions))
+        if fresh
+        else None
+    )
 
 
 def _visits(networks: Mapping[str, Network]) -> int:
@@ -58,8 +70,8 @@ def _networks(
 ) -> dict[str, Network]:
     """The networks of all in `chosen`, each with its rounds in all of `timed`.
 
-    Where they are the same they keep names and order; else they are named anew from the quickest by its parts to the slowest, so
-    that those which calibrate span the range.
+    Where they are the same they keep names and order; else they are named anew from the quickest by its parts to the
+    slowest, so that those which calibrate span the range.
     """
     rounds: dict[tuple[str, ...], list[Rounds]] = {}
     for network in (network for networks in timed for network in networks.values() if network.timing):
@@ -71,5 +83,7 @@ def _networks(
     first, *others = [{name: network.parts for name, network in networks.items()} for networks in chosen]
     if all(list(other.items()) == list(first.items()) for other in others):
         return {name: whole(parts) for name, parts in first.items()}
-    every = sorted({parts for named in (first, *others) for parts in named.values()}, key=lambda p: (sum(ms[key] for key in p), p))
+    every = sorted(
+        {parts for named in (first, *others) for parts in named.values()}, key=lambda p: (sum(ms[key] for key in p), p)
+    )
     return {f"{kind}_{i:02}": whole(parts) for i, parts in enumerate(every)}

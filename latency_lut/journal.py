@@ -44,7 +44,9 @@ class Journal:
         entries = {**self.old.entries, **{key: timing for key, timing in timings.items() if key not in self.networks}}
         section = replace(self.section, networks=_timed(self.section.networks, timings))
         if section.validated:
-            section = replace(section, validated=replace(section.validated, networks=_timed(section.validated.networks, timings)))
+            section = replace(
+                section, validated=replace(section.validated, networks=_timed(section.validated.networks, timings))
+            )
         return refitted_since(replace(self.old, entries=entries).with_section(section), self.old)
 
 

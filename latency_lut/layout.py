@@ -1,8 +1,8 @@
 """An ONNX part between channels_last tensors, as it stands inside a network.
 
-onnxruntime's integer convolutions work on channels_last tensors. It turns a network's picture once and its last features once; a part
-in a session of its own is turned at both ends, which no network pays (2 to 10 % of a block, more of a small one). With a transpose of
-our own at each end the two meet, and the runtime takes both out.
+onnxruntime's integer convolutions work on channels_last tensors. It turns a network's picture once and its last
+features once; a part in a session of its own is turned at both ends, which no network pays (2 to 10 % of a block, more
+of a small one). With a transpose of our own at each end the two meet, and the runtime takes both out.
 """
 
 import onnx

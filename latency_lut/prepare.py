@@ -1,12 +1,13 @@
 """INT8 modules to time: blocks fed as inside a network, and whole networks.
 
-Latency hardly depends on values, so weights are random, and batch norms and ranges come from a few small random pictures: all tensors
-are of ordinary size, as in a trained network. (With untrained batch norms deep networks fade to 1e-8, from where it is not far to
-numbers that a CPU computes many times more slowly.) It does depend on layout and on conversions: a block gets quantized channels_last
-tensors and gives such, without the quantize-dequantize pair around it that no network has (it would add 16 to 60 %).
+Latency hardly depends on values, so weights are random, and batch norms and ranges come from a few small random
+pictures: all tensors are of ordinary size, as in a trained network. (With untrained batch norms deep networks fade to
+1e-8, from where it is not far to numbers that a CPU computes many times more slowly.) It does depend on layout and on
+conversions: a block gets quantized channels_last tensors and gives such, without the quantize-dequantize pair around it
+that no network has (it would add 16 to 60 %).
 
-What is left beside the work itself is the call: into torch's frozen module, or into an onnxruntime session, arrays and all. Each part
-pays it, a network once; `call` measures it, so that the table can take it out.
+What is left beside the work itself is the call: into torch's frozen module, or into an onnxruntime session, arrays and
+all. Each part pays it, a network once; `call` measures it, so that the table can take it out.
 """
 
 import functools
@@ -39,7 +40,9 @@ def call(engine: str, batch: int = 1) -> Callable[[], object]:
 
 
 def _on_codes(module: nn.Module, shape: tuple[int, int, int, int], engine: str) -> Callable[[], object]:
-    """`module` frozen, on codes of `shape` (N, C, H, W), channels_last; raises RuntimeError where codes or mode are not a network's."""
+    """`module` frozen, on codes of `shape` (N, C, H, W), channels_last; raises RuntimeError where codes or mode are not
+    a network's.
+    """
     executor = to_int8(module, shape[1], min(shape[2], OBSERVED_SIZE), engine, codes_io=True)
     codes = quant.code_inputs(executor, torch.rand(shape))
     frozen = quant.freeze(executor, *codes)
@@ -75,14 +78,18 @@ def to_int8(model: nn.Module, channels: int, size: int, engine: str, codes_io: b
 
 
 def _wake(model: nn.Module) -> None:
-    """Give batch norms that begin at zero a scale of one: a branch that is zero has no range, and is no case of a trained network."""
+    """Give batch norms that begin at zero a scale of one: a branch that is zero has no range, and is no case of a
+    trained network.
+    """
     for norm in (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
         if norm.weight is not None and not norm.weight.any():
             nn.init.ones_(norm.weight)
 
 
 def settle(model: nn.Module, images: torch.Tensor) -> None:
-    """Give every batch norm the statistics of `images` (N, C, H, W), at least two of them; the model is then in evaluation mode."""
+    """Give every batch norm the statistics of `images` (N, C, H, W), at least two of them; the model is then in
+    evaluation mode.
+    """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     model.eval()

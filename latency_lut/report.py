@@ -11,8 +11,21 @@ ODD = 0.97  # a heavier block that takes less than this share of a lighter one's
 
 _COLUMNS = "{:<18} {:>5} {:>8} {:>8} {:>6} {:>7} {:>6} {:>9} {:>6} {:>6} {:>8} {:>8} {:>6} {:>6}"
 _HEADINGS = (
-    "section", "parts", "unstable", "networks", "ratio", "bias", "MAPE", "RMSE ms", "<=5%", "<=10%", "Spearman", "Kendall", "load", "steal"
-)  # fmt: skip
+    "section",
+    "parts",
+    "unstable",
+    "networks",
+    "ratio",
+    "bias",
+    "MAPE",
+    "RMSE ms",
+    "<=5%",
+    "<=10%",
+    "Spearman",
+    "Kendall",
+    "load",
+    "steal",
+)
 
 
 def table_text(table: LatencyTable) -> str:
@@ -36,7 +49,8 @@ def figures_text(key: str, validated: Validated) -> str:
     return (
         f"{key}: {v['networks']} fresh networks (seed {validated.seed}): bias {v['bias']:+.1%}, MAPE {v['mape']:.1%}, "
         f"RMSE {v['rmse_ms']:.3f} ms, "
-        f"within 5 % {v['within_5']:.0%}, within 10 % {v['within_10']:.0%}, Spearman {v['spearman']:.3f}, Kendall {v['kendall']:.3f}; "
+        f"within 5 % {v['within_5']:.0%}, within 10 % {v['within_10']:.0%}, Spearman {v['spearman']:.3f}, Kendall "
+        f"{v['kendall']:.3f}; "
         f"{unstable} of them unstable{load}"
     )
 

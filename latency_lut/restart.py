@@ -11,7 +11,8 @@ from latency_lut.table import LatencyTable
 
 
 def without(table: LatencyTable, keys: Collection[str], new: LatencyTable) -> LatencyTable:
-    """`table` without the sections named and the entries that they alone need; `new`, an empty table of this hour, where none is left.
+    """`table` without the sections named and the entries that they alone need; `new`, an empty table of this hour,
+    where none is left.
 
     Raises UserError where sections would stay that do not speak for what `new` does: one table cannot hold both.
     """
@@ -20,14 +21,20 @@ def without(table: LatencyTable, keys: Collection[str], new: LatencyTable) -> La
         return new
     for field in IDENTITY:
         if table.meta[field] != new.meta[field]:
-            other = " && ".join(to_measure(new.meta, table.path.with_stem(f"{table.path.stem}_new"), kept.values(), table.entries))
+            other = " && ".join(
+                to_measure(new.meta, table.path.with_stem(f"{table.path.stem}_new"), kept.values(), table.entries)
+            )
             raise UserError(
-                f"{table.path}: {field}: the table was measured with {table.meta[field]}, here is {new.meta[field]}, so that "
-                f"--restart would have to forget {', '.join(kept)}, too; measure into another file ({other}), or delete this one"
+                f"{table.path}: {field}: the table was measured with {table.meta[field]}, here is {new.meta[field]}, "
+                "so that "
+                f"--restart would have to forget {', '.join(kept)}, too; measure into another file ({other}), or "
+                "delete this one"
             )
     lost = [section for key, section in table.sections.items() if key in keys]
     forgotten = _entries(lost, table) - _entries(list(kept.values()), table) - {CALL}
-    return replace(table, sections=kept, entries={key: timing for key, timing in table.entries.items() if key not in forgotten})
+    return replace(
+        table, sections=kept, entries={key: timing for key, timing in table.entries.items() if key not in forgotten}
+    )
 
 
 def _entries(sections: list[Section], table: LatencyTable) -> set[str]:

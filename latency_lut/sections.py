@@ -1,4 +1,6 @@
-"""One space at one width and input size inside a latency table: its parts, the networks timed whole, the calibration."""
+"""One space at one width and input size inside a latency table: its parts, the networks timed whole, the
+calibration.
+"""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -76,7 +78,7 @@ def space_key(space: SearchSpace) -> str:
     return section_key(space.name, space.width, space.input_size)
 
 
-# ---- from JSON -----------------------------------------------------------------------------------------------
+# ---- from JSON ---------------------------------------------------------------------------------------------
 
 
 def _fields(value: Section | Validated) -> dict:

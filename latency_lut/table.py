@@ -1,8 +1,10 @@
-"""The latency table: measured milliseconds of every block of a search space on one CPU, one engine, one thread count, one batch size.
+"""The latency table: measured milliseconds of every block of a search space on one CPU, one engine, one thread count,
+one batch size.
 
-`entries` hold raw measurements by signature (nas.signature), and that of a call that computes nothing (CALL). A *section* is one space
-at one width and input size: the networks that were timed whole, the ratio from sums of blocks to networks fitted on a third of them, and
-its errors on the others. What a user asks a table for, `predict` and `for_space`, is calibrated:
+`entries` hold raw measurements by signature (nas.signature), and that of a call that computes nothing (CALL). A
+*section* is one space at one width and input size: the networks that were timed whole, the ratio from sums of blocks to
+networks fitted on a third of them, and its errors on the others. What a user asks a table for, `predict` and
+`for_space`, is calibrated:
 
     latency = ratio * (stem + sum of (block - call) + (head - call))
 
@@ -36,7 +38,10 @@ ENGINES = tuple(engine for engine in quant.ENGINES if engine != "reference")  # 
 
 @dataclass(frozen=True)
 class Prediction:
-    """`rows`: calibrated milliseconds of each part, "stem", "blocks.0", .., "head"; their sum is `latency_ms`. `section`: whose ratio."""
+    """`rows`: calibrated milliseconds of each part, "stem", "blocks.0", .., "head"; their sum is `latency_ms`.
+
+    `section`: whose ratio.
+    """
 
     latency_ms: float
     rows: dict[str, float]
@@ -65,14 +70,21 @@ class LatencyTable:
     @classmethod
     def new(cls, engine: str, threads: int, path: str | Path, batch: int = 1, made_by: str = "") -> "LatencyTable":
         """An empty table for this machine; `made_by` is the command line, for the record."""
-        about = {"cores": os.cpu_count(), "created": time.strftime("%Y-%m-%d %H:%M:%S"), "revision": revision(), "command": made_by}
+        about = {
+            "cores": os.cpu_count(),
+            "created": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "revision": revision(),
+            "command": made_by,
+        }
         return cls({**identity(engine, threads, batch), **about}, {}, {}, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> "LatencyTable":
         """The table in a file. Raises UserError naming the file and the field that is wrong."""
         if not Path(path).exists():
-            raise UserError(f"{path}: no such file; measure a table: {command({'engine': 'fbgemm', 'threads': 1}, path)}")
+            raise UserError(
+                f"{path}: no such file; measure a table: {command({'engine': 'fbgemm', 'threads': 1}, path)}"
+            )
         data = read_json(path)
         try:
             return _table(data, Path(path))
@@ -89,7 +101,14 @@ class LatencyTable:
     def to_json(self) -> dict:
         entries = {key: timing_to_json(timing) for key, timing in self.entries.items()}
         sections = {key: section.to_json() for key, section in self.sections.items()}
-        return {"format": FORMAT, "version": VERSION, "unit": UNIT, "meta": self.meta, "entries": entries, "sections": sections}
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "unit": UNIT,
+            "meta": self.meta,
+            "entries": entries,
+            "sections": sections,
+        }
 
     @property
     def hash(self) -> str:
@@ -99,11 +118,15 @@ class LatencyTable:
 
     # ---- refusals ----
 
-    def check(self, engine: str | None = None, threads: int | None = None, allow_other_cpu: bool = False, batch: int = 1) -> None:
-        """Refuse a table that does not speak for this machine, engine and thread count (default: the table's own), and batch size.
+    def check(
+        self, engine: str | None = None, threads: int | None = None, allow_other_cpu: bool = False, batch: int = 1
+    ) -> None:
+        """Refuse a table that does not speak for this machine, engine and thread count (default: the table's own), and
+        batch size.
 
-        Raises UserError naming the field, both values and the command that mends it. `allow_other_cpu` lets another CPU pass, and prints
-        a note where its torch or runtime is another, too: the figures are then that machine's. The codes of weights must be the same.
+        Raises UserError naming the field, both values and the command that mends it. `allow_other_cpu` lets another CPU
+        pass, and prints a note where its torch or runtime is another, too: the figures are then that machine's. The
+        codes of weights must be the same.
         """
         here = identity(engine or self.meta["engine"], threads or self.meta["threads"], batch)
         for field in IDENTITY:
@@ -124,7 +147,10 @@ class LatencyTable:
             return f"measure a table for it: {self._commands(here, other)}"
         again = f"measure it anew: {self.anew()}"
         if field == "weight_qmax":
-            again += "; a search would quantize otherwise than the table's machine, so search where the engine has the same range"
+            again += (
+                "; a search would quantize otherwise than the table's machine, so search where "
+                "the engine has the same range"
+            )
         return again + ("; or pass --allow-other-cpu to use that CPU's figures" if field in ("cpu", "flags") else "")
 
     def _commands(self, meta: dict, path: Path) -> str:
@@ -133,7 +159,10 @@ class LatencyTable:
     # ---- look-ups ----
 
     def entry_ms(self, key: str, mend: str) -> float:
-        """The raw measurement of a part. Raises UserError with `mend` where there is none: no value stands in for it."""
+        """The raw measurement of a part.
+
+        Raises UserError with `mend` where there is none: no value stands in for it.
+        """
         if key not in self.entries:
             raise UserError(f"{self.path}: no latency of {key}; {mend}")
         if len(self.entries[key].rounds) < BEST:
@@ -145,7 +174,8 @@ class LatencyTable:
         ms, call = self.entry_ms(key, mend), self.entry_ms(CALL, mend)
         if ms <= call:
             raise UserError(
-                f"{self.path}: {key} took {ms:g} ms, no more than a call that computes nothing ({call:g} ms), which cannot be true; "
+                f"{self.path}: {key} took {ms:g} ms, no more than a call that computes nothing ({call:g} ms), which "
+                "cannot be true; "
                 f"measure it anew: {self.anew()}"
             )
         return ms - call
@@ -156,7 +186,8 @@ class LatencyTable:
         add = self.command_for(space)
         if section is None:
             raise UserError(
-                f"{self.path}: input_size {space.input_size}, width {space.width:g} of the space {space.name!r} was not "
+                f"{self.path}: input_size {space.input_size}, width {space.width:g} of the space {space.name!r} was "
+                "not "
                 f"measured (there is {', '.join(self.sections) or 'nothing yet'}); add it: {add}"
             )
         if section.hash != space.hash():
@@ -165,7 +196,9 @@ class LatencyTable:
                 f"has changed since it was measured; measure it anew: {add} --restart"
             )
         if not section.complete:
-            raise UserError(f"{self.path}: its measurement was interrupted at input_size {space.input_size}; go on with: {add}")
+            raise UserError(
+                f"{self.path}: its measurement was interrupted at input_size {space.input_size}; go on with: {add}"
+            )
         return section
 
     def for_space(self, space: SearchSpace) -> SpaceLatency:
@@ -183,15 +216,19 @@ class LatencyTable:
         return SpaceLatency(stem_ms, ms(space.head, space.head_size), blocks, ratio)
 
     def predict(self, arch: Architecture, space: SearchSpace | None = None) -> Prediction:
-        """Calibrated latency of a network by the section of `space`, else by the first that holds it. Raises UserError where none does.
+        """Calibrated latency of a network by the section of `space`, else by the first that holds it. Raises UserError
+        where none does.
 
-        Sections have ratios of their own: what a search of a space is to be compared with must be asked for by that space.
+        Sections have ratios of their own: what a search of a space is to be compared with must be asked for by that
+        space.
         """
         if space is None:
             return self.predict_by(self.holding(arch)[0], arch)
         section = self.section(space)
         if not _holds(section, arch):
-            raise UserError(f"{self.path}: sections.{section.key} does not hold the blocks of {arch.name} ({arch.input_size} px)")
+            raise UserError(
+                f"{self.path}: sections.{section.key} does not hold the blocks of {arch.name} ({arch.input_size} px)"
+            )
         return self.predict_by(section, arch)
 
     def predict_by(self, section: Section, arch: Architecture) -> Prediction:
@@ -205,9 +242,13 @@ class LatencyTable:
             return found
         home = _home_of(arch)
         if home is None:
-            raise UserError(f"{arch.name}: its blocks are in no space that comes with the program, so that no table of one can hold them")
+            raise UserError(
+                f"{arch.name}: its blocks are in no space that comes with the program, so that no table of one can "
+                "hold them"
+            )
         raise UserError(
-            f"{self.path}: no section holds the blocks of {arch.name} (width {home[1]:g}) at input_size {arch.input_size}; "
+            f"{self.path}: no section holds the blocks of {arch.name} (width {home[1]:g}) at input_size "
+            f"{arch.input_size}; "
             f"add it: {self._command_for(*home, arch)}"
         )
 
@@ -236,7 +277,7 @@ class LatencyTable:
         return command(self.meta, self.path, space, width, (arch.input_size,), (arch.head.num_classes,))
 
 
-# ---- names ---------------------------------------------------------------------------------------------------
+# ---- names -------------------------------------------------------------------------------------------------
 
 
 def _holds(section: Section, arch: Architecture) -> bool:
@@ -261,7 +302,7 @@ def _worded(value: Any) -> str:
     return " ".join(value) or "none" if isinstance(value, list) else str(value)
 
 
-# ---- JSON ----------------------------------------------------------------------------------------------------
+# ---- JSON --------------------------------------------------------------------------------------------------
 
 
 def _table(data: Any, path: Path) -> LatencyTable:
@@ -274,7 +315,9 @@ def _table(data: Any, path: Path) -> LatencyTable:
     a_text("unit", data["unit"], (UNIT,))
     _check_meta(data["meta"])
     entries = {key: timing_from_json(f"entries.{key}", v) for key, v in an_object("entries", data["entries"]).items()}
-    sections = {key: section_from_json(f"sections.{key}", v) for key, v in an_object("sections", data["sections"]).items()}
+    sections = {
+        key: section_from_json(f"sections.{key}", v) for key, v in an_object("sections", data["sections"]).items()
+    }
     for key, section in sections.items():
         _check_section(key, section, entries)
     return LatencyTable(data["meta"], entries, sections, path)

@@ -2,10 +2,10 @@
 
 A *round* visits every callable once, in random order; a visit calls it once untimed, which refills its caches, then
 takes the quickest of a few timed calls. The result is the minimum over the rounds. Interference comes in stretches of
-time, so it spoils some rounds of many callables rather than all rounds of one, and the minimum ignores what is spoilt. A visit
-begins with a short sleep: the scheduler then grants a fresh slice of time, into which a call of a millisecond still fits undivided.
-What is interrupted goes on with caches that others have filled, which its own CPU time shows too. What the quietest moments do not
-agree on is visited again, for as long as there is time.
+time, so it spoils some rounds of many callables rather than all rounds of one, and the minimum ignores what is spoilt.
+A visit begins with a short sleep: the scheduler then grants a fresh slice of time, into which a call of a millisecond
+still fits undivided. What is interrupted goes on with caches that others have filled, which its own CPU time shows too.
+What the quietest moments do not agree on is visited again, for as long as there is time.
 
 On one thread the clock is the thread's CPU time. On an idle machine that is what a wall clock shows (they differ by
 less than 0.3 %); on a busy one the wall clock also counts the turns of other programs, which every call longer than a
@@ -81,9 +81,11 @@ def time_interleaved(
         repeats: timed calls per visit, fewer where they take longer than SLICE; quick callables are called in bursts,
             so that the clock's ticks do not show.
         max_rounds: callables whose best rounds disagree are visited up to that often (default: 3 * rounds).
-        seconds: after so much CPU time of this process, nothing is visited more often than `rounds` (default: no limit). On a busy
+        seconds: after so much CPU time of this process, nothing is visited more often than `rounds` (default: no
+        limit). On a busy
             machine, which needs more visits, that takes longer by the clock.
-        visits: how often a round visits a callable, by name (default: once). What takes longer meets a quiet moment less often.
+        visits: how often a round visits a callable, by name (default: once). What takes longer meets a quiet moment
+        less often.
         typical: a visit's median call in the place of its quickest, of all `repeats` however long they take.
         done: rounds measured earlier, by name, in milliseconds; they count.
         on_visit: called with (name, milliseconds) after each visit; what it raises ends the measurement.
@@ -93,7 +95,11 @@ def time_interleaved(
     """
     clock = clock or clock_for(torch.get_num_threads())
     measured = {name: list((done or {}).get(name, ())) for name in callables}
-    most, often, begun = max_rounds or 3 * rounds, {name: (visits or {}).get(name, 1) for name in callables}, time.process_time()
+    most, often, begun = (
+        max_rounds or 3 * rounds,
+        {name: (visits or {}).get(name, 1) for name in callables},
+        time.process_time(),
+    )
     wanted = _wanted(measured, rounds, most, often)
     with torch.inference_mode():
         tick = clock_tick(clock) if wanted else 0.0
@@ -155,7 +161,8 @@ def clock_for(threads: int) -> Clock:
 
 
 def visit(function: Callable[[], object], repeats: int, burst: int, clock: Clock, typical: bool = False) -> float:
-    """Milliseconds of one call: one untimed call, then the quickest of `repeats` bursts of `burst` calls, or of those within SLICE.
+    """Milliseconds of one call: one untimed call, then the quickest of `repeats` bursts of `burst` calls, or of those
+    within SLICE.
 
     typical: the median of all of them.
     """

@@ -1,4 +1,6 @@
-"""python -m nas show ARCH: rows and cost of an architecture, drawn. python -m nas report RUN: write the run's page anew."""
+"""python -m nas show ARCH: rows and cost of an architecture, drawn. python -m nas report RUN: write the run's page
+anew.
+"""
 
 import argparse
 import sys
@@ -21,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     file = find_file(args.arch)
     if file is None:
-        raise UserError(f"arch: {args.arch!r} is no file and no run; for a published network: python frostnet.py {args.arch}")
+        raise UserError(
+            f"arch: {args.arch!r} is no file and no run; for a published network: python frostnet.py {args.arch}"
+        )
     arch = Architecture.load(file)
     arch = arch.for_input(args.input_size) if args.input_size else arch
     if args.picture:

@@ -31,7 +31,7 @@ def stem_stride(input_size: int) -> int:
     return 1 if input_size <= 64 else 2
 
 
-# ---- rules: what a field may hold, by field name -------------------------------------------------------------
+# ---- rules: what a field may hold, by field name -----------------------------------------------------------
 
 
 def _whole(low: int, high: int):
@@ -76,7 +76,7 @@ def _check_fields(value: Any) -> None:
             raise UserError(f"{f.name}: {item!r}, must be {RULES[f.name][1]}")
 
 
-# ---- the specs -----------------------------------------------------------------------------------------------
+# ---- the specs ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,12 @@ class BlockSpec:
     """One bottleneck: expand, depthwise, project, and what `op` puts inside.
 
     mb     nothing
-    frost  squeeze and concat: before the expansion, the input joined with 1/squeeze_factor as many channels computed from it
-    add    squeeze and add: before the expansion, the input plus what a 1x1 bottleneck of 1/squeeze_factor of its channels makes of it
-    se     squeeze and excite after the depthwise convolution (arXiv:1709.01507), through 1/squeeze_factor of the hidden channels
+    frost  squeeze and concat: before the expansion, the input joined with 1/squeeze_factor as many channels computed
+           from it
+    add    squeeze and add: before the expansion, the input plus what a 1x1 bottleneck of 1/squeeze_factor of its
+           channels makes of it
+    se     squeeze and excite after the depthwise convolution (arXiv:1709.01507), through 1/squeeze_factor of the hidden
+           channels
     """
 
     op: str
@@ -261,7 +264,7 @@ def signature(spec: StemSpec | BlockSpec | HeadSpec, size: int) -> str:
     return f"{kind}_{s.in_channels}-{s.out_channels}_s{s.stride}@{size}"
 
 
-# ---- checks --------------------------------------------------------------------------------------------------
+# ---- checks ------------------------------------------------------------------------------------------------
 
 
 def _after(size: int, stride: int) -> int:
@@ -282,7 +285,8 @@ def _check_chain(path: str, in_channels: int, source: str, channels: int) -> Non
 def _check_resolved(path: str, block: BlockSpec) -> None:
     if resolve(block) != block:
         raise UserError(
-            f"{path}.op: {block.op!r}, but squeeze_factor {block.squeeze_factor} with in_channels {block.in_channels} and "
+            f"{path}.op: {block.op!r}, but squeeze_factor {block.squeeze_factor} with in_channels {block.in_channels} "
+            "and "
             f"expand_ratio {block.expand_ratio} leaves no squeeze; write op 'mb' with squeeze_factor 0"
         )
 

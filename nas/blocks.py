@@ -25,7 +25,9 @@ class ConvBNAct(nn.Module):
     ):
         super().__init__()
         padding = dilation * (kernel_size - 1) // 2
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=False)
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=False
+        )
         self.bn = nn.BatchNorm2d(out_channels)
         self.act = ACTIVATIONS[activation]() if activation else None
 
@@ -37,9 +39,9 @@ class ConvBNAct(nn.Module):
 class Block(nn.Module):
     """A bottleneck: [squeeze, join,] [expand,] depthwise, [excite,] project, [+ input]; see `nas.arch.BlockSpec`.
 
-    The frost one is that of arXiv:2006.09679. A block with expand_ratio 1 has no expansion. With `strided=False` the depthwise
-    convolution runs at stride 1 whatever the spec says, which is how a network is dilated; the residual stays as
-    the spec has it.
+    The frost one is that of arXiv:2006.09679. A block with expand_ratio 1 has no expansion. With `strided=False` the
+    depthwise convolution runs at stride 1 whatever the spec says, which is how a network is dilated; the residual stays
+    as the spec has it.
     """
 
     def __init__(self, spec: BlockSpec, dilation: int = 1, strided: bool = True):
@@ -98,8 +100,8 @@ def build_head(spec: HeadSpec) -> Head:
 def init_weights(model: nn.Module) -> None:
     """The published initialisation, in place: convolutions Kaiming normal by fan-out, biases 0, batch norm 1 and 0.
 
-    NOTE: the classifier starts at a deviation of 0.01 instead: by its fan-out, ten classes would begin at a loss of 12. What squeeze and
-    add puts beside the input begins at 0, as residual branches do.
+    NOTE: the classifier starts at a deviation of 0.01 instead: by its fan-out, ten classes would begin at a loss of 12.
+    What squeeze and add puts beside the input begins at 0, as residual branches do.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

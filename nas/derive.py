@@ -87,7 +87,9 @@ def front(
     ]
 
 
-def tied_fronts(space: SearchSpace, op_scores, depth_scores, latencies: Latencies, resolution: int = 20_000) -> list[list[Point]]:
+def tied_fronts(
+    space: SearchSpace, op_scores, depth_scores, latencies: Latencies, resolution: int = 20_000
+) -> list[list[Point]]:
     """The front of each candidate of a tied space by itself; see `front`."""
     fronts = []
     for i in range(space.tied_count):
@@ -142,7 +144,7 @@ def best_under(points: Sequence[Point], target_ms: float, k: int = 1) -> list[Po
     return feasible[::-1][:k]
 
 
-# ---- the dynamic programme -----------------------------------------------------------------------------------
+# ---- the dynamic programme ---------------------------------------------------------------------------------
 
 
 def _first(latency_ms: float) -> _List:
@@ -156,7 +158,10 @@ def _add_stage(before, min_depth, op_scores, depth_scores, ms, bin_ms, resolutio
     for slot_ms, slot_scores in zip(ms, op_scores, strict=True):
         options = [_shifted(lists[-1], t, s, i) for i, (t, s) in enumerate(zip(slot_ms, slot_scores, strict=True))]
         lists.append(_thin(_nondominated(options), bin_ms, resolution))
-    ends = [_shifted(lists[depth], 0.0, score, depth) for depth, score in zip(range(min_depth, len(lists)), depth_scores, strict=True)]
+    ends = [
+        _shifted(lists[depth], 0.0, score, depth)
+        for depth, score in zip(range(min_depth, len(lists)), depth_scores, strict=True)
+    ]
     end = _thin(_nondominated(ends), bin_ms, resolution)
     return end, _StageLists(lists[1:], end)
 

@@ -66,7 +66,10 @@ class SearchSpace:
 
     def restricted(self, candidate: int) -> "SearchSpace":
         """The networks of a tied space with one of its candidates everywhere; only depths are left to choose."""
-        one = lambda slot: slot if len(slot.candidates) == 1 else Slot((slot.candidates[candidate],))  # noqa: E731
+
+        def one(slot):
+            return slot if len(slot.candidates) == 1 else Slot((slot.candidates[candidate],))
+
         return replace(self, tied=False, stages=tuple(replace(s, slots=tuple(map(one, s.slots))) for s in self.stages))
 
     def each_slot(self, draw: Callable[[int, int], T]) -> list[list[T]]:
@@ -118,7 +121,9 @@ class SearchSpace:
 
     def random_depths(self, generator: torch.Generator) -> tuple[int, ...]:
         """A uniform depth for every stage."""
-        return tuple(int(torch.randint(stage.min_depth, len(stage.slots) + 1, (), generator=generator)) for stage in self.stages)
+        return tuple(
+            int(torch.randint(stage.min_depth, len(stage.slots) + 1, (), generator=generator)) for stage in self.stages
+        )
 
     def choice(self, depths: tuple[int, ...], ops: list[list[int]]) -> Choice:
         """A choice from candidates of every slot, running or not."""
@@ -139,7 +144,9 @@ class SearchSpace:
         """A choice of `restricted(candidate)` as one of this space; in a space that is not tied, the choice itself."""
         if not self.tied:
             return choice
-        return self.choice(choice.depths, [[candidate * (len(slot.candidates) > 1) for slot in stage.slots] for stage in self.stages])
+        return self.choice(
+            choice.depths, [[candidate * (len(slot.candidates) > 1) for slot in stage.slots] for stage in self.stages]
+        )
 
     def specs(self) -> dict[str, tuple[StemSpec | BlockSpec | HeadSpec, int]]:
         """Every distinct part that the space can build: signature -> (spec, spatial input size in pixels)."""
@@ -173,7 +180,7 @@ def _fit(stages: tuple[Stage, ...], blocks: tuple[BlockSpec, ...]) -> list[tuple
     return None
 
 
-# ---- checks --------------------------------------------------------------------------------------------------
+# ---- checks ------------------------------------------------------------------------------------------------
 
 
 def _check(space: SearchSpace) -> None:
@@ -188,7 +195,9 @@ def _check(space: SearchSpace) -> None:
         raise UserError(f"head.in_channels: {space.head.in_channels}, must be {channels}, what the last stage gives")
     if space.tied:
         _check_tied(space.stages)
-    deepest = space.choice(tuple(len(stage.slots) for stage in space.stages), [[0] * len(stage.slots) for stage in space.stages])
+    deepest = space.choice(
+        tuple(len(stage.slots) for stage in space.stages), [[0] * len(stage.slots) for stage in space.stages]
+    )
     space.architecture(deepest)  # the input size and the number of blocks
 
 
@@ -203,14 +212,17 @@ def _check_stage(place: str, stage: Stage, channels: int, tied: bool) -> int:
     """Check a stage that is given `channels`; returns how many it gives."""
     _check_all(f"{place}: slots", stage.slots, Slot)
     if type(stage.min_depth) is not int or not 1 <= stage.min_depth <= len(stage.slots):
-        raise UserError(f"{place}: min_depth: {stage.min_depth!r}, must be a whole number from 1 to {len(stage.slots)}, its slots")
+        raise UserError(
+            f"{place}: min_depth: {stage.min_depth!r}, must be a whole number from 1 to {len(stage.slots)}, its slots"
+        )
     for j, slot in enumerate(stage.slots):
         _check_slot(f"{place}, slot {j}", slot, channels, tied)
         first = slot.candidates[0]
         for field, kept in (("stride", 1), ("out_channels", channels)):
             if j > 0 and getattr(first, field) != kept:
                 raise UserError(
-                    f"{place}, slot {j}: {field}: {getattr(first, field)}, must be {kept}: a stage may end after any slot, so only its "
+                    f"{place}, slot {j}: {field}: {getattr(first, field)}, must be {kept}: a stage may end after any "
+                    "slot, so only its "
                     "first changes the shape; begin a new stage here"
                 )
         channels = first.out_channels
@@ -226,12 +238,19 @@ def _check_slot(place: str, slot: Slot, channels: int, tied: bool) -> None:
         for field in ("in_channels", "out_channels", "stride"):
             value, wanted = getattr(spec, field), getattr(first, field)
             if value != wanted:
-                raise UserError(f"{place}, candidate {k}: {field}: {value}, must be {wanted} as in candidate 0, which it can stand in for")
+                raise UserError(
+                    f"{place}, candidate {k}: {field}: {value}, must be {wanted} as in candidate 0, which it can stand "
+                    "in for"
+                )
         if resolve(spec) != spec:
-            raise UserError(f"{place}, candidate {k}: op: {spec.op!r}, but {spec} has no room for a squeeze; give nas.resolve of it")
+            raise UserError(
+                f"{place}, candidate {k}: op: {spec.op!r}, but {spec} has no room for a squeeze; give nas.resolve of it"
+            )
         built = (spec.op, spec.kernel_size, spec.expand_ratio, spec.squeeze_channels, spec.activation)
         if seen.setdefault(built, k) != k and not tied:
-            raise UserError(f"{place}, candidate {k}: {spec} builds the same block as candidate {seen[built]}; give each block once")
+            raise UserError(
+                f"{place}, candidate {k}: {spec} builds the same block as candidate {seen[built]}; give each block once"
+            )
 
 
 def _check_tied(stages: tuple[Stage, ...]) -> None:
@@ -243,6 +262,7 @@ def _check_tied(stages: tuple[Stage, ...]) -> None:
     i, j, _ = choices[0]
     if j >= stages[i].min_depth:  # what a tied candidate is worth is written down in that slot
         raise UserError(
-            f"stage {i}: min_depth: {stages[i].min_depth}, must be {j + 1} or more in a tied space, whose first slot with a choice, here "
+            f"stage {i}: min_depth: {stages[i].min_depth}, must be {j + 1} or more in a tied space, whose first slot "
+            "with a choice, here "
             f"slot {j}, must always run"
         )

@@ -3,7 +3,8 @@
 frostnet    places a block: kernel size, expansion and squeeze of every slot, depth of every stage
 bottleneck  finds that block: what is inside it, its kernel and its activation, the same in all slots
 
-A space of one's own is a function (width, input_size, num_classes) -> SearchSpace in a Python file, named as `module:function`.
+A space of one's own is a function (width, input_size, num_classes) -> SearchSpace in a Python file, named as
+`module:function`.
 """
 
 import importlib
@@ -24,7 +25,8 @@ KERNEL_SIZES, EXPAND_RATIOS, SQUEEZE_FACTORS = (3, 5), (3, 6), (2, 4)
 FIXED_CHANNELS = 16
 STAGES = ((24, 2, 4), (40, 2, 4), (80, 2, 4), (96, 1, 5), (192, 2, 5), (320, 1, 1))  # out_channels, stride, slots
 HEAD_CHANNELS = 1280  # not scaled by the width
-INSIDES = (("mb", 0), ("se", 4), ("add", 4), ("frost", 2), ("frost", 4))  # op, squeeze_factor: what the bottleneck space tries
+# op, squeeze_factor: what the bottleneck space tries
+INSIDES = (("mb", 0), ("se", 4), ("add", 4), ("frost", 2), ("frost", 4))
 BOTTLENECK_EXPAND = 3
 
 
@@ -41,7 +43,7 @@ def frostnet_head(in_channels: int, num_classes: int, dropout: float = 0.2) -> H
     return HeadSpec(in_channels, HEAD_CHANNELS, num_classes, dropout, "relu")
 
 
-# ---- the block -----------------------------------------------------------------------------------------------
+# ---- the block ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -63,41 +65,66 @@ class Bottleneck:
 
     def save(self, path: str | Path, provenance: dict) -> None:
         """Write it as JSON, with where it came from."""
-        write_json(path, {"format": "bottleneck", "version": 1, "op": self.op, "activation": self.activation, "provenance": provenance})
+        write_json(
+            path,
+            {
+                "format": "bottleneck",
+                "version": 1,
+                "op": self.op,
+                "activation": self.activation,
+                "provenance": provenance,
+            },
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "Bottleneck":
-        """The bottleneck in a file that a search of the bottleneck space wrote. Raises UserError naming the file and the field."""
+        """The bottleneck in a file that a search of the bottleneck space wrote.
+
+        Raises UserError naming the file and the field.
+        """
         data = read_json(path)
         if not isinstance(data, dict) or (data.get("format"), data.get("version")) != ("bottleneck", 1):
-            raise UserError(f"{path}: format: not a bottleneck of version 1; python search.py --space bottleneck writes one")
+            raise UserError(
+                f"{path}: format: not a bottleneck of version 1; python search.py --space bottleneck writes one"
+            )
         try:
             return cls(data.get("op"), data.get("activation"))
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 
 
-# ---- the spaces ----------------------------------------------------------------------------------------------
+# ---- the spaces --------------------------------------------------------------------------------------------
 
 
-def frostnet_space(width: float = 1.0, input_size: int = 224, num_classes: int = 1000, in_channels: int = 3,
-                   bottleneck: Bottleneck = Bottleneck()) -> SearchSpace:  # fmt: skip
-    """The space whose members include every published FrostNet (arXiv:2006.09679, appendix tables), or the same around another block.
+def frostnet_space(
+    width: float = 1.0,
+    input_size: int = 224,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    bottleneck: Bottleneck = Bottleneck(),
+) -> SearchSpace:
+    """The space whose members include every published FrostNet (arXiv:2006.09679, appendix tables), or the same around
+    another block.
 
     Stage 0 is the fixed block without expansion; the other stages hold 23 slots of up to 8 candidates.
     """
     return _staged(bottleneck.space, width, input_size, num_classes, in_channels, partial(candidates, block=bottleneck))
 
 
-def bottleneck_space(width: float = 1.0, input_size: int = 224, num_classes: int = 1000, in_channels: int = 3) -> SearchSpace:
-    """The space that finds the block: what is inside (INSIDES) x kernel x activation, the same in all slots, and depths.
+def bottleneck_space(
+    width: float = 1.0, input_size: int = 224, num_classes: int = 1000, in_channels: int = 3
+) -> SearchSpace:
+    """The space that finds the block: what is inside (INSIDES) x kernel x activation, the same in all slots, and
+    depths.
 
     Where a slot's input leaves no room for a squeeze, it holds a plain inverted residual.
     """
     return _staged("bottleneck", width, input_size, num_classes, in_channels, _kinds, tied=True)
 
 
-def _staged(name: str, width: float, input_size: int, num_classes: int, in_channels: int, fill: Callable, tied=False) -> SearchSpace:
+def _staged(
+    name: str, width: float, input_size: int, num_classes: int, in_channels: int, fill: Callable, tied=False
+) -> SearchSpace:
     """The stages of FrostNet, their slots filled by fill(in_channels, out_channels, stride)."""
     if not 0 < width <= 4:
         raise UserError(f"width: {width}, must be above 0 and at most 4")
@@ -113,12 +140,16 @@ def _staged(name: str, width: float, input_size: int, num_classes: int, in_chann
     return SearchSpace(name, width, input_size, stem, tuple(stages), frostnet_head(before, num_classes), tied)
 
 
-def candidates(in_channels: int, out_channels: int, stride: int, block: Bottleneck = Bottleneck()) -> tuple[BlockSpec, ...]:
+def candidates(
+    in_channels: int, out_channels: int, stride: int, block: Bottleneck = Bottleneck()
+) -> tuple[BlockSpec, ...]:
     """k{3,5} x e{3,6} x r{2,4}, resolved, each distinct block once."""
     distinct = {}
     factors = SQUEEZE_FACTORS if block.op != "mb" else (0,)
     for kernel, expand, squeeze in itertools.product(KERNEL_SIZES, EXPAND_RATIOS, factors):
-        spec = resolve(BlockSpec(block.op, kernel, in_channels, out_channels, stride, expand, squeeze, block.activation))
+        spec = resolve(
+            BlockSpec(block.op, kernel, in_channels, out_channels, stride, expand, squeeze, block.activation)
+        )
         distinct.setdefault((kernel, expand, spec.squeeze_channels), spec)
     return tuple(distinct.values())
 
@@ -139,7 +170,8 @@ SPACES = {"frostnet": frostnet_space, "bottleneck": bottleneck_space} | {
 
 
 def find_space(name: str) -> Callable[[float, int, int], SearchSpace]:
-    """The function (width, input_size, num_classes) -> SearchSpace that a name means: one of SPACES, or `module:function`.
+    """The function (width, input_size, num_classes) -> SearchSpace that a name means: one of SPACES, or
+    `module:function`.
 
     A module is looked for in the working folder, too. Raises UserError.
     """
@@ -151,7 +183,7 @@ def find_space(name: str) -> Callable[[float, int, int], SearchSpace]:
     return partial(_own, name, _imported(name, module, function))
 
 
-# ---- a space of one's own -------------------------------------------------------------------------------------
+# ---- a space of one's own ----------------------------------------------------------------------------------
 
 
 def _imported(name: str, module: str, function: str) -> Callable:
@@ -164,7 +196,9 @@ def _imported(name: str, module: str, function: str) -> Callable:
     try:
         found = getattr(importlib.import_module(module), function, None)
     except (Exception, SystemExit) as error:  # whatever a user's file may do
-        raise UserError(f"space: {name!r}: module {module!r} does not import: {_words(error)}; {mend}, that imports") from error
+        raise UserError(
+            f"space: {name!r}: module {module!r} does not import: {_words(error)}; {mend}, that imports"
+        ) from error
     if not callable(found):
         raise UserError(f"space: {name!r}: module {module!r} has no function {function!r}; {mend}")
     try:
@@ -184,11 +218,17 @@ def _own(name: str, function: Callable, width: float, input_size: int, num_class
         raise UserError(f"space: {name!r} returned a {type(space).__name__}, must return a nas.SearchSpace")
     if (space.input_size, space.head.num_classes) != (input_size, num_classes):
         raise UserError(
-            f"space: {name!r} returned input_size {space.input_size} and num_classes {space.head.num_classes}, was asked for {input_size} "
+            f"space: {name!r} returned input_size {space.input_size} and num_classes {space.head.num_classes}, was "
+            f"asked for {input_size} "
             f"and {num_classes}; pass its arguments on"
         )
-    if all(stage.min_depth == len(stage.slots) and all(len(slot.candidates) == 1 for slot in stage.slots) for stage in space.stages):
-        raise UserError(f"space: {name!r} holds one network; give a slot a second candidate or a stage a min_depth below its slots")
+    if all(
+        stage.min_depth == len(stage.slots) and all(len(slot.candidates) == 1 for slot in stage.slots)
+        for stage in space.stages
+    ):
+        raise UserError(
+            f"space: {name!r} holds one network; give a slot a second candidate or a stage a min_depth below its slots"
+        )
     return replace(space, name=name)
 
 

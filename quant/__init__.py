@@ -10,7 +10,16 @@ quant.export_onnx(graph, "int8.onnx")                                      # for
 """
 
 from quant.attach.config import Override, QuantConfig
-from quant.attach.graph_pass import attach, extra_loss, freeze_bn, plan, quantizer_parameters, quantizers_of, set_bits, set_mode
+from quant.attach.graph_pass import (
+    attach,
+    extra_loss,
+    freeze_bn,
+    plan,
+    quantizer_parameters,
+    quantizers_of,
+    set_bits,
+    set_mode,
+)
 from quant.attach.placement import PlanRow
 from quant.attach.settings import load_settings
 from quant.calibrate import calibrate

@@ -1,16 +1,19 @@
 """Post-training quantization: ranges for a trained float network from some pictures, without training.
 
-    graph = calibrate(model, batches, QuantConfig(engine="fbgemm"), method="mse")    # then quant.convert(graph, "fbgemm")
+    graph = calibrate(model, batches, QuantConfig(engine="fbgemm"), method="mse")    # then quant.convert(graph,
+    "fbgemm")
 
-Every activation quantizer takes its range from all values that the float network sends it, in all batches, whatever their order:
+Every activation quantizer takes its range from all values that the float network sends it, in all batches, whatever
+their order:
 
 minmax       the smallest and the largest value
 percentile   a range that holds so many percent of the values
 mse          the range whose grid has the least mean squared error, clipping and rounding together
 
-The last two keep a histogram. A bin is the float32 numbers that agree in sign, exponent and the first bits of the mantissa, 1/128 to 1/64
-of its values wide: no range is needed beforehand, so the data are read once, and one value a thousand times larger than the rest leaves
-the rest as finely resolved as before. Within a bin values count as evenly spread, and a grid's squared error over it is an integral.
+The last two keep a histogram. A bin is the float32 numbers that agree in sign, exponent and the first bits of the
+mantissa, 1/128 to 1/64 of its values wide: no range is needed beforehand, so the data are read once, and one value a
+thousand times larger than the rest leaves the rest as finely resolved as before. Within a bin values count as evenly
+spread, and a grid's squared error over it is an integral.
 """
 
 import copy
@@ -43,21 +46,31 @@ FINER = 8  # then steps so many times smaller, around the best
 
 
 def calibrate(
-    model: nn.Module, batches: Iterable, config: QuantConfig = QuantConfig(), method: str = "minmax", percentile: float = 99.99
+    model: nn.Module,
+    batches: Iterable,
+    config: QuantConfig = QuantConfig(),
+    method: str = "minmax",
+    percentile: float = 99.99,
 ) -> fx.GraphModule:
-    """A quantized copy of a trained float network, in evaluation mode, its ranges set from data: ready for quant.convert.
+    """A quantized copy of a trained float network, in evaluation mode, its ranges set from data: ready for
+    quant.convert.
 
-    batches     tensors of images (N, C, H, W), or tuples that begin with one, as a DataLoader gives; read once, moved to the model's device
+    batches     tensors of images (N, C, H, W), or tuples that begin with one, as a DataLoader gives; read once, moved
+                to the model's device
     method      one of METHODS
-    percentile  of the values that the range holds (method "percentile"); where it has two ends, half of the others lie beyond each
+    percentile  of the values that the range holds (method "percentile"); where it has two ends, half of the others lie
+                beyond each
 
-    The model stays as it is, mode and batch-norm statistics included; the graph has copies of its weights. Activations must be int8, of any
-    width. Raises QuantError for other kinds, where there is no data, and where a quantizer's values are not finite.
+    The model stays as it is, mode and batch-norm statistics included; the graph has copies of its weights. Activations
+    must be int8, of any width. Raises QuantError for other kinds, where there is no data, and where a quantizer's
+    values are not finite.
     """
     choose("method", method, *METHODS)
     check_range("percentile", percentile, 50.0, 100.0)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    batches = (_images(batch).to(device) for batch in tqdm(batches, desc="calibrating", unit="batch", delay=3, leave=False))
+    batches = (
+        _images(batch).to(device) for batch in tqdm(batches, desc="calibrating", unit="batch", delay=3, leave=False)
+    )
     first = next(batches, None)
     if first is None:
         raise QuantError("batches: there are none to take ranges from")
@@ -72,7 +85,10 @@ def calibrate(
 def _images(batch) -> Tensor:
     images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if not isinstance(images, Tensor) or not images.numel():
-        raise QuantError(f"batches: need tensors of images, or tuples that begin with one, not {type(images).__name__} (or an empty one)")
+        raise QuantError(
+            f"batches: need tensors of images, or tuples that begin with one, not {type(images).__name__} (or an empty "
+            "one)"
+        )
     return images
 
 
@@ -95,8 +111,8 @@ def _watch(graph: fx.GraphModule, batches: Iterable[Tensor], histogram: bool) ->
 
 
 class _Seen:
-    """What one quantizer saw, its activation function applied: the extremes and, if asked for, how many values in each bin. A forward
-    pre-hook."""
+    """What one quantizer saw, its activation function applied: the extremes and, if asked for, how many values in each
+    bin. A forward pre-hook."""
 
     def __init__(self, quantizer: Int8Activation, histogram: bool):
         self.magnitudes = quantizer.scheme == "symmetric"  # the sign does not matter to that grid
@@ -128,7 +144,9 @@ def _set(name: str, quantizer: Int8Activation, seen: _Seen, method: str, percent
     """Give a quantizer its range."""
     lo, hi = seen.lo.item(), seen.hi.item()
     if not (abs(lo) < float("inf") and abs(hi) < float("inf")):  # false for NaN too
-        raise QuantError(f"{name}: its values reach from {lo} to {hi}; look for bad pictures, or for a network that has diverged")
+        raise QuantError(
+            f"{name}: its values reach from {lo} to {hi}; look for bad pictures, or for a network that has diverged"
+        )
     if method == "percentile":
         lo, hi = _holding(percentile / 100, _bins(seen, lo, hi))
     elif method == "mse":
@@ -155,7 +173,9 @@ def _bins(seen: _Seen, lo: float, hi: float) -> _Bins:
 
 
 def _holding(share: float, bins: _Bins) -> tuple[float, float]:
-    """The range that holds a share of the values: cut at one end where all values lie on one side of zero, else alike at both."""
+    """The range that holds a share of the values: cut at one end where all values lie on one side of zero, else alike
+    at both.
+    """
     one_sided = bins.left[0] >= 0 or bins.right[-1] <= 0
     outside = (1 - share) if one_sided else (1 - share) / 2
     return _quantile(outside, bins), _quantile(1 - outside, bins)
@@ -170,13 +190,17 @@ def _quantile(share: float, bins: _Bins) -> float:
 
 
 def _least_error(quantizer: Int8Activation, bins: _Bins) -> tuple[float, float]:
-    """The range whose grid has the least squared error: all pairs of coarse candidates, then of finer ones around the best."""
+    """The range whose grid has the least squared error: all pairs of coarse candidates, then of finer ones around the
+    best.
+    """
     whole = min(bins.left[0].item(), 0.0), max(bins.right[-1].item(), 0.0)
     large = torch.maximum(bins.left.abs(), bins.right.abs()) > NEGLIGIBLE * max(-whole[0], whole[1])
     bins = _Bins(*(field[large] for field in bins))
     best = _best(quantizer, bins, *([end * STEP**i for i in range(CANDIDATES)] for end in whole))
     finer = [STEP ** (i / FINER) for i in range(-FINER, FINER + 1)]
-    return _best(quantizer, bins, [max(best[0] * f, whole[0]) for f in finer], [min(best[1] * f, whole[1]) for f in finer])
+    return _best(
+        quantizer, bins, [max(best[0] * f, whole[0]) for f in finer], [min(best[1] * f, whole[1]) for f in finer]
+    )
 
 
 def _best(quantizer: Int8Activation, bins: _Bins, los: list[float], his: list[float]) -> tuple[float, float]:
@@ -196,8 +220,9 @@ def _grid(probe: Int8Activation, lo: float, hi: float) -> QParams:
 def _squared_errors(grids: list[QParams], bins: _Bins) -> Tensor:
     """The sum over all values of (value - its nearest grid point)^2, for each grid.
 
-    From 0 to t the integral of that square is n s^3 / 12 + (t - n s)^3 / 3, for a step s and n s the grid point nearest to t (of either
-    sign): every step that was passed gives s^3 / 12, and what lies beyond the last one or the grid's end a cube.
+    From 0 to t the integral of that square is n s^3 / 12 + (t - n s)^3 / 3, for a step s and n s the grid point nearest
+    to t (of either sign): every step that was passed gives s^3 / 12, and what lies beyond the last one or the grid's
+    end a cube.
     """
     fields = torch.tensor([(g.scale, g.qmin - g.zero_point, g.qmax - g.zero_point) for g in grids], dtype=torch.float64)
     step, lowest, highest = fields.T.unsqueeze(2)

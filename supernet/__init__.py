@@ -1,4 +1,7 @@
-"""The supernet of a search space, its alphas, samplers, search loop and scores. Knows no task: loss and batches come from outside."""
+"""The supernet of a search space, its alphas, samplers, search loop and scores.
+
+Knows no task: loss and batches come from outside.
+"""
 
 from supernet.alphas import Alphas
 from supernet.health import health
@@ -9,6 +12,24 @@ from supernet.score import Scores, blended_scores, evaluations, favourite, mean_
 from supernet.tune import inherited, recalibrate, top1, tune
 
 __all__ = [
-    "SAMPLERS", "Alphas", "Gates", "Plan", "Scores", "Search", "Supernet", "blended_scores", "evaluations", "fair_choice", "favourite",
-    "health", "inherited", "mean_scores", "perturbation_scores", "recalibrate", "sampled_choice", "sampled_gates", "top1", "tune",
-]  # fmt: skip
+    "SAMPLERS",
+    "Alphas",
+    "Gates",
+    "Plan",
+    "Scores",
+    "Search",
+    "Supernet",
+    "blended_scores",
+    "evaluations",
+    "fair_choice",
+    "favourite",
+    "health",
+    "inherited",
+    "mean_scores",
+    "perturbation_scores",
+    "recalibrate",
+    "sampled_choice",
+    "sampled_gates",
+    "top1",
+    "tune",
+]

@@ -1,7 +1,8 @@
 """Architecture parameters: what the search learns beside the weights.
 
 One vector per slot over its candidates, one per stage over its depths. p = softmax(alpha / temperature).
-Depth is a distribution of its own (sink probabilities, as in TF-NAS, arXiv:2008.05314), never a skip candidate inside a slot's softmax.
+Depth is a distribution of its own (sink probabilities, as in TF-NAS, arXiv:2008.05314), never a skip candidate inside a
+slot's softmax.
 """
 
 import torch
@@ -11,7 +12,8 @@ from nas.space import SearchSpace
 
 
 class Alphas(nn.Module):
-    """ops[stage][slot] over candidates, depths[stage] over min_depth .. number of slots; all start at 0, the uniform distribution.
+    """ops[stage][slot] over candidates, depths[stage] over min_depth .. number of slots; all start at 0, the uniform
+    distribution.
 
     In a tied space all slots with a choice hold the very same vector.
     """
@@ -21,7 +23,9 @@ class Alphas(nn.Module):
         self.space = space
         rows = space.each_slot(lambda i, j: nn.Parameter(torch.zeros(len(space.stages[i].slots[j].candidates))))
         self.ops = nn.ModuleList(map(nn.ParameterList, rows))
-        self.depths = nn.ParameterList(nn.Parameter(torch.zeros(len(stage.slots) - stage.min_depth + 1)) for stage in space.stages)
+        self.depths = nn.ParameterList(
+            nn.Parameter(torch.zeros(len(stage.slots) - stage.min_depth + 1)) for stage in space.stages
+        )
 
     def probabilities(self, temperature: float = 1.0) -> tuple[list[list[Tensor]], list[Tensor]]:
         """(op probabilities [stage][slot], depth probabilities [stage]); differentiable."""
@@ -31,7 +35,8 @@ class Alphas(nn.Module):
     def expected_latency(self, latency, temperature: float = 1.0) -> Tensor:
         """E[latency] in ms of the network that the probabilities draw, 0-dim, differentiable.
 
-        `latency` has stem_ms, head_ms and blocks[stage][slot][candidate], calibrated, in ms. A slot runs if its stage is deep enough:
+        `latency` has stem_ms, head_ms and blocks[stage][slot][candidate], calibrated, in ms. A slot runs if its stage
+        is deep enough:
             E = stem + head + sum_slots P(depth > slot) sum_c p_c ms_c
         """
         ops, depths = self.probabilities(temperature)
@@ -43,23 +48,42 @@ class Alphas(nn.Module):
         return total
 
     def entropy(self, temperature: float = 1.0) -> Tensor:
-        """Mean over all distributions of their entropy relative to uniform, in [0, 1], 0 where there is none; 0-dim, differentiable."""
+        """Mean over all distributions of their entropy relative to uniform, in [0, 1], 0 where there is none;
+
+        0-dim, differentiable.
+        """
         ops, depths = self.probabilities(temperature)
         rows = [p for p in [*(p for stage in ops for p in stage), *depths] if len(p) > 1]
         if not rows:
             return depths[0].new_zeros(())
-        return torch.stack([-(p * p.clamp(min=1e-12).log()).sum() / torch.tensor(float(len(p))).log() for p in rows]).mean()
+        return torch.stack(
+            [-(p * p.clamp(min=1e-12).log()).sum() / torch.tensor(float(len(p))).log() for p in rows]
+        ).mean()
 
     @torch.no_grad()
     def cheapest_share(self, latency, temperature: float = 1.0) -> float:
-        """Mean over all slots with a choice of the probability of their fastest candidate; 1 is a search that only saves time."""
+        """Mean over all slots with a choice of the probability of their fastest candidate;
+
+        1 is a search that only saves time.
+        """
         ops, _ = self.probabilities(temperature)
-        rows = [(p, ms) for ps, mss in zip(ops, latency.blocks, strict=True) for p, ms in zip(ps, mss, strict=True) if len(p) > 1]
+        rows = [
+            (p, ms)
+            for ps, mss in zip(ops, latency.blocks, strict=True)
+            for p, ms in zip(ps, mss, strict=True)
+            if len(p) > 1
+        ]
         return sum(p[min(range(len(ms)), key=ms.__getitem__)].item() for p, ms in rows) / len(rows) if rows else 0.0
 
     @torch.no_grad()
     def log_scores(self) -> tuple[list[list[list[float]]], list[list[float]]]:
-        """log p relative to the best of its distribution, for ops and depths: 0 for the favourite, negative for the rest."""
+        """log p relative to the best of its distribution, for ops and depths:
+
+        0 for the favourite, negative for the rest.
+        """
         ops, depths = self.probabilities()
-        regret = lambda p: (p.log() - p.log().max()).tolist()  # noqa: E731
+
+        def regret(p):
+            return (p.log() - p.log().max()).tolist()
+
         return [[regret(p) for p in stage] for stage in ops], [regret(p) for p in depths]

@@ -35,9 +35,18 @@ class Finalist:
     measured_ms: float | None = None
 
 
-def finalists(space: SearchSpace, fronts: list[list[Point]], scores: Scores, latency, target_ms: float, derived: int, controls: int,
-              seed: int) -> list[Finalist]:  # fmt: skip
-    """The best-scoring unlike networks of the `fronts_for` a target, in turns, and random ones as close under it as chance allows.
+def finalists(
+    space: SearchSpace,
+    fronts: list[list[Point]],
+    scores: Scores,
+    latency,
+    target_ms: float,
+    derived: int,
+    controls: int,
+    seed: int,
+) -> list[Finalist]:
+    """The best-scoring unlike networks of the `fronts_for` a target, in turns, and random ones as close under it as
+    chance allows.
 
     In a tied space the derived ones are the best network of every candidate that can meet the target.
     """
@@ -50,7 +59,13 @@ def finalists(space: SearchSpace, fronts: list[list[Point]], scores: Scores, lat
     choices = [("derived", point.choice) for point in best] + [("random", choice) for choice in drawn]
     numbers = {kind: itertools.count(1) for kind in ("derived", "random")}
     return [
-        Finalist(f"{kind}_{next(numbers[kind])}", kind, choice, path_latency(choice, latency), path_score(choice, scores, space))
+        Finalist(
+            f"{kind}_{next(numbers[kind])}",
+            kind,
+            choice,
+            path_latency(choice, latency),
+            path_score(choice, scores, space),
+        )
         for kind, choice in choices
     ]
 
@@ -58,9 +73,10 @@ def finalists(space: SearchSpace, fronts: list[list[Point]], scores: Scores, lat
 def fronts_for(space: SearchSpace, scores: Scores, latency, target_ms: float) -> list[list[Point]]:
     """Fronts of latency against score, the first by the scores alone, the last of networks that use the target.
 
-    The alphas were trained under a price on latency, and a supernet that has trained briefly prefers what is small: the best score may
-    belong to a network far below the target. What the target leaves costs nothing, so latency is given back a rising price, until the
-    best network under the target uses FILLED of it. In a tied space: the front of every candidate, as scored.
+    The alphas were trained under a price on latency, and a supernet that has trained briefly prefers what is small: the
+    best score may belong to a network far below the target. What the target leaves costs nothing, so latency is given
+    back a rising price, until the best network under the target uses FILLED of it. In a tied space: the front of every
+    candidate, as scored.
     """
     if space.tied:
         return tied_fronts(space, *scores, latency)
@@ -77,8 +93,13 @@ def fronts_for(space: SearchSpace, scores: Scores, latency, target_ms: float) ->
 def priced(scores: Scores, latency, price: float) -> Scores:
     """Scores with `price` more for each millisecond of a candidate."""
     ops, depths = scores
-    add = lambda row, ms: [score + price * t for score, t in zip(row, ms, strict=True)]  # noqa: E731
-    return [[add(row, ms) for row, ms in zip(rows, mss, strict=True)] for rows, mss in zip(ops, latency.blocks, strict=True)], depths
+
+    def add(row, ms):
+        return [score + price * t for score, t in zip(row, ms, strict=True)]
+
+    return [
+        [add(row, ms) for row, ms in zip(rows, mss, strict=True)] for rows, mss in zip(ops, latency.blocks, strict=True)
+    ], depths
 
 
 def _mean_ms(latency) -> float:
@@ -86,7 +107,9 @@ def _mean_ms(latency) -> float:
 
 
 def unlike(points: list[Point], count: int) -> list[Point]:
-    """The first `count` points, none within DISTANCE slots of an earlier one; neighbours on a front are one network with another hat."""
+    """The first `count` points, none within DISTANCE slots of an earlier one; neighbours on a front are one network
+    with another hat.
+    """
     kept: list[Point] = []
     for point in points:
         if len(kept) < count and all(distance(point.choice, other.choice) >= DISTANCE for other in kept):
@@ -107,17 +130,31 @@ def random_feasible(space: SearchSpace, latency, target_ms: float, count: int, s
     """Of CONTROL_DRAWS uniform draws, the `count` slowest that meet the target; fewer where chance found fewer."""
     generator = generator_for(seed, 4, 0)
     draws = {space.random(generator): None for _ in range(CONTROL_DRAWS)}
-    feasible = [(path_latency(choice, latency), i, choice) for i, choice in enumerate(draws) if path_latency(choice, latency) <= target_ms]
+    feasible = [
+        (path_latency(choice, latency), i, choice)
+        for i, choice in enumerate(draws)
+        if path_latency(choice, latency) <= target_ms
+    ]
     return [choice for *_, choice in sorted(feasible, reverse=True)[:count]]
 
 
 def path_latency(choice: Choice, latency) -> float:
     """Predicted milliseconds of a choice."""
-    blocks = (ms[op] for stage, d, ops in zip(latency.blocks, choice.depths, choice.ops, strict=True) for ms, op in zip(stage[:d], ops))
+    blocks = (
+        ms[op]
+        for stage, d, ops in zip(latency.blocks, choice.depths, choice.ops, strict=True)
+        for ms, op in zip(stage[:d], ops)
+    )
     return latency.stem_ms + latency.head_ms + sum(blocks)
 
 
 def path_score(choice: Choice, scores: Scores, space: SearchSpace) -> float:
     """Score of a choice: its ops that run, and its depths."""
-    ops = sum(row[op] for stage, d, picked in zip(scores[0], choice.depths, choice.ops, strict=True) for row, op in zip(stage[:d], picked))
-    return ops + sum(row[d - stage.min_depth] for row, d, stage in zip(scores[1], choice.depths, space.stages, strict=True))
+    ops = sum(
+        row[op]
+        for stage, d, picked in zip(scores[0], choice.depths, choice.ops, strict=True)
+        for row, op in zip(stage[:d], picked)
+    )
+    return ops + sum(
+        row[d - stage.min_depth] for row, d, stage in zip(scores[1], choice.depths, space.stages, strict=True)
+    )

@@ -1,4 +1,6 @@
-"""Whether a search went well: did the alphas decide, did they only save time, does the network they name do what the mixture did?"""
+"""Whether a search went well: did the alphas decide, did they only save time, does the network they name do what the
+mixture did?
+"""
 
 from collections.abc import Callable, Iterable
 
@@ -11,7 +13,8 @@ from supernet.loop import Search, frozen_statistics
 from supernet.samplers import sampled_choice
 
 PATHS = 8  # drawn by the alphas to judge the mixture
-UNDECIDED, CHEAP, GAP = 0.95, 0.7, 0.1  # entropy, share of cheapest candidates, accuracy lost: beyond them there is a warning
+# entropy, share of cheapest candidates, accuracy lost: beyond them there is a warning
+UNDECIDED, CHEAP, GAP = 0.95, 0.7, 0.1
 NEAR = 1.1  # times the fastest network: a target so low leaves only cheap candidates
 
 
@@ -26,27 +29,41 @@ def path_top1(search: Search, choice: Choice, batches: Iterable[tuple[Tensor, Te
 
 
 def health(search: Search, derived: Choice, batches: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> dict:
-    """Entropy and share of the cheapest candidates of the final alphas, accuracy of the mixture (the mean of PATHS paths drawn by
-    them) and of the derived network under the same conditions, and warnings in words."""
+    """Entropy and share of the cheapest candidates of the final alphas, accuracy of the mixture (the mean of PATHS
+    paths drawn by them) and of the derived network under the same conditions, and warnings in words."""
     temperature = search.plan.temperature[1]
-    drawn = [sampled_choice(search.alphas, temperature, 0.0, search.seed + 1, search.plan.steps + i) for i in range(PATHS)]
+    drawn = [
+        sampled_choice(search.alphas, temperature, 0.0, search.seed + 1, search.plan.steps + i) for i in range(PATHS)
+    ]
     found = {
         "entropy": search.alphas.entropy(temperature).item(),
         "cheapest_share": search.alphas.cheapest_share(search.latency, temperature),
         "mixed_top1": sum(path_top1(search, choice, batches()) for choice in drawn) / PATHS,
         "derived_top1": path_top1(search, derived, batches()),
     }
-    return found | {"warnings": warnings(found, search.target_ms > NEAR * latency_range(search.supernet.space, search.latency)[0])}
+    return found | {
+        "warnings": warnings(found, search.target_ms > NEAR * latency_range(search.supernet.space, search.latency)[0])
+    }
 
 
 def warnings(found: dict, has_room: bool) -> list[str]:
-    """What is wrong with such figures, and the mend. `has_room`: whether the target leaves more than the fastest candidates."""
+    """What is wrong with such figures, and the mend.
+
+    `has_room`: whether the target leaves more than the fastest candidates.
+    """
     words = []
     if found["entropy"] > UNDECIDED:
-        words.append(f"the alphas have hardly moved (entropy {found['entropy']:.2f} of 1): add --joint-steps or raise --alpha-lr")
+        words.append(
+            f"the alphas have hardly moved (entropy {found['entropy']:.2f} of 1): add --joint-steps or raise --alpha-lr"
+        )
     if has_room and found["cheapest_share"] > CHEAP:
-        words.append(f"collapse: {found['cheapest_share']:.0%} of the alphas' weight is on the fastest candidates: add --float-steps")
+        words.append(
+            f"collapse: {found['cheapest_share']:.0%} of the alphas' weight is on the fastest candidates: add "
+            "--float-steps"
+        )
     if found["mixed_top1"] - found["derived_top1"] > GAP:
-        words.append(f"the derived network is {found['mixed_top1'] - found['derived_top1']:.0%} below the paths it comes from: "
-                     "add --joint-steps, so that the alphas decide")  # fmt: skip
+        words.append(
+            f"the derived network is {found['mixed_top1'] - found['derived_top1']:.0%} below the paths it comes from: "
+            "add --joint-steps, so that the alphas decide"
+        )
     return words

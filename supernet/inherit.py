@@ -1,8 +1,9 @@
-"""Candidates that start from the largest one's weights, so that all of a slot speak the same language from their first step.
+"""Candidates that start from the largest one's weights, so that all of a slot speak the same language from their first
+step.
 
-Untrained candidates that take turns would keep each other from learning: every block would see another random code at each step. The
-largest is trained first; of its hidden and squeeze channels each smaller candidate takes the most important, those with the largest
-weights behind them (arXiv:1908.09791, section 3.3), and the centre of its kernel.
+Untrained candidates that take turns would keep each other from learning: every block would see another random code at
+each step. The largest is trained first; of its hidden and squeeze channels each smaller candidate takes the most
+important, those with the largest weights behind them (arXiv:1908.09791, section 3.3), and the centre of its kernel.
 """
 
 import torch
@@ -29,17 +30,23 @@ def hand_down(supernet: Supernet) -> None:
 def inherit(giver: Block, taker: Block) -> None:
     """Fill `taker` from `giver`, a block with the same input and output channels.
 
-    What the giver does not have, or has less of, stays as it is: a gate, a squeeze; the whole block where the giver has fewer hidden
-    channels, or where one of the two has no expansion, whose hidden channels are the input itself.
+    What the giver does not have, or has less of, stays as it is: a gate, a squeeze; the whole block where the giver has
+    fewer hidden channels, or where one of the two has no expansion, whose hidden channels are the input itself.
     """
-    if taker.project.conv.in_channels > giver.project.conv.in_channels or (giver.expand is None) != (taker.expand is None):
+    if taker.project.conv.in_channels > giver.project.conv.in_channels or (giver.expand is None) != (
+        taker.expand is None
+    ):
         return
     hidden = _important(giver.project.conv.weight, taker.project.conv.in_channels)
     given, taken = _joined(giver), _joined(taker)
     kept = _important(giver.expand.conv.weight[:, :given], taken) if 0 < taken <= given else torch.arange(0)
     if len(kept):
         _take(giver.squeeze, taker.squeeze, kept, None)
-    if giver.restore is not None and taker.restore is not None and taker.squeeze.conv.out_channels <= giver.squeeze.conv.out_channels:
+    if (
+        giver.restore is not None
+        and taker.restore is not None
+        and taker.squeeze.conv.out_channels <= giver.squeeze.conv.out_channels
+    ):
         added = _important(giver.restore.conv.weight, taker.restore.conv.in_channels)
         _take(giver.squeeze, taker.squeeze, added, None)
         _take(giver.restore, taker.restore, None, added)
@@ -48,7 +55,11 @@ def inherit(giver: Block, taker: Block) -> None:
         _take(giver.expand, taker.expand, hidden, torch.cat([kept, beside.to(kept.device)]))
     _take(giver.depthwise, taker.depthwise, hidden, None)
     _take(giver.project, taker.project, None, hidden)
-    if giver.excite is not None and taker.excite is not None and taker.excite.fc1.out_channels <= giver.excite.fc1.out_channels:
+    if (
+        giver.excite is not None
+        and taker.excite is not None
+        and taker.excite.fc1.out_channels <= giver.excite.fc1.out_channels
+    ):
         _take_gate(giver.excite, taker.excite, hidden)
 
 
@@ -72,7 +83,9 @@ def _important(weight: Tensor, count: int) -> Tensor:
 
 
 def _take(giver: ConvBNAct, taker: ConvBNAct, rows: Tensor | None, columns: Tensor | None) -> None:
-    """Copy the chosen output (rows) and input channels (columns), None for all, the kernel's centre, and the batch norm."""
+    """Copy the chosen output (rows) and input channels (columns), None for all, the kernel's centre, and the batch
+    norm.
+    """
     weight = giver.conv.weight
     weight = weight if rows is None else weight[rows]
     weight = weight if columns is None else weight[:, columns]

@@ -63,7 +63,10 @@ class Judge:
             network.measured_ms = measured[network.name]
 
     def top1(self, network: Finalist) -> list[float]:
-        """Accuracy under fake-quant with the supernet's weights, before and after a few steps of its own; 0 where these diverge."""
+        """Accuracy under fake-quant with the supernet's weights, before and after a few steps of its own;
+
+        0 where these diverge.
+        """
         graph = inherited(self.search.supernet, network.choice, self.search.config, self.recalibration)
         before = top1(graph, self.judged())
         if not self.tune_steps:
@@ -79,7 +82,8 @@ class Judge:
 
 
 def choose(judge: Judge, scores: Scores, derived: int, controls: int) -> list[Finalist]:
-    """Judge finalists until one meets the target as measured; the chosen one comes first. Raises UserError where none does.
+    """Judge finalists until one meets the target as measured; the chosen one comes first. Raises UserError where none
+    does.
 
     derived, controls: how many networks of the front, and how many random ones beside them.
     """
@@ -94,13 +98,17 @@ def choose(judge: Judge, scores: Scores, derived: int, controls: int) -> list[Fi
         if met:
             best = max(met, key=lambda n: n.accuracy) if judge.space.tied else slowest_of_the_best(met, judge.pictures)
             if best.measured_ms > target:
-                print(f"no network met {target:.3f} ms as measured; {best.name} is {100 * (best.measured_ms / target - 1):.1f} % above it")
+                print(
+                    f"no network met {target:.3f} ms as measured; {best.name} is "
+                    f"{100 * (best.measured_ms / target - 1):.1f} % above it"
+                )
             return [best, *(n for n in networks if n is not best)]
         slowdown = min(n.measured_ms / n.latency_ms for n in found)
         aim = max(target / slowdown, latency_range(judge.space, search.latency)[0])
         print(f"no derived network met {target:.3f} ms as measured; deriving again for {aim:.3f} ms predicted")
     raise UserError(
-        f"target_ms: {target:.4g}, but measured networks take {slowdown:.2f} times their prediction and miss it; is something else "
+        f"target_ms: {target:.4g}, but measured networks take {slowdown:.2f} times their prediction and miss it; is "
+        "something else "
         "running? Give the same command again to go on, measure the table anew, or raise the target"
     )
 
@@ -116,15 +124,17 @@ def slowest_of_the_best(networks: list[Finalist], pictures: int) -> Finalist:
 
 
 def along_the_front(judge: Judge, scores: Scores, count: int) -> list[Finalist]:
-    """The best networks for `count` predicted latencies, from the fastest to the slowest of the space, evenly spread over their
-    logarithms; judged. Fewer where one network is the best for several of them."""
+    """The best networks for `count` predicted latencies, from the fastest to the slowest of the space, evenly spread
+    over their logarithms; judged. Fewer where one network is the best for several of them."""
     latency = judge.search.latency
     low, high = latency_range(judge.space, latency)
     shares = [i / (count - 1) for i in range(count)] if count > 1 else [1.0] * count
     targets = [low * (high / low) ** share * (1 + 1e-9) for share in shares]
     choices = dict.fromkeys(best_for(judge.space, scores, latency, target) for target in targets)
     networks = [
-        Finalist(f"pareto_{i}", "pareto", choice, path_latency(choice, latency), path_score(choice, scores, judge.space))
+        Finalist(
+            f"pareto_{i}", "pareto", choice, path_latency(choice, latency), path_score(choice, scores, judge.space)
+        )
         for i, choice in enumerate(choices, 1)
     ]
     if networks:

@@ -1,17 +1,20 @@
-"""The search: phases, the joint training of weights and alphas, and the latency constraint. Everything it holds is in state_dict().
+"""The search: phases, the joint training of weights and alphas, and the latency constraint. Everything it holds is in
+state_dict().
 
-base     weights of the largest candidate of every slot alone; then all candidates start from its weights (supernet.inherit). In a tied
-         space, which is there to compare unlike blocks, fair paths from the start: none is to profit from being near the largest
+base     weights of the largest candidate of every slot alone; then all candidates start from its weights
+         (supernet.inherit). In a tied space, which is there to compare unlike blocks, fair paths from the start: none
+         is to profit from being near the largest
 float    fair paths: every candidate learns, the optimizer and batch norm gather statistics (StatAssist)
 quant    the same under fake-quant with GradBoost, alphas still frozen
-joint    weights on paths drawn half by the alphas, half fairly; every `alpha_every` steps the alphas on a held-out batch:
+joint    weights on paths drawn half by the alphas, half fairly; every `alpha_every` steps the alphas on a held-out
+         batch:
              min_alpha  CE + mu x + rho/2 x^2 + entropy term,   x = E/T - 1,   mu <- mu + mu_rate x
-         an augmented Lagrangian, first order: the dual variable mu rises while the expected latency E is above the target T and falls,
-         below 0 too, while it is under it. A penalty on the excess alone ended a fifth under the target: once pressed down, nothing
-         brought slower candidates back within a short search.
+         an augmented Lagrangian, first order: the dual variable mu rises while the expected latency E is above the
+         target T and falls, below 0 too, while it is under it. A penalty on the excess alone ended a fifth under the
+         target: once pressed down, nothing brought slower candidates back within a short search.
 
-Under torchrun (common.distributed) all ranks run the same path, on other pictures: a path follows from (seed, step) and the alphas, which are
-equal on all ranks, since gradients and statistics are averaged in every step. This is checked.
+Under torchrun (common.distributed) all ranks run the same path, on other pictures: a path follows from (seed, step) and
+the alphas, which are equal on all ranks, since gradients and statistics are averaged in every step. This is checked.
 """
 
 import contextlib
@@ -44,7 +47,8 @@ class Plan:
     base_steps float_steps quant_steps joint_steps   weight steps in each phase
     alpha_every     weight steps between two alpha steps
     lr momentum weight_decay              of the weights' SGD; lr falls along a cosine after a short warm-up
-    alpha_lr        of the alphas' Adam (beta1 = 0: the task's gradient moves an alpha only while it is sampled, arXiv:1812.00332)
+    alpha_lr        of the alphas' Adam (beta1 = 0: the task's gradient moves an alpha only while it is sampled,
+                    arXiv:1812.00332)
     temperature     of the softmax at the beginning and the end of the joint phase, falling exponentially
     mu_rate rho     how fast the dual variable follows the missed target, and the weight of the squared miss
     entropy         weight of the entropy term: explores in the first half of the joint phase, commits in the second
@@ -109,17 +113,31 @@ class Search:
     train, val  batches by step; `val` is held out from training and moves the alphas only
     """
 
-    def __init__(self, supernet: Supernet, plan: Plan, latency, target_ms: float, loss: Callable, train: Batch, val: Batch,
-                 config: quant.QuantConfig, boost_mode: str = "paper", seed: int = 0):  # fmt: skip
+    def __init__(
+        self,
+        supernet: Supernet,
+        plan: Plan,
+        latency,
+        target_ms: float,
+        loss: Callable,
+        train: Batch,
+        val: Batch,
+        config: quant.QuantConfig,
+        boost_mode: str = "paper",
+        seed: int = 0,
+    ):
         self.supernet, self.plan, self.latency, self.target_ms = supernet, plan, latency, target_ms
         self.loss, self.train, self.val, self.config, self.seed = loss, train, val, config, seed
         self.device = next(supernet.parameters()).device
         self.alphas = Alphas(supernet.space)  # on the CPU, where paths are drawn: a few hundred numbers
-        sgd = torch.optim.SGD(weight_groups(supernet, plan.weight_decay), lr=plan.lr, momentum=plan.momentum, nesterov=True)
+        sgd = torch.optim.SGD(
+            weight_groups(supernet, plan.weight_decay), lr=plan.lr, momentum=plan.momentum, nesterov=True
+        )
         self.optimizer = quant.GradBoost(sgd, boost_mode, seed=seed)
         self.alpha_optimizer = torch.optim.Adam(self.alphas.parameters(), lr=plan.alpha_lr, betas=(0.0, 0.999))
         self.step_index, self.mu, self.attached = 0, 0.0, False
-        self.steered = target_ms < latency_range(supernet.space, latency)[1]  # a target that every network meets steers nothing
+        # a target that every network meets steers nothing
+        self.steered = target_ms < latency_range(supernet.space, latency)[1]
         supernet.train()
 
     @property
@@ -129,7 +147,8 @@ class Search:
     def step(self) -> dict[str, float | str]:
         """One weight step, and an alpha step where it is due; returns what to log."""
         step, phase = self.step_index, self.plan.phase(self.step_index)
-        torch.manual_seed(seed_for(self.seed, 6, step))  # dropout's masks: the same whether or not the search was stopped before
+        # dropout's masks: the same whether or not the search was stopped before
+        torch.manual_seed(seed_for(self.seed, 6, step))
         distributed.reseed(self.seed, step)
         if step == self.plan.base_steps and not self.supernet.space.tied:
             hand_down(self.supernet)
@@ -169,7 +188,9 @@ class Search:
         loss = loss.detach()
         distributed.average(self.supernet.path(choice), also=[loss])
         value = self._finite(loss, step, phase)
-        nn.utils.clip_grad_norm_([p for module in self.supernet.path(choice) for p in module.parameters()], self.plan.clip_norm)
+        nn.utils.clip_grad_norm_(
+            [p for module in self.supernet.path(choice) for p in module.parameters()], self.plan.clip_norm
+        )
         self.optimizer.step()
         return value
 
@@ -184,7 +205,8 @@ class Search:
         images, targets = (t.to(self.device, non_blocking=True) for t in self.val(step // self.plan.alpha_every))
         temperature, progress = self.plan.temperature_at(step), self.plan.joint_progress(step)
         gates = sampled_gates(self.plan.sampler, self.alphas, temperature, self.seed, step)
-        running = nn.ModuleList(self.supernet.gated(gates[0]))  # to walk over all candidates would take a fifth of the step
+        # to walk over all candidates would take a fifth of the step
+        running = nn.ModuleList(self.supernet.gated(gates[0]))
         with frozen_weights(running), frozen_statistics(running):
             task_loss = self.loss(self.supernet.forward_gated(images, *gates), targets)
             task_loss = task_loss.cpu()
@@ -199,27 +221,44 @@ class Search:
         distributed.average([self.alphas], also=[task_loss, loss])
         self._finite(loss, step, "joint")
         self.alpha_optimizer.step()
-        distributed.assert_equal(self.alphas.state_dict(), "alphas")  # before a path is drawn by them: unlike paths crash or hang
+        # before a path is drawn by them: unlike paths crash or hang
+        distributed.assert_equal(self.alphas.state_dict(), "alphas")
         self.mu = max(LOWEST_MU, self.mu + self.steered * self.plan.mu_rate * excess.item())
-        return {"val_loss": task_loss.item(), "expected_ms": expected.item(), "target_ms": self.target_ms, "mu": self.mu,
-                "entropy": entropy.item(), "cheapest_share": self.alphas.cheapest_share(self.latency, temperature),
-                "temperature": temperature}  # fmt: skip
+        return {
+            "val_loss": task_loss.item(),
+            "expected_ms": expected.item(),
+            "target_ms": self.target_ms,
+            "mu": self.mu,
+            "entropy": entropy.item(),
+            "cheapest_share": self.alphas.cheapest_share(self.latency, temperature),
+            "temperature": temperature,
+        }
 
     def _finite(self, loss: Tensor, step: int, phase: str) -> float:
         value = loss.item()
         if not math.isfinite(value):
-            raise UserError(f"loss: {value} at step {step} of the search ({phase} phase); lower --lr and start over with --restart")
+            raise UserError(
+                f"loss: {value} at step {step} of the search ({phase} phase); lower --lr and start over with --restart"
+            )
         return value
 
     def state_dict(self) -> dict:
         return {
-            "step": self.step_index, "mu": self.mu, "attached": self.attached, "supernet": self.supernet.state_dict(),
-            "alphas": self.alphas.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "alpha_optimizer": self.alpha_optimizer.state_dict(), "ranks": distributed.world_size(),
-        }  # fmt: skip
+            "step": self.step_index,
+            "mu": self.mu,
+            "attached": self.attached,
+            "supernet": self.supernet.state_dict(),
+            "alphas": self.alphas.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "alpha_optimizer": self.alpha_optimizer.state_dict(),
+            "ranks": distributed.world_size(),
+        }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from a state_dict(). Raises UserError where it is that of another search, or of another number of ranks."""
+        """Go on from a state_dict().
+
+        Raises UserError where it is that of another search, or of another number of ranks.
+        """
         distributed.refuse_other_count(state.get("ranks", 1))
         try:
             if state["attached"]:
@@ -231,7 +270,9 @@ class Search:
             self.step_index, self.mu = state["step"], state["mu"]
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             first = str(error).splitlines()[0]
-            raise UserError(f"checkpoint: not of this search ({first}); choose another --name, or add --restart") from error
+            raise UserError(
+                f"checkpoint: not of this search ({first}); choose another --name, or add --restart"
+            ) from error
 
     def assert_same(self) -> None:
         """Raise UserError unless all ranks hold the same search, bit for bit."""
@@ -239,10 +280,15 @@ class Search:
         distributed.assert_equal(self.supernet.state_dict(), "weights")
 
     def refuse_broken(self) -> None:
-        """Raise UserError where a weight or an alpha is not a number: such a state must not replace a good checkpoint."""
+        """Raise UserError where a weight or an alpha is not a number: such a state must not replace a good
+        checkpoint.
+        """
         tensors = [*self.supernet.parameters(), *self.supernet.buffers(), *self.alphas.parameters()]
         if not all(bool(p.isfinite().all()) for p in tensors):
-            raise UserError(f"weights: not finite after step {self.step_index - 1} of the search; lower --lr and start over with --restart")
+            raise UserError(
+                f"weights: not finite after step {self.step_index - 1} of the search; lower --lr and start over with "
+                "--restart"
+            )
 
 
 @contextlib.contextmanager
@@ -260,7 +306,9 @@ def frozen_weights(model: nn.Module):
 
 @contextlib.contextmanager
 def frozen_statistics(model: nn.Module):
-    """Training mode without a trace: batch norm normalises by the batch and forgets it, ranges stand still, nothing drops out."""
+    """Training mode without a trace: batch norm normalises by the batch and forgets it, ranges stand still, nothing
+    drops out.
+    """
     modules = list(model.modules())
     drops = [m for m in modules if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
     norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]

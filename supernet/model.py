@@ -17,13 +17,15 @@ class Supernet(nn.Module):
         self.space = space
         self.stem = build_stem(space.stem)
         self.stages = nn.ModuleList(
-            nn.ModuleList(nn.ModuleList(build_block(spec) for spec in slot.candidates) for slot in stage.slots) for stage in space.stages
+            nn.ModuleList(nn.ModuleList(build_block(spec) for spec in slot.candidates) for slot in stage.slots)
+            for stage in space.stages
         )
         self.head = build_head(space.head)
         init_weights(self)
         for block in self.modules():
             if isinstance(block, Block) and block.residual:
-                nn.init.zeros_(block.project.bn.weight)  # a residual block begins as the identity: deep paths learn from the start
+                # a residual block begins as the identity: deep paths learn from the start
+                nn.init.zeros_(block.project.bn.weight)
 
     def forward(self, x: Tensor, choice: Choice) -> Tensor:
         """One path."""
@@ -42,7 +44,9 @@ class Supernet(nn.Module):
 
     def gated(self, op_gates: list[list[Gates]]) -> list[nn.Module]:
         """The modules that `forward_gated` may run, whatever the depths."""
-        pairs = [pair for stage, ops in zip(self.stages, op_gates, strict=True) for pair in zip(stage, ops, strict=True)]
+        pairs = [
+            pair for stage, ops in zip(self.stages, op_gates, strict=True) for pair in zip(stage, ops, strict=True)
+        ]
         return [self.stem, *(slot[i] for slot, gates in pairs for i in gates.indices), self.head]
 
     def forward_gated(self, x: Tensor, op_gates: list[list[Gates]], depth_gates: list[Gates]) -> Tensor:
@@ -52,14 +56,19 @@ class Supernet(nn.Module):
             weights = {spec.min_depth + i: weight for i, weight in zip(depth.indices, depth.weights, strict=True)}
             sinks = []
             for ran, (slot, gates) in enumerate(zip(stage[: max(weights)], ops), start=1):
-                x = sum(weight.to(x.device) * slot[i](x) for i, weight in zip(gates.indices, gates.weights, strict=True))
+                x = sum(
+                    weight.to(x.device) * slot[i](x) for i, weight in zip(gates.indices, gates.weights, strict=True)
+                )
                 if ran in weights:
                     sinks.append(weights[ran].to(x.device) * x)
             x = sum(sinks)
         return self.head(x)
 
     def attach(self, config: quant.QuantConfig, images: Tensor) -> None:
-        """Attach quantizers to every part, in place. Parameters stay the same objects; `images` (N, C, H, W) gives the input's shape."""
+        """Attach quantizers to every part, in place.
+
+        Parameters stay the same objects; `images` (N, C, H, W) gives the input's shape.
+        """
         inner = quant.QuantConfig(**{**config.__dict__, "quantize_input": False})
         examples = self._examples(images[:1])
         self.stem = quant.attach(self.stem, images[:1], config)
@@ -72,7 +81,10 @@ class Supernet(nn.Module):
     @torch.no_grad()
     def _examples(self, x: Tensor) -> list:
         """Zero inputs of every slot's shape, [stage][slot], and last the head's."""
-        size = lambda channels, pixels: x.new_zeros(1, channels, pixels, pixels)  # noqa: E731
+
+        def size(channels, pixels):
+            return x.new_zeros(1, channels, pixels, pixels)
+
         rows = [
             [size(slot.candidates[0].in_channels, pixels) for slot, pixels in zip(stage.slots, sizes)]
             for stage, sizes in zip(self.space.stages, self.space.sizes)
@@ -80,9 +92,13 @@ class Supernet(nn.Module):
         return [*rows, size(self.space.head.in_channels, self.space.head_size)]
 
     def path_state(self, choice: Choice) -> dict[str, Tensor]:
-        """One path's state dict, its keys those of FrostNet(space.architecture(choice)): stem.*, blocks.0.*, .., head.*."""
+        """One path's state dict, its keys those of FrostNet(space.architecture(choice)): stem.*, blocks.0.*, ..,
+        head.*.
+        """
         stem, *blocks, head = self.path(choice)
         named = [("stem", stem), *((f"blocks.{i}", block) for i, block in enumerate(blocks)), ("head", head)]
         state = {f"{prefix}.{key}": value for prefix, module in named for key, value in module.state_dict().items()}
         # the pictures' quantizer sits in the stem here, before it there
-        return {key.removeprefix("stem.") if key.startswith("stem.x_quant.") else key: value for key, value in state.items()}
+        return {
+            key.removeprefix("stem.") if key.startswith("stem.x_quant.") else key: value for key, value in state.items()
+        }

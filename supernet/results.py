@@ -16,7 +16,10 @@ from supernet.judge import Judge
 
 def describe(space: SearchSpace) -> dict:
     """A space in words: its candidates, [stage][slot]."""
-    stages = [{"min_depth": s.min_depth, "slots": [[words(c) for c in slot.candidates] for slot in s.slots]} for s in space.stages]
+    stages = [
+        {"min_depth": s.min_depth, "slots": [[words(c) for c in slot.candidates] for slot in s.slots]}
+        for s in space.stages
+    ]
     return {"name": space.name, "tied": space.tied, "stages": stages}
 
 
@@ -32,8 +35,8 @@ def words(spec: BlockSpec) -> str:
 
 
 def save_networks(judge: Judge, networks: list[Finalist], provenance: dict) -> Architecture:
-    """Write arch.json of the chosen network, the first, and all that were judged into tried/; of a tied space also bottleneck.json.
-    Returns the chosen one."""
+    """Write arch.json of the chosen network, the first, and all that were judged into tried/; of a tied space also
+    bottleneck.json. Returns the chosen one."""
     path, space = judge.run.path, judge.space
     for network in networks:
         architecture(space, network, network.name, provenance).save(path / "tried" / f"{network.name}.json")
@@ -41,12 +44,16 @@ def save_networks(judge: Judge, networks: list[Finalist], provenance: dict) -> A
     chosen.save(path / "arch.json")
     if space.tied:
         found = kind(space, networks[0])
-        Bottleneck(found.op, found.activation).save(path / "bottleneck.json", {**provenance, "found": dataclasses.asdict(found)})
+        Bottleneck(found.op, found.activation).save(
+            path / "bottleneck.json", {**provenance, "found": dataclasses.asdict(found)}
+        )
     return chosen
 
 
 def save_pareto(judge: Judge, networks: list[Finalist], wanted: int, provenance: dict) -> None:
-    """Write the best networks for `wanted` targets into pareto/, in the place of earlier ones, and add them to front.json."""
+    """Write the best networks for `wanted` targets into pareto/, in the place of earlier ones, and add them to
+    front.json.
+    """
     run, name = judge.run, judge.run.path.name
     shutil.rmtree(run.path / "pareto", ignore_errors=True)
     for i, network in enumerate(networks, 1):
@@ -59,8 +66,13 @@ def save_pareto(judge: Judge, networks: list[Finalist], wanted: int, provenance:
 
 def architecture(space: SearchSpace, network: Finalist, name: str, provenance: dict) -> Architecture:
     """A judged network, with where it comes from and what was found of it."""
-    found = {"predicted_ms": network.latency_ms, "measured_ms": network.measured_ms, "score": network.score,
-             "inherited_top1": network.inherited, "supernet_top1": network.accuracy}  # fmt: skip
+    found = {
+        "predicted_ms": network.latency_ms,
+        "measured_ms": network.measured_ms,
+        "score": network.score,
+        "inherited_top1": network.inherited,
+        "supernet_top1": network.accuracy,
+    }
     return replace(space.architecture(network.choice, name), provenance={**provenance, **found})
 
 
@@ -69,10 +81,15 @@ def save_numbers(judge: Judge, networks: list[Finalist], points: list[Point], pa
     run, search, chosen = judge.run, judge.search, networks[0]
     numbers = {"predicted_ms": chosen.latency_ms, "measured_ms": chosen.measured_ms, "target_ms": search.target_ms}
     run.write_json("latency.json", {"parts": parts_ms, **numbers})
-    run.write_json("front.json", {
-        "target_ms": search.target_ms, "chosen": chosen.name, "networks": [row(judge.space, n) for n in networks],
-        "points": [{"latency_ms": p.latency_ms, "score": p.score} for p in points],
-    })  # fmt: skip
+    run.write_json(
+        "front.json",
+        {
+            "target_ms": search.target_ms,
+            "chosen": chosen.name,
+            "networks": [row(judge.space, n) for n in networks],
+            "points": [{"latency_ms": p.latency_ms, "score": p.score} for p in points],
+        },
+    )
     metrics = summary(judge, networks)
     run.write_json("metrics.json", metrics)
     return metrics
@@ -85,10 +102,14 @@ def row(space: SearchSpace, network: Finalist) -> dict:
 
 
 def kind(space: SearchSpace, network: Finalist) -> BlockSpec:
-    """The block that a network of a tied space repeats, as it is in the widest slot: narrow ones may have no room for its squeeze."""
+    """The block that a network of a tied space repeats, as it is in the widest slot: narrow ones may have no room for
+    its squeeze.
+    """
     pairs = [(slot, op) for stage, ops in zip(space.stages, network.choice.ops) for slot, op in zip(stage.slots, ops)]
     candidate = next(op for slot, op in pairs if len(slot.candidates) > 1)
-    widest = max((slot for slot, _ in pairs if len(slot.candidates) > 1), key=lambda slot: slot.candidates[0].in_channels)
+    widest = max(
+        (slot for slot, _ in pairs if len(slot.candidates) > 1), key=lambda slot: slot.candidates[0].in_channels
+    )
     return widest.candidates[candidate]
 
 
@@ -98,8 +119,13 @@ def summary(judge: Judge, networks: list[Finalist]) -> dict:
     controls = [n.accuracy for n in networks if n.kind == "random"]
     expected = search.alphas.expected_latency(search.latency, search.plan.temperature[1])
     return {
-        "target_ms": search.target_ms, "measured_ms": chosen.measured_ms, "predicted_ms": chosen.latency_ms,
-        "supernet_top1": chosen.accuracy, "random_top1_median": statistics.median(controls) if controls else None,
-        "random_top1_best": max(controls) if controls else None, "expected_ms": expected.item(),
-        "mu": search.mu, "health": health(search, chosen.choice, judge.judged),
-    }  # fmt: skip
+        "target_ms": search.target_ms,
+        "measured_ms": chosen.measured_ms,
+        "predicted_ms": chosen.latency_ms,
+        "supernet_top1": chosen.accuracy,
+        "random_top1_median": statistics.median(controls) if controls else None,
+        "random_top1_best": max(controls) if controls else None,
+        "expected_ms": expected.item(),
+        "mu": search.mu,
+        "health": health(search, chosen.choice, judge.judged),
+    }

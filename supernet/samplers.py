@@ -1,10 +1,11 @@
-"""Which paths through the supernet run in a step. Every draw is a pure function of (seed, step), so a resumed search draws the same.
+"""Which paths through the supernet run in a step. Every draw is a pure function of (seed, step), so a resumed search
+draws the same.
 
 One path, as a Choice, for the steps that train weights:
 
 largest_choice  the largest candidate of every slot
-fair_choice     strict fairness (arXiv:1907.01845): in each round of `round_length` steps every candidate of every running slot runs
-                equally often; the rounds alternate between full and random depth
+fair_choice     strict fairness (arXiv:1907.01845): in each round of `round_length` steps every candidate of every
+                running slot runs equally often; the rounds alternate between full and random depth
 sampled_choice  one path drawn from the alphas' probabilities, mixed with uniform
 
 Weighted paths, as Gates, for the steps that move alphas: `sampled_gates`, by one of SAMPLERS.
@@ -33,14 +34,18 @@ def generator_for(seed: int, stream: int, index: int) -> torch.Generator:
 def round_length(space: SearchSpace) -> int:
     """Steps in which every candidate of every slot runs equally often: the least common multiple of their counts.
 
-    NOTE: unlike counts make long rounds (5, 7, 8, 9 and 11 candidates: 27,720 steps), and fairness holds only over whole ones.
+    NOTE: unlike counts make long rounds (5, 7, 8, 9 and 11 candidates: 27,720 steps), and fairness holds only over
+    whole ones.
     """
     return math.lcm(*_counts(space))
 
 
 def covering_length(space: SearchSpace) -> int:
-    """Steps from the beginning of a round of `fair_choice` in which every candidate of every running slot runs at least once."""
-    return max(_counts(space))  # a round is made of permutations, so a slot of n candidates has run all of them after n steps
+    """Steps from the beginning of a round of `fair_choice` in which every candidate of every running slot runs at least
+    once.
+    """
+    # a round is made of permutations, so a slot of n candidates has run all of them after n steps
+    return max(_counts(space))
 
 
 def _counts(space: SearchSpace) -> list[int]:
@@ -48,9 +53,13 @@ def _counts(space: SearchSpace) -> list[int]:
 
 
 def largest(slot: Slot) -> int:
-    """The candidate with the most hidden channels and, among these, the most squeeze channels and the largest kernel."""
+    """The candidate with the most hidden channels and, among these, the most squeeze channels and the largest
+    kernel.
+    """
     specs = slot.candidates
-    return max(range(len(specs)), key=lambda i: (specs[i].hidden_channels, specs[i].squeeze_channels, specs[i].kernel_size))
+    return max(
+        range(len(specs)), key=lambda i: (specs[i].hidden_channels, specs[i].squeeze_channels, specs[i].kernel_size)
+    )
 
 
 def largest_choice(space: SearchSpace, seed: int, step: int) -> Choice:
@@ -95,16 +104,23 @@ def sampled_choice(alphas: Alphas, temperature: float, uniform_share: float, see
 
 @dataclass(frozen=True)
 class Gates:
-    """How much of which results to add up: `indices` and, for each, a 0-dim weight that carries the gradient to the alphas."""
+    """How much of which results to add up:
+
+    `indices` and, for each, a 0-dim weight that carries the gradient to the alphas.
+    """
 
     indices: tuple[int, ...]
     weights: tuple[Tensor, ...]
 
 
-def sampled_gates(sampler: str, alphas: Alphas, temperature: float, seed: int, step: int) -> tuple[list[list[Gates]], list[Gates]]:
-    """Gates by a sampler (a key of SAMPLERS) for every slot [stage][slot] and for every stage's depth (indices count from min_depth).
+def sampled_gates(
+    sampler: str, alphas: Alphas, temperature: float, seed: int, step: int
+) -> tuple[list[list[Gates]], list[Gates]]:
+    """Gates by a sampler (a key of SAMPLERS) for every slot [stage][slot] and for every stage's depth (indices count
+    from min_depth).
 
-    p = softmax(alpha / temperature) for all of them; they differ in how many alternatives run and in how the gradient reaches alpha.
+    p = softmax(alpha / temperature) for all of them; they differ in how many alternatives run and in how the gradient
+    reaches alpha.
     """
     generator, gate = generator_for(seed, 3, step), SAMPLERS[sampler]
     ops = alphas.space.each_slot(lambda i, j: gate(alphas.ops[i][j] / temperature, generator))
@@ -112,13 +128,17 @@ def sampled_gates(sampler: str, alphas: Alphas, temperature: float, seed: int, s
 
 
 def mixture(logits: Tensor, generator: torch.Generator) -> Gates:
-    """All alternatives, weighted by their probabilities (DARTS, arXiv:1806.09055): y = sum_k p_k o_k. Costs as much as all of them."""
+    """All alternatives, weighted by their probabilities (DARTS, arXiv:1806.09055): y = sum_k p_k o_k.
+
+    Costs as much as all of them.
+    """
     return Gates(tuple(range(len(logits))), tuple(torch.softmax(logits, 0)))
 
 
 def straight_through(logits: Tensor, generator: torch.Generator) -> Gates:
-    """One alternative, drawn by Gumbel-softmax (arXiv:1611.01144, as one path: arXiv:1910.04465): with s = softmax(log p + g),
-    k = argmax s, y = (1 + s_k - stop_gradient(s_k)) o_k. The value is that of one path; the gradient is biased, and noisy."""
+    """One alternative, drawn by Gumbel-softmax (arXiv:1611.01144, as one path: arXiv:1910.04465): with s = softmax(log
+    p + g), k = argmax s, y = (1 + s_k - stop_gradient(s_k)) o_k. The value is that of one path; the gradient is biased,
+    and noisy."""
     uniform = torch.rand(len(logits), generator=generator).clamp(1e-20, 1 - 1e-7)
     relaxed = torch.softmax(torch.log_softmax(logits, 0) - (-uniform.log()).log(), 0)
     index = int(relaxed.argmax())
@@ -126,8 +146,9 @@ def straight_through(logits: Tensor, generator: torch.Generator) -> Gates:
 
 
 def two_paths(logits: Tensor, generator: torch.Generator) -> Gates:
-    """Two alternatives, drawn by p; the value is that of one of them, the gradient reaches both (ProxylessNAS, arXiv:1812.00332,
-    section 3.2). With q = softmax([logit_i, logit_j]), one made active by q: y = sum_k (active_k + q_k - stop_gradient(q_k)) o_k."""
+    """Two alternatives, drawn by p; the value is that of one of them, the gradient reaches both (ProxylessNAS,
+    arXiv:1812.00332, section 3.2). With q = softmax([logit_i, logit_j]), one made active by q: y = sum_k (active_k +
+    q_k - stop_gradient(q_k)) o_k."""
     if len(logits) == 1:
         return Gates((0,), (logits.new_ones(()),))
     p = torch.softmax(logits.detach(), 0).clamp(min=1e-6)

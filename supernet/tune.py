@@ -16,8 +16,11 @@ PEAK, WARM_UP = 0.5, 0.1  # of the search's learning rate, and of the steps
 
 
 @torch.no_grad()
-def inherited(supernet: Supernet, choice: Choice, config: quant.QuantConfig, batches: Iterable[Tensor]) -> fx.GraphModule:
-    """The network of a choice with the supernet's weights, attached, its batch norm and ranges measured anew on `batches` of images.
+def inherited(
+    supernet: Supernet, choice: Choice, config: quant.QuantConfig, batches: Iterable[Tensor]
+) -> fx.GraphModule:
+    """The network of a choice with the supernet's weights, attached, its batch norm and ranges measured anew on
+    `batches` of images.
 
     It shares nothing with the supernet. The ranges go on from the path's own, quickly.
     """
@@ -31,7 +34,8 @@ def inherited(supernet: Supernet, choice: Choice, config: quant.QuantConfig, bat
 
 @torch.no_grad()
 def recalibrate(graph: fx.GraphModule, batches: Iterable[Tensor]) -> None:
-    """Replace batch-norm statistics by the plain average over `batches` and move the ranges to them; back as it was otherwise.
+    """Replace batch-norm statistics by the plain average over `batches` and move the ranges to them; back as it was
+    otherwise.
 
     Nothing drops out meanwhile: evaluation does not, and the result is the same whatever was drawn before.
     """
@@ -55,13 +59,16 @@ def recalibrate(graph: fx.GraphModule, batches: Iterable[Tensor]) -> None:
 
 
 def tune(graph: nn.Module, train: Batch, steps: int, plan: Plan, loss: Callable, seed: int = 0) -> bool:
-    """Train an attached network in place for `steps` steps as the search trained its weights; returns whether that went well.
+    """Train an attached network in place for `steps` steps as the search trained its weights; returns whether that went
+    well.
 
-    In the supernet weights serve many networks; a few steps alone tell better which of them are good. The learning rate rises to PEAK
-    of the search's and falls straight to 0.
+    In the supernet weights serve many networks; a few steps alone tell better which of them are good. The learning rate
+    rises to PEAK of the search's and falls straight to 0.
     """
     torch.manual_seed(seed)  # of dropout
-    optimizer = torch.optim.SGD(weight_groups(graph, plan.weight_decay), lr=plan.lr, momentum=plan.momentum, nesterov=True)
+    optimizer = torch.optim.SGD(
+        weight_groups(graph, plan.weight_decay), lr=plan.lr, momentum=plan.momentum, nesterov=True
+    )
     device = next(graph.parameters()).device
     graph.train()
     for step in range(steps):

@@ -1,4 +1,6 @@
-"""python -m tasks export --run RUN --format onnx: the INT8 network of a finished run of retrain.py as a file to ship."""
+"""python -m tasks export --run RUN --format onnx: the INT8 network of a finished run of retrain.py as a file to
+ship.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -14,7 +16,17 @@ from common.files import read_json
 from quant.executors import ONNX_ENGINES
 from tasks import parts
 from tasks.kinds import KINDS, Choices, Request
-from tasks.ship import Checked, check_writable, compare, doubts, onnx_words, parity_words, part_path, save_frozen, save_onnx
+from tasks.ship import (
+    Checked,
+    check_writable,
+    compare,
+    doubts,
+    onnx_words,
+    parity_words,
+    part_path,
+    save_frozen,
+    save_onnx,
+)
 from tasks.trained import Trained, load
 
 FORMATS = ("onnx", *(engine for engine in quant.ENGINES if engine != "reference"))
@@ -30,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def default_output(run: str, format: str) -> Path:
-    return Path(run) / ("int8.onnx" if format == "onnx" else f"int8_{format}.{'onnx' if format in ONNX_ENGINES else 'pt'}")
+    return Path(run) / (
+        "int8.onnx" if format == "onnx" else f"int8_{format}.{'onnx' if format in ONNX_ENGINES else 'pt'}"
+    )
 
 
 def find_pictures(run: str, trained: Trained, data_root: str | None) -> Checked:
@@ -39,8 +53,15 @@ def find_pictures(run: str, trained: Trained, data_root: str | None) -> Checked:
     root = data_root or config.get("data_root")
     try:
         bad = "skip" if config.get("bad_data") == "skip" else "refuse"
-        wanted = Request(config.get("data"), root if isinstance(root, str) else None, trained.input_size, 0, PICTURES, bad_data=bad,
-                         direction=config.get("direction", "a_to_b"))  # fmt: skip
+        wanted = Request(
+            config.get("data"),
+            root if isinstance(root, str) else None,
+            trained.input_size,
+            0,
+            PICTURES,
+            bad_data=bad,
+            direction=config.get("direction", "a_to_b"),
+        )
         pictures = kind.training(wanted)
         print(f"checked on {len(pictures)} pictures of {config['data']}")
     except UserError as error:
@@ -51,11 +72,17 @@ def find_pictures(run: str, trained: Trained, data_root: str | None) -> Checked:
 
 
 def export(trained: Trained, format: str, output: Path, checked: Checked) -> None:
-    """Convert, check, write and say what came out. Raises UserError where the integer network does not compute what was trained."""
+    """Convert, check, write and say what came out.
+
+    Raises UserError where the integer network does not compute what was trained.
+    """
     engine = "onnxruntime" if format == "onnx" else format
     if quant.weight_qmax(engine) < trained.weight_qmax:
-        raise UserError(f"format: {engine} takes weights up to {quant.weight_qmax(engine)} on this CPU, {trained.name} was trained for "
-                        f"{trained.config.engine} with weights up to {trained.weight_qmax}; retrain with --engine {engine}")  # fmt: skip
+        raise UserError(
+            f"format: {engine} takes weights up to {quant.weight_qmax(engine)} on this CPU, {trained.name} was trained "
+            "for "
+            f"{trained.config.engine} with weights up to {trained.weight_qmax}; retrain with --engine {engine}"
+        )
     converted = parts.convert(trained.graph, engine)
     found = compare(trained.graph, converted, checked)
     if found["refused"]:
@@ -81,9 +108,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     export = commands.add_parser("export", help="the INT8 network of a finished run as a file to ship")
     export.add_argument("--run", required=True, help="the run's folder")
-    export.add_argument("--format", required=True, choices=FORMATS, help="onnx, or an engine: for torch's own a frozen module")
+    export.add_argument(
+        "--format", required=True, choices=FORMATS, help="onnx, or an engine: for torch's own a frozen module"
+    )
     export.add_argument("--output", help="the file (default: in the run's folder)")
-    export.add_argument("--data-root", help="folder of the pictures to check it on (default: the one it was trained on)")
+    export.add_argument(
+        "--data-root", help="folder of the pictures to check it on (default: the one it was trained on)"
+    )
     return parser
 
 

@@ -1,7 +1,7 @@
 """Boxes around objects as files have them, and what is checked before a single picture is opened.
 
-Files come from strangers: what cannot be used is named, and then refused or left out, as the user chose. Boxes are x0, y0, x1, y1 in
-pixels from the corner of the picture.
+Files come from strangers: what cannot be used is named, and then refused or left out, as the user chose. Boxes are x0,
+y0, x1, y1 in pixels from the corner of the picture.
 """
 
 import os
@@ -32,10 +32,15 @@ class Problems:
         """Refuse them (UserError), or say once what is left out."""
         if not self.found:
             return
-        named = "; ".join(self.found[:NAMED]) + (f"; and {len(self.found) - NAMED} more" if len(self.found) > NAMED else "")
+        named = "; ".join(self.found[:NAMED]) + (
+            f"; and {len(self.found) - NAMED} more" if len(self.found) > NAMED else ""
+        )
         words = f"{len(self.found)} bad annotation{'s' if len(self.found) > 1 else ''}: {named}"
         if bad == "refuse":
-            raise UserError(f"data_root: {words}; mend them, or add --bad-data skip to leave them out (boxes that reach out are clipped)")
+            raise UserError(
+                f"data_root: {words}; mend them, or add --bad-data skip to leave them out (boxes that reach out are "
+                "clipped)"
+            )
         print(f"warning: left out or clipped: {words}", file=sys.stderr)
 
 
@@ -55,7 +60,9 @@ class Raw:
         self.paths.append(str(path))
         self.sizes.append(size)
 
-    def add_box(self, owner: int, name: str, box: Sequence[float], difficult: bool = False, crowd: bool = False) -> None:
+    def add_box(
+        self, owner: int, name: str, box: Sequence[float], difficult: bool = False, crowd: bool = False
+    ) -> None:
         self.owners.append(owner)
         self.names.append(name)
         self.boxes.append(box)
@@ -109,7 +116,9 @@ def checked(raw: Raw, classes: tuple[str, ...], problems: Problems) -> Annotatio
     order = np.flatnonzero(keep)[np.argsort(owners[keep], kind="stable")]
     first = np.searchsorted(owners[order], np.arange(len(raw.paths) + 1))
     difficult, crowd = np.array(raw.difficult, bool), np.array(raw.crowd, bool)
-    return Annotations(raw.paths, sizes, first, boxes[order].astype(np.float32), labels[order], difficult[order], crowd[order])
+    return Annotations(
+        raw.paths, sizes, first, boxes[order].astype(np.float32), labels[order], difficult[order], crowd[order]
+    )
 
 
 BEYOND = "reaches out of its picture"  # the one fault that is clipped
@@ -123,7 +132,13 @@ def _wrong(boxes: np.ndarray, labels: np.ndarray, sizes: np.ndarray) -> np.ndarr
         beyond = np.stack([-x0, -y0, x1 - width, y1 - height], 1).max(1, initial=-np.inf) > SLACK
         outside = (np.minimum(x1, width) <= np.maximum(x0, 0)) | (np.minimum(y1, height) <= np.maximum(y0, 0))
         tests = [labels < 0, ~np.isfinite(boxes).all(1), (x1 <= x0) | (y1 <= y0), outside, beyond]
-    words = ["is of a class that train does not have", "is not finite", "has no area", "lies outside its picture", BEYOND]
+    words = [
+        "is of a class that train does not have",
+        "is not finite",
+        "has no area",
+        "lies outside its picture",
+        BEYOND,
+    ]
     return np.select(tests, words, "")
 
 

@@ -21,7 +21,8 @@ Picture = tuple[int, str, tuple[int, int]]  # id, name of its file, height and w
 class Table:
     """What one file says: `names` of the categories in the order of their ids, the pictures, and of each box
 
-    owner (M,) number of its picture, label (M,) of its category, box (M, 4) x0 y0 x1 y1 float64, crowd (M,) bool; then what is wrong.
+    owner (M,) number of its picture, label (M,) of its category, box (M, 4) x0 y0 x1 y1 float64, crowd (M,) bool; then
+    what is wrong.
     """
 
     names: tuple[str, ...]
@@ -39,7 +40,9 @@ def read_coco(root: Path, splits: Sequence[str], problems: Problems) -> tuple[di
     if files["train"] is None:
         raise UserError(f"data_root: there is no {root / 'annotations'}/instances_train*.json")
     tables = {name: _table(file, *stamp(file)) for name, file in files.items() if file is not None}
-    found = {name: _split(table, files[name], picture_folder(root, files[name]), problems) for name, table in tables.items()}
+    found = {
+        name: _split(table, files[name], picture_folder(root, files[name]), problems) for name, table in tables.items()
+    }
     return found, tables["train"].names
 
 
@@ -54,7 +57,9 @@ def _split(table: Table, file: Path, folder: Path, problems: Problems) -> Raw:
             raw.add_picture(folder / name, size)
         else:
             problems.add(file, f"image {key}: there is no {folder / name}")
-    for owner, label, box, crowd in zip(*(column.tolist() for column in (table.owner, table.label, table.box, table.crowd)), strict=True):
+    for owner, label, box, crowd in zip(
+        *(column.tolist() for column in (table.owner, table.label, table.box, table.crowd)), strict=True
+    ):
         if numbers[owner] is not None:
             raw.add_box(numbers[owner], table.names[label], box, crowd=crowd)
     return raw
@@ -75,14 +80,21 @@ def _table(file: Path, size: int, changed: int) -> Table:
         except ValueError as error:
             problems.add(f"{file}, annotation {_id(row)!r}", str(error))
     owner, label, box, crowd = zip(*rows, strict=True) if rows else ((), (), (), ())
-    columns = np.array(owner, np.int64), np.array(label, np.int64), np.array(box, np.float64).reshape(-1, 4), np.array(crowd, bool)
+    columns = (
+        np.array(owner, np.int64),
+        np.array(label, np.int64),
+        np.array(box, np.float64).reshape(-1, 4),
+        np.array(crowd, bool),
+    )
     return Table(tuple(names.values()), tuple(pictures), *columns, tuple(problems.found))
 
 
 def _categories(found: dict[str, list], file: Path) -> dict[int, str]:
     """Names by id, in the order of the ids."""
     rows = found["categories"]
-    if not all(isinstance(row, dict) and type(row.get("id")) is int and isinstance(row.get("name"), str) for row in rows):
+    if not all(
+        isinstance(row, dict) and type(row.get("id")) is int and isinstance(row.get("name"), str) for row in rows
+    ):
         raise UserError(f"data_root: {file}: categories: each must have a whole number as its id, and a name")
     names = {row["id"]: row["name"].strip() for row in sorted(rows, key=lambda row: row["id"])}
     if len(set(names.values())) < len(rows):
@@ -103,7 +115,9 @@ def _pictures(rows: list, file: Path, problems: Problems) -> tuple[list[Picture]
         if not stays_inside(name):
             problems.add(file, f"image {key}: file_name {name!r}, must be a path inside the folder of the pictures")
         elif not all(type(side) is int and 0 < side < LARGEST for side in size):
-            problems.add(file, f"image {key} ({name}): height {size[0]!r} and width {size[1]!r}, must be numbers of pixels")
+            problems.add(
+                file, f"image {key} ({name}): height {size[0]!r} and width {size[1]!r}, must be numbers of pixels"
+            )
         else:
             numbers[key] = len(pictures)
             pictures.append((key, name, size))
@@ -119,7 +133,11 @@ def _object(row: Any, numbers: Numbers, labels: dict[int, int]) -> tuple[int, in
         raise ValueError(f"image_id: {image!r} is not the id of a picture")
     if type(category) is not int or category not in labels:
         raise ValueError(f"category_id: {category!r} is not the id of a category")
-    if not isinstance(box, list) or len(box) != 4 or not all(type(v) is float or type(v) is int and abs(v) < LARGEST**2 for v in box):
+    if (
+        not isinstance(box, list)
+        or len(box) != 4
+        or not all(type(v) is float or type(v) is int and abs(v) < LARGEST**2 for v in box)
+    ):
         raise ValueError(f"bbox: {box!r}, must be four numbers x, y, width, height")
     if crowd not in (0, 1):
         raise ValueError(f"iscrowd: {crowd!r}, must be 0 or 1")

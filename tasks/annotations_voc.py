@@ -24,15 +24,18 @@ Pairs = list[tuple[Path, str]]  # the folder of a year, the name of a picture in
 def read_voc(root: Path, splits: Sequence[str], problems: Problems) -> tuple[dict[str, Raw], tuple[str, ...]]:
     """The splits and the sorted class names of train. Raises UserError.
 
-    Of several years all their trainval is to train on, and no validation part is left: the one that is then split off follows a seed, so
-    that the validation pictures of another seed may have been trained on.
+    Of several years all their trainval is to train on, and no validation part is left: the one that is then split off
+    follows a seed, so that the validation pictures of another seed may have been trained on.
     """
     years = _years(root)
     lists = {name: _list(years, name) for name in splits}
     if len(years) > 1 or not lists["train"]:
         lists = lists | {"train": _list(years, "trainval") or lists["train"], "val": []}
     if not lists["train"]:
-        raise UserError(f"data_root: {years[0] / 'ImageSets/Main'} has no train.txt or trainval.txt with the names of pictures in it")
+        raise UserError(
+            f"data_root: {years[0] / 'ImageSets/Main'} has no train.txt or trainval.txt with the names of pictures in "
+            "it"
+        )
     found = {name: _split(name, pairs, problems) for name, pairs in lists.items() if pairs}
     return found, tuple(sorted(set(found["train"].names)))
 
@@ -41,7 +44,10 @@ def _years(root: Path) -> list[Path]:
     devkit = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
     years = sorted(path for path in devkit.glob("VOC[0-9][0-9][0-9][0-9]") if path.is_dir())
     if not years:
-        raise UserError(f"data_root: {root} holds no VOCdevkit/VOC2007 (or another year) with Annotations, ImageSets/Main and JPEGImages")
+        raise UserError(
+            f"data_root: {root} holds no VOCdevkit/VOC2007 (or another year) with Annotations, ImageSets/Main and "
+            "JPEGImages"
+        )
     return years
 
 
@@ -60,7 +66,10 @@ def _lines(file: Path) -> list[str]:
 
 def _split(split: str, pairs: Pairs, problems: Problems) -> Raw:
     raw = Raw()
-    pictures = {year: {os.path.splitext(name)[0]: name for name in files_of(year / "JPEGImages")} for year in {year for year, _ in pairs}}
+    pictures = {
+        year: {os.path.splitext(name)[0]: name for name in files_of(year / "JPEGImages")}
+        for year in {year for year, _ in pairs}
+    }
     for year, name in tqdm(pairs, desc=f"reading boxes of {split}", unit="file", delay=2, leave=False):
         file, folder = year / "Annotations" / f"{name}.xml", year / "JPEGImages"
         if name not in pictures[year]:
@@ -77,7 +86,9 @@ def _split(split: str, pairs: Pairs, problems: Problems) -> Raw:
     return raw
 
 
-def _add(size: tuple[int, int], objects: Sequence[Object], faults: Sequence[str], picture: Path, raw: Raw, problems: Problems) -> None:
+def _add(
+    size: tuple[int, int], objects: Sequence[Object], faults: Sequence[str], picture: Path, raw: Raw, problems: Problems
+) -> None:
     raw.add_picture(picture, size if all(size) else _size_of(picture))
     problems.found.extend(faults)
     for thing in objects:
@@ -86,7 +97,10 @@ def _add(size: tuple[int, int], objects: Sequence[Object], faults: Sequence[str]
 
 @lru_cache(maxsize=2**15)  # the classes are asked for before the boxes
 def _annotation(file: Path, size: int, changed: int) -> tuple[tuple[int, int], tuple[Object, ...], tuple[str, ...]]:
-    """Height and width as they are stated, or 0; objects; faults. Raises OSError, SyntaxError (XML's, too), ValueError, LookupError."""
+    """Height and width as they are stated, or 0; objects; faults.
+
+    Raises OSError, SyntaxError (XML's, too), ValueError, LookupError.
+    """
     annotation, objects, problems = ET.fromstring(file.read_bytes()), [], Problems()
     if annotation.tag != "annotation":
         raise ValueError(f"<annotation> is wanted, not <{annotation.tag}>")

@@ -1,7 +1,9 @@
-"""What a detector sees: pictures resized to its square input, and in training the augmentation of SSD (arXiv:1512.02325).
+"""What a detector sees: pictures resized to its square input, and in training the augmentation of SSD
+(arXiv:1512.02325).
 
-Zooming out and cropping only move a window over the picture. So the window is found first, from the boxes alone, and the pixels in it
-are resized once; colours change last, on the few pixels that are left. That is several times as quick as one step after the other.
+Zooming out and cropping only move a window over the picture. So the window is found first, from the boxes alone, and
+the pixels in it are resized once; colours change last, on the few pixels that are left. That is several times as quick
+as one step after the other.
 """
 
 import math
@@ -13,11 +15,14 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.transforms import v2
 
-Target = dict[str, Tensor]  # boxes (K, 4) float32 x0 y0 x1 y1, labels (K,) int64, difficult, crowd (K,) bool; of the picture: size, number
+# boxes (K, 4) float32 x0 y0 x1 y1, labels (K,) int64, difficult, crowd (K,) bool; of the picture: size, number
+Target = dict[str, Tensor]
 OF_BOXES = ("boxes", "labels", "difficult", "crowd")
 
-ZOOM_OUT, LARGEST_CANVAS = 0.5, 4.0  # share of the pictures that are zoomed out, and the sides of the canvas in those of the picture
-LEAST_IOU = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, None)  # of a window with some box, one of these is drawn; None is the whole canvas
+# share of the pictures that are zoomed out, and the sides of the canvas in those of the picture
+ZOOM_OUT, LARGEST_CANVAS = 0.5, 4.0
+# of a window with some box, one of these is drawn; None is the whole canvas
+LEAST_IOU = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, None)
 TRIALS = 40  # windows before another is drawn
 SMALLEST, ASPECT = 0.3, (0.5, 2.0)  # sides of a window in those of the canvas; its width over its height
 SMALLEST_BOX = 1.0  # pixels of the input; what shows less is not trained on
@@ -38,9 +43,9 @@ class Fit:
 class Augment:
     """(picture, target) -> (3, size, size) uint8 and boxes in its pixels, at random from torch's global generator.
 
-    Half of the pictures are zoomed out on a canvas of the colour `fill`; a window that shares a drawn least IoU with some box is cut
-    out, mirrored half of the time and resized, and its colours are distorted. Boxes end where the window does, and those whose centre it
-    does not hold are gone. Difficult objects and crowds are not trained on.
+    Half of the pictures are zoomed out on a canvas of the colour `fill`; a window that shares a drawn least IoU with
+    some box is cut out, mirrored half of the time and resized, and its colours are distorted. Boxes end where the
+    window does, and those whose centre it does not hold are gone. Difficult objects and crowds are not trained on.
     """
 
     size: int
@@ -87,7 +92,8 @@ def zoomed_out(width: int, height: int) -> Window:
 
 
 def iou_window(canvas: Window, boxes: Tensor) -> Window:
-    """A random part of the canvas that has a drawn least IoU with some box (K, 4) whose centre it holds, or the whole canvas.
+    """A random part of the canvas that has a drawn least IoU with some box (K, 4) whose centre it holds, or the whole
+    canvas.
 
     The law is that of torchvision's RandomIoUCrop; all trials are judged together.
     """
@@ -119,14 +125,20 @@ def _candidates(canvas: Window) -> Tensor:
 def seen(target: Target, window: Window, size: int) -> Target:
     """What a window shows of the boxes, in the pixels of the (size, size) that it is resized to."""
     target = select(target, window.holds_centres(target["boxes"]))
-    start, scale = torch.tensor([window.left, window.top] * 2), torch.tensor([size / window.width, size / window.height] * 2)
+    start, scale = (
+        torch.tensor([window.left, window.top] * 2),
+        torch.tensor([size / window.width, size / window.height] * 2),
+    )
     boxes = ((target["boxes"] - start) * scale).clamp(0, size)
     target = target | {"boxes": boxes}
     return select(target, ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST_BOX).all(1))
 
 
 def look(image: Tensor, window: Window, size: int, fill: tuple[int, int, int]) -> Tensor:
-    """What a window shows of a picture (3, H, W) uint8, resized to (3, size, size); `fill` where it reaches beyond the picture."""
+    """What a window shows of a picture (3, H, W) uint8, resized to (3, size, size);
+
+    `fill` where it reaches beyond the picture.
+    """
     columns, across = _overlap(window.left, window.width, image.shape[-1], size)
     rows, down = _overlap(window.top, window.height, image.shape[-2], size)
     part = v2.functional.resize(image[:, rows, columns], [down.stop - down.start, across.stop - across.start])
@@ -138,7 +150,9 @@ def look(image: Tensor, window: Window, size: int, fill: tuple[int, int, int]) -
 
 
 def _overlap(start: int, length: int, there: int, size: int) -> tuple[slice, slice]:
-    """In one direction: the pixels, of `there`, that a window shows, and where they lie among `size`; at least one of each."""
+    """In one direction: the pixels, of `there`, that a window shows, and where they lie among `size`; at least one of
+    each.
+    """
     first, last = max(start, 0), min(start + length, there)
     low = min(math.floor((first - start) / length * size + 0.5), size - 1)
     return slice(first, last), slice(low, max(math.floor((last - start) / length * size + 0.5), low + 1))

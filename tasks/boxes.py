@@ -37,11 +37,12 @@ def detection(
 ) -> Data:
     """Pictures, boxes and class names of one of DATA, for networks that see `input_size` pixels square.
 
-    Targets are dicts: boxes (K, 4) float32 x0 y0 x1 y1, labels (K,) int64, difficult (K,) and crowd (K,) bool, size (2,) the picture's
-    own height and width, number () its number in the split. In training boxes are in input pixels, in evaluation in the picture's own.
-    `seed` decides what is split off (a validation part where the data has none, the `train_images` kept); `bad` what becomes of bad
-    annotations and pictures (tasks.samples). Where val is split off (of several years of VOC it always is), the validation pictures of
-    one seed may have been trained on under another: judge each network on its own seed's. Raises UserError.
+    Targets are dicts: boxes (K, 4) float32 x0 y0 x1 y1, labels (K,) int64, difficult (K,) and crowd (K,) bool, size
+    (2,) the picture's own height and width, number () its number in the split. In training boxes are in input pixels,
+    in evaluation in the picture's own. `seed` decides what is split off (a validation part where the data has none, the
+    `train_images` kept); `bad` what becomes of bad annotations and pictures (tasks.samples). Where val is split off (of
+    several years of VOC it always is), the validation pictures of one seed may have been trained on under another:
+    judge each network on its own seed's. Raises UserError.
     """
     check_wanted(data, data_root, DATA)
     if train_images is not None and train_images < 2:
@@ -49,8 +50,10 @@ def detection(
     problems = Problems()
     sources, classes = _scenes(input_size) if data == "scenes" else _files(data, Path(data_root), bad, problems)
     fit, augment = Fit(input_size), Augment(input_size, (0, 0, 0))
-    parts = {name: Samples(source, torch.arange(len(source)), input_size, fit, augment, workers=workers, bad=bad)
-             for name, source in sources.items()}  # fmt: skip
+    parts = {
+        name: Samples(source, torch.arange(len(source)), input_size, fit, augment, workers=workers, bad=bad)
+        for name, source in sources.items()
+    }
     if "val" not in parts:
         parts["train"], parts["val"] = split_off(parts["train"], VAL_SHARE, seed)
     parts["train"] = some_of(parts["train"], train_images, seed)
@@ -66,7 +69,9 @@ def class_names(data: str = "scenes", data_root: str | os.PathLike | None = None
 
 
 def _scenes(input_size: int) -> tuple[dict[str, Source], tuple[str, ...]]:
-    return {name: Scenes(world, count, input_size) for world, (name, count) in enumerate(SCENES.items())}, scenes.CLASSES
+    return {
+        name: Scenes(world, count, input_size) for world, (name, count) in enumerate(SCENES.items())
+    }, scenes.CLASSES
 
 
 def _files(data: str, root: Path, bad: Bad, problems: Problems) -> tuple[dict[str, Source], tuple[str, ...]]:
@@ -96,7 +101,12 @@ class Scenes:
     def read(self, index: int) -> tuple[Tensor, Target]:
         scene = scenes.scene(self.world, index, self.size)
         no = torch.zeros(len(scene.boxes), dtype=torch.bool)
-        target = {"boxes": torch.from_numpy(scene.boxes), "labels": torch.from_numpy(scene.box_labels), "difficult": no, "crowd": no}
+        target = {
+            "boxes": torch.from_numpy(scene.boxes),
+            "labels": torch.from_numpy(scene.box_labels),
+            "difficult": no,
+            "crowd": no,
+        }
         return torch.from_numpy(scene.image).permute(2, 0, 1), target | _identity(index, (self.size, self.size))
 
 
@@ -115,7 +125,10 @@ class Files:
     def read(self, index: int) -> tuple[Tensor, Target]:
         image, size = read_picture(self.name(index)), tuple(self.annotations.sizes[index].tolist())
         if tuple(image.shape[1:]) != size:
-            raise BadSample(self.name(index), f"has {image.shape[2]}x{image.shape[1]} pixels, its annotation says {size[1]}x{size[0]}")
+            raise BadSample(
+                self.name(index),
+                f"has {image.shape[2]}x{image.shape[1]} pixels, its annotation says {size[1]}x{size[0]}",
+            )
         target = {name: torch.from_numpy(value.copy()) for name, value in self.annotations.of(index).items()}
         return image, target | _identity(index, size)
 

@@ -33,20 +33,27 @@ class Classification:
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, pictures: Pictures) -> dict[str, float]:
-        """top1 in [0, 1] and cross-entropy of a float, fake-quant or integer model over all pictures, in evaluation mode.
+        """top1 in [0, 1] and cross-entropy of a float, fake-quant or integer model over all pictures, in evaluation
+        mode.
 
         The ranks divide the pictures among themselves and return the same numbers.
         """
         model.eval()
         device = pictures.mean.device
-        top1, loss = MulticlassAccuracy(self.num_classes, average="micro").to(device), torch.zeros((), dtype=torch.float64, device=device)
+        top1, loss = (
+            MulticlassAccuracy(self.num_classes, average="micro").to(device),
+            torch.zeros((), dtype=torch.float64, device=device),
+        )
         batches = -(-len(pictures) // (EVALUATION_BATCH * distributed.world_size()))
         mine = in_order(pictures, EVALUATION_BATCH, distributed.share())
         for x, y in tqdm(mine, desc="evaluating", total=batches, unit="batch", delay=3, leave=False):
             logits = model(x)
             top1.update(logits, y)
             loss += F.cross_entropy(logits, y, reduction="sum").double()
-        return {"top1": round(top1.compute().item(), 6), "loss": round(distributed.sum_(loss).item() / len(pictures), 6)}
+        return {
+            "top1": round(top1.compute().item(), 6),
+            "loss": round(distributed.sum_(loss).item() / len(pictures), 6),
+        }
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """The class (B,) that a model of any sort gives each picture."""
@@ -54,7 +61,9 @@ class Classification:
 
     @torch.inference_mode()
     def agreement(self, graph: nn.Module, network: nn.Module, pictures: Pictures) -> float:
-        """Share of pictures to which fake-quant and an INT8 network, converted or read from a file, give the same class."""
+        """Share of pictures to which fake-quant and an INT8 network, converted or read from a file, give the same
+        class.
+        """
         graph.eval()
         same = [self.predict(graph, x) == self.predict(network, x) for x, _ in in_order(pictures, EVALUATION_BATCH)]
         return round(torch.cat(same).double().mean().item(), 6)

@@ -1,4 +1,7 @@
-"""COCO's instances: annotations/instances_NAME.json, pictures in images/NAME, NAME or images; NAME begins with train, val or test."""
+"""COCO's instances: annotations/instances_NAME.json, pictures in images/NAME, NAME or images;
+
+NAME begins with train, val or test.
+"""
 
 import json
 import re
@@ -15,7 +18,10 @@ def instances_file(root: Path, split: str) -> Path | None:
     """The file of a split, None where there is none. Raises UserError for several."""
     files = sorted((root / "annotations").glob(f"instances_{split}*.json"))
     if len(files) > 1:
-        raise UserError(f"data_root: {root / 'annotations'} has {files[0].name} and {files[1].name}; keep the one that {split} is to be")
+        raise UserError(
+            f"data_root: {root / 'annotations'} has {files[0].name} and {files[1].name}; keep the one that {split} is "
+            "to be"
+        )
     return files[0] if files else None
 
 
@@ -49,8 +55,8 @@ def stamp(file: Path) -> tuple[int, int]:
 def content(file: Path, outlines: list[bytes] | None = None) -> dict[str, list]:
     """The lists PARTS of an instances file. Raises UserError.
 
-    Outlines are left out. Where a list for them is given their texts are put there, and "segmentation" is [number in that list]: nothing
-    else in the file can look like this, since a list of a number is an outline itself.
+    Outlines are left out. Where a list for them is given their texts are put there, and "segmentation" is [number in
+    that list]: nothing else in the file can look like this, since a list of a number is an outline itself.
     """
 
     def aside(match: re.Match) -> bytes:
@@ -65,5 +71,7 @@ def content(file: Path, outlines: list[bytes] | None = None) -> dict[str, list]:
         raise UserError(f"data_root: {file} cannot be read as JSON ({error})") from error
     for part in PARTS:
         if not isinstance(found, dict) or not isinstance(found.get(part), list):
-            raise UserError(f"data_root: {file}: {part}: missing; an object with the lists {', '.join(PARTS)} is wanted")
+            raise UserError(
+                f"data_root: {file}: {part}: missing; an object with the lists {', '.join(PARTS)} is wanted"
+            )
     return found

@@ -1,4 +1,6 @@
-"""CycleGAN (arXiv:1703.10593): two generators between two unpaired collections of pictures, each undoing what the other does."""
+"""CycleGAN (arXiv:1703.10593): two generators between two unpaired collections of pictures, each undoing what the other
+does.
+"""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -26,7 +28,8 @@ class CycleGan:
     rival            discriminators "a" and "b" of the two collections; None where nothing is trained
     judge            a trained network in whose features collections are compared; None: one of random weights
     cycle_weight     what the way there and back counts beside the discriminators
-    identity_weight  what staying as it is counts for a picture that is of the wanted collection already, as a share of cycle_weight
+    identity_weight  what staying as it is counts for a picture that is of the wanted collection already, as a share of
+                     cycle_weight
     """
 
     rival: Rival | None = None
@@ -37,7 +40,9 @@ class CycleGan:
     reported: ClassVar[tuple[str, ...]] = ("distance_a", "distance_b", "distance", "cycle_l1")
 
     def train_step(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss to differentiate, and what to log (equation 3; section 5.2 for the identity); the discriminators take their step first."""
+        """Loss to differentiate, and what to log (equation 3; section 5.2 for the identity); the discriminators take
+        their step first.
+        """
         a, b = both(batch)
         made_b, made_a = model.a_to_b(a).float(), model.b_to_a(b).float()
         logs = self.rival.learn({"a": a, "b": b}, {"a": made_a, "b": made_b})
@@ -64,8 +69,10 @@ class CycleGan:
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, samples: Samples) -> dict[str, float]:
-        """distance_a, distance_b: how far made pictures lie from real ones of that collection in feature space, smaller is better;
-        distance: their mean. cycle_l1 in [0, 1]: what a picture loses on its way there and back. The same numbers on all ranks."""
+        """distance_a, distance_b: how far made pictures lie from real ones of that collection in feature space, smaller
+        is better;
+        distance: their mean. cycle_l1 in [0, 1]: what a picture loses on its way there and back. The same numbers on
+        all ranks."""
         model.eval()
         network, device = self.judge or random_features(), samples.mean.device
         distances = {"a": FeatureDistance(network), "b": FeatureDistance(network)}
@@ -76,7 +83,9 @@ class CycleGan:
                 distances[name].update(real, real=True)
                 distances[name].update(made[name], real=False)
             for back, before in ((model.b_to_a(made["b"]), a), (model.a_to_b(made["a"]), b)):
-                lost += torch.stack([(back - before).double().abs().sum(), torch.tensor(float(before.numel()), device=device)])
+                lost += torch.stack(
+                    [(back - before).double().abs().sum(), torch.tensor(float(before.numel()), device=device)]
+                )
         found = {f"distance_{name}": distance.compute() for name, distance in distances.items()}
         total, count = distributed.sum_(lost).tolist()
         found |= {"distance": sum(found.values()) / 2, "cycle_l1": total / count / 2}
@@ -84,7 +93,9 @@ class CycleGan:
 
     @torch.inference_mode()
     def agreement(self, graph: nn.Module, network: nn.Module, samples: Samples) -> float:
-        """PSNR in dB of what INT8 generators, converted or read from files, make against what fake-quant ones make, both ways."""
+        """PSNR in dB of what INT8 generators, converted or read from files, make against what fake-quant ones make,
+        both ways.
+        """
         graph.eval()
         return likeness(lambda batch: _across(graph, batch), lambda batch: _across(network, batch), samples)
 
@@ -105,8 +116,9 @@ class CycleGan:
 def steady(model: nn.Module) -> Iterator[None]:
     """Inside, batch norms leave their running statistics and quantizers their ranges as they are.
 
-    A generator in use is given pictures of its own collection alone; what it is asked in training besides must not move what belongs to
-    these. (Running statistics of all three uses made pictures nine times as far from real ones by the feature distance.)
+    A generator in use is given pictures of its own collection alone; what it is asked in training besides must not move
+    what belongs to these. (Running statistics of all three uses made pictures nine times as far from real ones by the
+    feature distance.)
     """
     norms = {m: m.momentum for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     watching = [quantizer for quantizer in quant.quantizers_of(model).values() if quantizer.observe]

@@ -23,7 +23,8 @@ from tasks.pictures import Lazy, Memory, Pictures, balanced, fit_square, stored_
 from tasks.samples import Data, check_wanted, normalise
 
 DATA = ("scenes", "imagefolder", "cifar10", "cifar100")
-SCENES = {"train": 20_000, "val": 2_000, "test": 4_000}  # each split is a world (a seed) of its own, the same in every run
+# each split is a world (a seed) of its own, the same in every run
+SCENES = {"train": 20_000, "val": 2_000, "test": 4_000}
 VAL_SHARE = 0.1  # of train, where a data set brings no validation part
 MEMORY_BYTES = 1_500_000_000  # a split that is larger when decoded is read as needed
 STATISTICS = 1024  # training pictures that mean and std are computed from
@@ -109,8 +110,10 @@ def num_classes(data: str = "scenes", data_root: str | os.PathLike | None = None
 
 def _scene_sources(input_size: int) -> dict[str, _Source]:
     size = stored_size(input_size)
-    return {name: _source(name, _Painter(world, size), scenes.labels(world, np.arange(count)))
-            for world, (name, count) in enumerate(SCENES.items())}  # fmt: skip
+    return {
+        name: _source(name, _Painter(world, size), scenes.labels(world, np.arange(count)))
+        for world, (name, count) in enumerate(SCENES.items())
+    }
 
 
 @dataclass(frozen=True)
@@ -128,13 +131,20 @@ class _Painter:
 
 
 def _folder_sources(root: Path) -> tuple[dict[str, _Source], Sequence[str]]:
-    splits = {name: _folder(root / name) for name in ("train", "val", "test") if name == "train" or (root / name).is_dir()}
+    splits = {
+        name: _folder(root / name) for name in ("train", "val", "test") if name == "train" or (root / name).is_dir()
+    }
     classes = splits["train"].classes
     for name, split in splits.items():
         if split.classes != classes:
             unlike = ", ".join(sorted(set(classes) ^ set(split.classes)))
-            raise UserError(f"data_root: {root / name} and {root / 'train'} must have the same class folders; only one has {unlike}")
-    return {name: _source(name, _FileReader([path for path, _ in split.samples]), split.targets) for name, split in splits.items()}, classes
+            raise UserError(
+                f"data_root: {root / name} and {root / 'train'} must have the same class folders; only one has {unlike}"
+            )
+    return {
+        name: _source(name, _FileReader([path for path, _ in split.samples]), split.targets)
+        for name, split in splits.items()
+    }, classes
 
 
 def _source(name: str, read: Callable[[int], Image.Image], labels: Sequence[int]) -> _Source:
@@ -161,7 +171,9 @@ class _FileReader:
             with Image.open(self.paths[key]) as image:
                 return image.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"data_root: {self.paths[key]} cannot be read as a picture ({error}); mend or remove the file") from error
+            raise UserError(
+                f"data_root: {self.paths[key]} cannot be read as a picture ({error}); mend or remove the file"
+            ) from error
 
 
 def _cifar_sources(data: str, root: Path, download: bool) -> tuple[dict[str, _Source], Sequence[str]]:
@@ -175,7 +187,9 @@ def _cifar_sources(data: str, root: Path, download: bool) -> tuple[dict[str, _So
         ) from error
     except OSError as error:
         raise UserError(f"data_root: {data} could not be fetched into {root}: {error}") from error
-    return {name: _source(name, _ArrayReader(split.data), split.targets) for name, split in splits.items()}, splits["train"].classes
+    return {name: _source(name, _ArrayReader(split.data), split.targets) for name, split in splits.items()}, splits[
+        "train"
+    ].classes
 
 
 @dataclass(frozen=True)
@@ -190,7 +204,10 @@ def _split(source: _Source, seed: int) -> dict[str, _Source]:
     """Train and a validation part of VAL_SHARE that is taken out of it, balanced over the classes."""
     fewest = Counter(source.labels.tolist()).most_common()[-1][1]
     if fewest < 2:
-        raise UserError("data_root: a class of train has a single picture, so that no validation part can be split off; add a folder val")
+        raise UserError(
+            "data_root: a class of train has a single picture, so that no validation part can be split off; add a "
+            "folder val"
+        )
     chosen = balanced(source.labels, max(1, round(len(source) * VAL_SHARE)), seed)
     rest = torch.ones(len(source), dtype=torch.bool)
     rest[chosen] = False
@@ -212,7 +229,10 @@ def _decode(source: _Source, input_size: int) -> Pictures:
     images = np.empty((len(source), size, size, 3), np.uint8)
     pieces = np.array_split(source.keys.numpy(), max(1, len(source) // 128))
     start = 0
-    with ThreadPoolExecutor() as pool, tqdm(total=len(images), desc=f"decoding {source.name}", unit="img", delay=1, leave=False) as bar:
+    with (
+        ThreadPoolExecutor() as pool,
+        tqdm(total=len(images), desc=f"decoding {source.name}", unit="img", delay=1, leave=False) as bar,
+    ):
         for decoded in pool.map(piece, pieces):
             images[start : start + len(decoded)] = decoded
             start += len(decoded)

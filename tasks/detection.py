@@ -23,7 +23,9 @@ Found = dict[str, Tensor]  # boxes (K, 4) x0 y0 x1 y1, scores (K,), labels (K,)
 
 
 class Machinery(Protocol):
-    """What surrounds a network that only computes raw outputs: anchors, matching, losses, decoding, suppression (zoo.detectors)."""
+    """What surrounds a network that only computes raw outputs: anchors, matching, losses, decoding, suppression
+    (zoo.detectors).
+    """
 
     def losses(self, model: nn.Module, images: Tensor, targets: list[Target]) -> dict[str, Tensor]: ...
     def detections(self, model: nn.Module, images: Tensor) -> list[Found]: ...
@@ -40,7 +42,9 @@ class Detection:
     reported: ClassVar[tuple[str, ...]] = ("ap", "ap50", "voc_ap")
 
     def train_step(self, model: nn.Module, batch: tuple[Tensor, list[Target]]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss to differentiate, and its parts to log, for images (B, 3, S, S) and targets with boxes in their pixels."""
+        """Loss to differentiate, and its parts to log, for images (B, 3, S, S) and targets with boxes in their
+        pixels.
+        """
         losses = self.machinery.losses(model, *batch)
         return sum(losses.values()), {name: loss.detach() for name, loss in losses.items()}
 
@@ -50,9 +54,11 @@ class Detection:
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, samples: Samples) -> dict[str, float]:
-        """ap, ap50 and voc_ap in [0, 1] (tasks.detection_metrics) of a float, fake-quant or integer model, and of how many pictures.
+        """ap, ap50 and voc_ap in [0, 1] (tasks.detection_metrics) of a float, fake-quant or integer model, and of how
+        many pictures.
 
-        The ranks divide the pictures among themselves and return the same numbers. Raises UserError where there are no objects.
+        The ranks divide the pictures among themselves and return the same numbers. Raises UserError where there are no
+        objects.
         """
         model.eval()
         rows = []
@@ -62,11 +68,14 @@ class Detection:
                 rows.append(tuple({name: value.cpu() for name, value in part.items()} for part in (found, target)))
         rows = sorted(distributed.gather(rows), key=lambda row: int(row[1]["number"]))
         found, truths = zip(*rows) if rows else ((), ())
-        return {name: round(value, 6) for name, value in average_precisions(found, truths).items()} | {"pictures": len(rows)}
+        return {name: round(value, 6) for name, value in average_precisions(found, truths).items()} | {
+            "pictures": len(rows)
+        }
 
     @torch.inference_mode()
     def agreement(self, graph: nn.Module, network: nn.Module, samples: Samples) -> float:
-        """Share of the decisions (boxes with a score from SURE on) of either network that the other has, too; 1 where there are none.
+        """Share of the decisions (boxes with a score from SURE on) of either network that the other has, too; 1 where
+        there are none.
 
         It has it if it finds a box of the same class with an IoU of at least SAME and a score of at least HALF_SURE.
         """
@@ -84,7 +93,14 @@ class Detection:
 def _batches(samples: Samples, words: str) -> Iterator[tuple[Tensor, list[Target]]]:
     """This rank's share of the pictures."""
     total = -(-len(samples) // (EVALUATION_BATCH * distributed.world_size()))
-    return tqdm(in_order(samples, EVALUATION_BATCH, distributed.share()), desc=words, total=total, unit="batch", delay=3, leave=False)
+    return tqdm(
+        in_order(samples, EVALUATION_BATCH, distributed.share()),
+        desc=words,
+        total=total,
+        unit="batch",
+        delay=3,
+        leave=False,
+    )
 
 
 def _scale(target: Target, input_size: int) -> Tensor:

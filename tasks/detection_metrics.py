@@ -3,7 +3,8 @@
     found   of each picture {boxes (K, 4) x0 y0 x1 y1, scores (K,), labels (K,)}
     truths  of each picture {boxes (K, 4), labels (K,), difficult (K,) bool, crowd (K,) bool}
 
-Boxes are in pixels of the pictures as they are in their files. Difficult objects and crowds are neither to be found nor wrong to find.
+Boxes are in pixels of the pictures as they are in their files. Difficult objects and crowds are neither to be found nor
+wrong to find.
 """
 
 import contextlib
@@ -25,13 +26,18 @@ RECALLS = np.linspace(0, 1, 11)  # at which VOC looks at the precision
 
 
 def average_precisions(found: Boxes, truths: Boxes) -> dict[str, float]:
-    """ap (COCO's, over IoU 0.5 to 0.95), ap50 (over IoU 0.5) and voc_ap in [0, 1], each the mean over the classes that have objects.
+    """ap (COCO's, over IoU 0.5 to 0.95), ap50 (over IoU 0.5) and voc_ap in [0, 1], each the mean over the classes that
+    have objects.
 
     Raises UserError where no picture has an object.
     """
-    found, truths = [[{name: value.numpy(force=True) for name, value in row.items()} for row in rows] for rows in (found, truths)]
+    found, truths = [
+        [{name: value.numpy(force=True) for name, value in row.items()} for row in rows] for rows in (found, truths)
+    ]
     if not any((~_ignored(truth)).any() for truth in truths):
-        raise UserError("data_root: the pictures to evaluate on have no objects, so that no average precision can be said")
+        raise UserError(
+            "data_root: the pictures to evaluate on have no objects, so that no average precision can be said"
+        )
     return coco_ap(found, truths) | {"voc_ap": voc_ap(found, truths)}
 
 
@@ -69,7 +75,10 @@ def _as_coco(pictures: Sequence[Mapping[str, np.ndarray]]) -> COCO:
             "iscrowd": picture.get("crowd", np.zeros(len(sides))).astype(int),
         }
         values = [dict(zip(columns, row)) for row in zip(*(column.tolist() for column in columns.values()))]
-        rows += [{"id": len(rows) + i, "image_id": number, "score": row.pop("scores", 1.0)} | row for i, row in enumerate(values, 1)]
+        rows += [
+            {"id": len(rows) + i, "image_id": number, "score": row.pop("scores", 1.0)} | row
+            for i, row in enumerate(values, 1)
+        ]
     coco = COCO()
     coco.dataset = {
         "images": [{"id": number} for number in range(len(pictures))],
@@ -81,7 +90,10 @@ def _as_coco(pictures: Sequence[Mapping[str, np.ndarray]]) -> COCO:
 
 
 def voc_ap(found: Sequence[Mapping[str, np.ndarray]], truths: Sequence[Mapping[str, np.ndarray]]) -> float:
-    """Mean over classes of the 11-point AP: at each recall 0, 0.1, .. 1 the best precision to be had at this recall or a higher one."""
+    """Mean over classes of the 11-point AP: at each recall 0, 0.1, ..
+
+    1 the best precision to be had at this recall or a higher one.
+    """
     labels = {int(label) for truth in truths for label in truth["labels"][~_ignored(truth)]}
     return float(np.mean([_class_ap(label, found, truths) for label in sorted(labels)]))
 
@@ -104,11 +116,14 @@ def _class_ap(label: int, found, truths) -> float:
     return float(np.mean([precision[recall >= least - 1e-9].max(initial=0.0) for least in RECALLS]))
 
 
-def _judged(boxes: np.ndarray, objects: np.ndarray, ignored: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _judged(
+    boxes: np.ndarray, objects: np.ndarray, ignored: np.ndarray, crowd: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Of boxes of a class in a picture, best first: which found an object, and which count at all.
 
-    A box belongs to the object that it overlaps most; an object is found once, what finds it again is wrong. A crowd excuses what then is
-    still wrong: the overlap with it is over the box's own area, so that it would beat the very object inside it that the box is on.
+    A box belongs to the object that it overlaps most; an object is found once, what finds it again is wrong. A crowd
+    excuses what then is still wrong: the overlap with it is over the box's own area, so that it would beat the very
+    object inside it that the box is on.
     """
     right, counted, taken = np.zeros(len(boxes), bool), np.ones(len(boxes), bool), np.zeros(len(objects), bool)
     if len(boxes) and len(objects):

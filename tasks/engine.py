@@ -1,9 +1,10 @@
 """The one training loop: float epochs, then quantized ones (StatAssist, arXiv:2006.09679), for every task.
 
-A task is any object with `train_step(model, batch) -> (loss, logs)` and `evaluate(model, data) -> metrics`, and perhaps a `rival`
-(tasks.rival) that learns inside train_step; a stream has `batch(step)`, a pure function, `batch_size` and `steps_per_epoch`. A run
-stopped at any moment goes on from its checkpoint and, on a CPU, ends in the same numbers bit for bit as if it had not been stopped.
-Under torchrun (common.distributed) gradients are averaged, so that all ranks hold the same state in every step; rank 0 writes it down.
+A task is any object with `train_step(model, batch) -> (loss, logs)` and `evaluate(model, data) -> metrics`, and perhaps
+a `rival` (tasks.rival) that learns inside train_step; a stream has `batch(step)`, a pure function, `batch_size` and
+`steps_per_epoch`. A run stopped at any moment goes on from its checkpoint and, on a CPU, ends in the same numbers bit
+for bit as if it had not been stopped. Under torchrun (common.distributed) gradients are averaged, so that all ranks
+hold the same state in every step; rank 0 writes it down.
 """
 
 import contextlib
@@ -55,10 +56,11 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: phases, optimizer (a key of OPTIMIZERS), peak learning rate, warm-up as a share of all steps, GradBoost's mode.
+    """How to train: phases, optimizer (a key of OPTIMIZERS), peak learning rate, warm-up as a share of all steps,
+    GradBoost's mode.
 
-    clip_norm   largest norm of all gradients together, 0 for no limit. Deep networks of bottlenecks trained quantized from scratch lose
-                what they have learned to single steps without it.
+    clip_norm   largest norm of all gradients together, 0 for no limit. Deep networks of bottlenecks trained quantized
+                from scratch lose what they have learned to single steps without it.
     decay       how the learning rate falls after the warm-up, a key of DECAYS
     look_every  epochs between two looks at the validation part
     """
@@ -87,8 +89,9 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """`model` is the float model, or the attached graph if training ended quantized; `float_metrics` by split are of the end of the float
-    phase (None without one), `metrics` of the end; `seconds` of training over all sittings, evaluation included."""
+    """`model` is the float model, or the attached graph if training ended quantized; `float_metrics` by split are of
+    the end of the float phase (None without one), `metrics` of the end; `seconds` of training over all sittings,
+    evaluation included."""
 
     model: nn.Module
     float_metrics: dict[str, dict[str, float]] | None
@@ -97,13 +100,19 @@ class Fitted:
 
 
 def fit(
-    model: nn.Module, task: Task, stream: Stream, held_out: Mapping[str, Any], recipe: Recipe, run: Run, example: Tensor,
+    model: nn.Module,
+    task: Task,
+    stream: Stream,
+    held_out: Mapping[str, Any],
+    recipe: Recipe,
+    run: Run,
+    example: Tensor,
     watcher: Watcher | None = None,
-) -> Fitted:  # fmt: skip
+) -> Fitted:
     """Train `model` in place by the recipe, from the run's checkpoint if it has one, and evaluate it.
 
-    held_out  data by split; the first, the validation part, is evaluated after every recipe.look_every epochs, all of them at the end of
-              the float phase and of training. Nothing is chosen by any of them.
+    held_out  data by split; the first, the validation part, is evaluated after every recipe.look_every epochs, all of
+              them at the end of the float phase and of training. Nothing is chosen by any of them.
     example   (N, C, H, W), a batch of the kind that will come, to trace the model with
     Raises Diverged, a UserError, where the loss stops being finite; the last checkpoint stays as it is.
     """
@@ -117,7 +126,14 @@ def fit(
         print(f"going on at step {training.step} of {total}")
     distributed.assert_equal(training.net.state_dict(), "weights")
     images = stream.batch_size * distributed.world_size()
-    with tqdm(total=total * images, initial=training.step * images, desc="training", unit="img", unit_scale=True, smoothing=0.05) as bar:
+    with tqdm(
+        total=total * images,
+        initial=training.step * images,
+        desc="training",
+        unit="img",
+        unit_scale=True,
+        smoothing=0.05,
+    ) as bar:
         while training.step < total:
             training.run_epoch(bar)
     return Fitted(training.net, training.float_metrics, training.metrics, training.seconds)
@@ -127,7 +143,14 @@ class _Training:
     """Everything that changes during training, and the work of an epoch."""
 
     def __init__(self, model, task, stream, held_out, recipe, run, example, watcher):
-        self.task, self.stream, self.held_out, self.recipe, self.run, self.example = task, stream, held_out, recipe, run, example
+        self.task, self.stream, self.held_out, self.recipe, self.run, self.example = (
+            task,
+            stream,
+            held_out,
+            recipe,
+            run,
+            example,
+        )
         self.watcher = watcher if distributed.is_main() else None
         self.net, self.attached = model, False
         self.device = next(model.parameters()).device
@@ -187,7 +210,9 @@ class _Training:
                 module.training = True
 
     def _enter(self, phase: Phase) -> None:
-        """Put model and optimizer into a phase: attach the quantizers when the first quantized one begins, set every switch."""
+        """Put model and optimizer into a phase: attach the quantizers when the first quantized one begins, set every
+        switch.
+        """
         if phase.fake_quant and not self.attached:
             self._attach()
         if phase.bits is not None:
@@ -246,7 +271,17 @@ class _Training:
         means = {name: float(total) / self.stream.steps_per_epoch for name, total in self.sums.items()}
         metrics = {f"{split}_{name}": value for split, row in self.metrics.items() for name, value in row.items()}
         lr, seconds = self.optimizer.param_groups[0]["lr"], round(self.seconds + time.monotonic() - self._since, 1)
-        self.run.append_log({"step": self.step, "epoch": epoch + 1, "phase": phase.name, "lr": lr, **means, **metrics, "seconds": seconds})
+        self.run.append_log(
+            {
+                "step": self.step,
+                "epoch": epoch + 1,
+                "phase": phase.name,
+                "lr": lr,
+                **means,
+                **metrics,
+                "seconds": seconds,
+            }
+        )
 
     def _save(self) -> None:
         self._refuse_broken_state()
@@ -256,19 +291,38 @@ class _Training:
             self.run.save_checkpoint(self.state_dict())
 
     def _refuse_broken_state(self) -> None:
-        """Raise where a weight, a batch-norm statistic or a range is not finite: such a state must not replace a good checkpoint."""
-        state = [*self.net.parameters(), *self.net.buffers(), *(self.rival.parameters() if self.rival is not None else ())]
+        """Raise where a weight, a batch-norm statistic or a range is not finite: such a state must not replace a good
+        checkpoint.
+        """
+        state = [
+            *self.net.parameters(),
+            *self.net.buffers(),
+            *(self.rival.parameters() if self.rival is not None else ()),
+        ]
         if not all(bool(t.isfinite().all()) for t in state):
             epoch = max(0, self.step - 1) // self.stream.steps_per_epoch
-            raise _diverged("weights or ranges stopped being finite", self.step, phase_at(self.recipe.schedule, epoch).name)
+            raise _diverged(
+                "weights or ranges stopped being finite", self.step, phase_at(self.recipe.schedule, epoch).name
+            )
 
     def state_dict(self) -> dict:
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         rival = {"rival": self.rival.state_dict()} if self.rival is not None else {}
         sums = {name: float(value) for name, value in self.sums.items()}
-        return {"attached": self.attached, "model": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), **rival,
-                "step": self.step, "ranks": distributed.world_size(), "seconds": self.seconds, "sums": sums,
-                "float_metrics": self.float_metrics, "metrics": self.metrics, "rng": torch.get_rng_state(), "cuda_rng": cuda}  # fmt: skip
+        return {
+            "attached": self.attached,
+            "model": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **rival,
+            "step": self.step,
+            "ranks": distributed.world_size(),
+            "seconds": self.seconds,
+            "sums": sums,
+            "float_metrics": self.float_metrics,
+            "metrics": self.metrics,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": cuda,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         distributed.refuse_other_count(state.get("ranks", 1))
@@ -286,7 +340,9 @@ class _Training:
                 torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
         except (RuntimeError, ValueError, KeyError) as error:
             path = self.run.path / CHECKPOINT
-            raise UserError(f"{path}: made by another model, optimizer or program ({error}); use another --name, or --restart") from error
+            raise UserError(
+                f"{path}: made by another model, optimizer or program ({error}); use another --name, or --restart"
+            ) from error
 
 
 class _LossWatch:
@@ -315,7 +371,10 @@ class Diverged(UserError):
 
 
 def _diverged(what: str, step: int, phase: str) -> Diverged:
-    mend = "lower --lr, lengthen --warmup, or look for bad pictures; then start over with --restart or under another --name"
+    mend = (
+        "lower --lr, lengthen --warmup, or look for bad pictures; then start over with "
+        "--restart or under another --name"
+    )
     return Diverged(f"{what} at step {step} of phase {phase}; the last checkpoint is kept. Mend: {mend}")
 
 
@@ -341,6 +400,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> GradBoost:
         raise UserError(f"optimizer: {recipe.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
     choice = OPTIMIZERS[recipe.optimizer]
     parameters = list(model.parameters())
-    groups = [{"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.weight_decay},
-              {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.}]  # fmt: skip
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
     return GradBoost(choice.kind(groups, lr=recipe.lr, **choice.options), mode=recipe.boost, seed=recipe.seed)

@@ -1,8 +1,9 @@
-"""How far two sets of pictures are apart: the Frechet distance (arXiv:1706.08500) between Gaussians that are fitted to their features.
+"""How far two sets of pictures are apart: the Frechet distance (arXiv:1706.08500) between Gaussians that are fitted to
+their features.
 
-The published figure (FID) takes the features of one downloaded network. Here they are those of a network that the figure is named after:
-one with random weights, which sees colours and textures, or one of the user's own (tasks.judge). Figures of two networks, or of unlike
-numbers of pictures, cannot be compared.
+The published figure (FID) takes the features of one downloaded network. Here they are those of a network that the
+figure is named after: one with random weights, which sees colours and textures, or one of the user's own (tasks.judge).
+Figures of two networks, or of unlike numbers of pictures, cannot be compared.
 """
 
 import functools
@@ -30,14 +31,18 @@ class Features(Protocol):
 
 
 class RandomFeatures:
-    """A fixed network of random weights: convolutions of stride 2 with ReLU, the mean of every channel at each scale a feature."""
+    """A fixed network of random weights: convolutions of stride 2 with ReLU, the mean of every channel at each scale a
+    feature.
+    """
 
     name, num_features = "random", SCALES * WIDTH
 
     def __init__(self):
         generator = torch.Generator().manual_seed(SEED)
         widths = (3, *(WIDTH,) * SCALES)
-        self._weights = [torch.randn(b, a, 3, 3, generator=generator) * math.sqrt(2 / (9 * a)) for a, b in zip(widths, widths[1:])]
+        self._weights = [
+            torch.randn(b, a, 3, 3, generator=generator) * math.sqrt(2 / (9 * a)) for a, b in zip(widths, widths[1:])
+        ]
 
     @torch.inference_mode()
     def features(self, pictures: Tensor) -> Tensor:
@@ -67,22 +72,32 @@ class FeatureDistance:
         self._sums[real] += torch.cat([torch.tensor([len(x)]), x.sum(0), (x.T @ x).flatten()])
 
     def compute(self) -> float:
-        """The distance between the sets of all ranks. Says where they are small; raises UserError for one of fewer than two pictures."""
+        """The distance between the sets of all ranks.
+
+        Says where they are small; raises UserError for one of fewer than two pictures.
+        """
         sets = [distributed.sum_(sums.clone()) for sums in self._sums.values()]
         fewest, features = int(min(sums[0] for sums in sets)), self.network.num_features
         if fewest < 2:
-            raise UserError(f"data_root: a set of {fewest} pictures, must be at least 2 for a feature distance; add some")
+            raise UserError(
+                f"data_root: a set of {fewest} pictures, must be at least 2 for a feature distance; add some"
+            )
         if fewest <= features:
-            _say(f"note: feature distances of only {fewest} pictures with {features} features each are overestimated; compare them only "
-                 "with others of as many")  # fmt: skip
+            _say(
+                f"note: feature distances of only {fewest} pictures with {features} features each are overestimated; "
+                "compare them only "
+                "with others of as many"
+            )
         return round(frechet(*_gaussian(sets[0]), *_gaussian(sets[1])), 6)
 
 
 def frechet(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> float:
-    """|mean_a - mean_b|^2 + tr(A + B - 2 sqrt(AB)) of two Gaussians, means (F,) and covariances (F, F) float64, singular ones too.
+    """|mean_a - mean_b|^2 + tr(A + B - 2 sqrt(AB)) of two Gaussians, means (F,) and covariances (F, F) float64,
+    singular ones too.
 
-    tr sqrt(AB) is the sum of the singular values of sqrt(A) sqrt(B). The eigenvalues of AB, which torchmetrics takes, are too coarse where
-    A and B are singular: distances as small as between a network and its INT8 form come out wrong by half, or negative.
+    tr sqrt(AB) is the sum of the singular values of sqrt(A) sqrt(B). The eigenvalues of AB, which torchmetrics takes,
+    are too coarse where A and B are singular: distances as small as between a network and its INT8 form come out wrong
+    by half, or negative.
     """
     if not all(t.isfinite().all() for t in (mean_a, covariance_a, mean_b, covariance_b)):
         return math.nan
@@ -99,7 +114,9 @@ def _root(covariance: Tensor) -> Tensor:
 
 
 def _gaussian(sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (F,) and unbiased covariance (F, F) from the number of features' rows, their sum and that of their outer products."""
+    """Mean (F,) and unbiased covariance (F, F) from the number of features' rows, their sum and that of their outer
+    products.
+    """
     count, size = sums[0], math.isqrt(len(sums) - 1)
     mean, products = sums[1 : 1 + size] / count, sums[1 + size :].view(size, size)
     return mean, (products - count * mean.outer(mean)) / (count - 1)

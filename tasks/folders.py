@@ -1,4 +1,6 @@
-"""What the readers of pairs and of unpaired pictures share: folders of pictures, a look at them beforehand, the crops to train on."""
+"""What the readers of pairs and of unpaired pictures share: folders of pictures, a look at them beforehand, the crops
+to train on.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,12 +18,17 @@ from tasks.samples import NAMED, Bad, BadSample, Data, Samples, Source, normalis
 
 SPLITS = ("train", "val", "test")
 SCENES = {"train": 2_000, "val": 200, "test": 400}  # each split is a world (a seed) of its own
-CHANNELS = ("red", "green", "blue")  # of the pictures that a generator makes; to other parts of the project these are its classes
-ENLARGED = 286 / 256  # what training pictures are resized to, to the size of the crop taken from them (arXiv:1611.07004, 1703.10593)
+# of the pictures that a generator makes; to other parts of the project these are its classes
+CHANNELS = ("red", "green", "blue")
+# what training pictures are resized to, to the size of the crop taken from them (arXiv:1611.07004, 1703.10593)
+ENLARGED = 286 / 256
 
 
 def pictures_in(folder: Path, layout: str) -> tuple[str, ...]:
-    """The picture files of a folder, sorted; links are followed. Raises UserError, which says what `layout` is wanted."""
+    """The picture files of a folder, sorted; links are followed.
+
+    Raises UserError, which says what `layout` is wanted.
+    """
     if not folder.is_dir():
         raise UserError(f"data_root: there is no folder {folder}; {layout}")
     try:
@@ -53,7 +60,7 @@ def refuse_few(train_images: int | None) -> None:
         raise UserError(f"train_images: {train_images}, must be at least 2")
 
 
-# ---- what pictures go through --------------------------------------------------------------------------------
+# ---- what pictures go through ------------------------------------------------------------------------------
 
 
 def enlarged(input_size: int) -> int:
@@ -62,7 +69,9 @@ def enlarged(input_size: int) -> int:
 
 
 def augmentation(input_size: int) -> v2.Compose:
-    """Pictures (.., 3, H, W) squeezed into a square and cropped at a random place, mirrored half of the time; a batch in one go."""
+    """Pictures (.., 3, H, W) squeezed into a square and cropped at a random place, mirrored half of the time; a batch
+    in one go.
+    """
     side = enlarged(input_size)
     return v2.Compose([v2.Resize([side, side]), v2.RandomCrop(input_size), v2.RandomHorizontalFlip()])
 
@@ -91,7 +100,9 @@ class Apart:
 def samples_of(source: Source, input_size: int, how: type[Together] | type[Apart], workers: int, bad: Bad) -> Samples:
     """All of a source: augmented `how` to train on, else squeezed into a square as they are."""
     fit = Apart(v2.Resize([input_size, input_size]))
-    return Samples(source, torch.arange(len(source)), input_size, fit, how(augmentation(input_size)), workers=workers, bad=bad)
+    return Samples(
+        source, torch.arange(len(source)), input_size, fit, how(augmentation(input_size)), workers=workers, bad=bad
+    )
 
 
 def centred(parts: dict[str, Samples]) -> Data:
@@ -100,11 +111,14 @@ def centred(parts: dict[str, Samples]) -> Data:
     return normalise(Data(parts["train"], parts["val"], parts.get("test"), CHANNELS), half, half)
 
 
-# ---- looking at files beforehand -----------------------------------------------------------------------------
+# ---- looking at files beforehand ---------------------------------------------------------------------------
 
 
 def checked(samples: Samples) -> Samples:
-    """The samples without those that a first look, source.look(index), finds bad. Raises UserError where bad ones are refused."""
+    """The samples without those that a first look, source.look(index), finds bad.
+
+    Raises UserError where bad ones are refused.
+    """
     indices = samples.indices.tolist()
     with ThreadPoolExecutor() as pool:
         looks = pool.map(partial(_fault, samples.source), indices)
@@ -113,8 +127,10 @@ def checked(samples: Samples) -> Samples:
     words = [f"{name}: {why}" for name, why in bad.items()]
     if words and samples.bad == "refuse":
         more = f"; and {len(words) - NAMED} more" if len(words) > NAMED else ""
-        raise UserError(f"data_root: {len(words)} of {len(samples)} pictures cannot be used: {'; '.join(words[:NAMED])}{more}; "
-                        "mend or remove them, or add --bad-data skip")  # fmt: skip
+        raise UserError(
+            f"data_root: {len(words)} of {len(samples)} pictures cannot be used: {'; '.join(words[:NAMED])}{more}; "
+            "mend or remove them, or add --bad-data skip"
+        )
     samples.note(bad)
     if len(words) == len(samples):
         raise UserError(f"data_root: none of the {len(samples)} pictures can be used, the first for this: {words[0]}")

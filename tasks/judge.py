@@ -1,8 +1,9 @@
 """Judges of made pictures: a finished run of retrain.py lends its network's eyes.
 
-A classifier or segmenter gives features, for tasks.features. A segmenter that was trained on the real photos also says what it sees in
-photos made from label pictures: where it finds the class that the label has, the photo looks like that class (the FCN-score of
-arXiv:1611.07004). What it does not find in real photos either is no fault of the made ones: judge the real photos, too.
+A classifier or segmenter gives features, for tasks.features. A segmenter that was trained on the real photos also says
+what it sees in photos made from label pictures: where it finds the class that the label has, the photo looks like that
+class (the FCN-score of arXiv:1611.07004). What it does not find in real photos either is no fault of the made ones:
+judge the real photos, too.
 """
 
 import reprlib
@@ -31,7 +32,9 @@ LAYERS = (nn.Conv2d, nn.Linear)
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of classes in label pictures: ids (K,) uint8, colours (K, 3) int16 of 0..255, and how far a pixel may be off."""
+    """The colours of classes in label pictures: ids (K,) uint8, colours (K, 3) int16 of 0..255, and how far a pixel may
+    be off.
+    """
 
     ids: Tensor
     colours: Tensor
@@ -53,7 +56,8 @@ class Judge:
     name       of its run
     network    in evaluation mode: normalised pictures -> logits; float or with quantizers
     mean, std  by channel, of the pictures in [0, 1] that it was trained on
-    layer      of `network`, the one that decides the classes: its input, averaged over the picture, is a picture's features
+    layer      of `network`, the one that decides the classes: its input, averaged over the picture, is a picture's
+               features
     palette    None: it has features only
     """
 
@@ -72,7 +76,9 @@ class Judge:
     def features(self, pictures: Tensor) -> Tensor:
         """The features (N, num_features) of pictures."""
         seen = []
-        hook = self.network.get_submodule(self.layer).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        hook = self.network.get_submodule(self.layer).register_forward_pre_hook(
+            lambda module, args: seen.append(args[0])
+        )
         try:
             self._logits(pictures)
         finally:
@@ -81,16 +87,21 @@ class Judge:
 
     @torch.inference_mode()
     def fcn(self, made: Tensor, labels: Tensor) -> Tensor:
-        """Pixels (C, C) float64 of true class (row), by the colours of label pictures, and class that is seen in photos made from them.
+        """Pixels (C, C) float64 of true class (row), by the colours of label pictures, and class that is seen in photos
+        made from them.
 
         Counted at the size of the label pictures, without IGNORE. Needs a palette.
         """
         truth, size = self.palette.classes_of(labels), len(self.classes)
-        logits = nnF.interpolate(channels_last(self._logits(made)).float(), truth.shape[-2:], mode="bilinear", align_corners=False)
+        logits = nnF.interpolate(
+            channels_last(self._logits(made)).float(), truth.shape[-2:], mode="bilinear", align_corners=False
+        )
         return class_pairs(logits.max(1).indices, truth, size).view(size, size).double()
 
     def _logits(self, pictures: Tensor) -> Tensor:
-        """What the network says of pictures, whole: a segmenter sees them by their shorter side, a classifier as squares."""
+        """What the network says of pictures, whole: a segmenter sees them by their shorter side, a classifier as
+        squares.
+        """
         size = [self.input_size] * (1 if self.task == "segmentation" else 2)
         mean, std = (torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (self.mean, self.std))
         x = (F.resize((pictures.float() + 1) / 2, size, antialias=True) - mean) / std
@@ -98,12 +109,15 @@ class Judge:
 
 
 class FcnScore:
-    """What a segmenter finds of the labels in the photos made from them, counted over all pixels of all pictures and ranks."""
+    """What a segmenter finds of the labels in the photos made from them, counted over all pixels of all pictures and
+    ranks.
+    """
 
     def __init__(self, judge: Judge):
         if judge.palette is None:
             raise UserError(
-                f"palette: {judge.name} cannot know the classes of label pictures without one; name a JSON file of their colours"
+                f"palette: {judge.name} cannot know the classes of label pictures without one; name a JSON file of "
+                "their colours"
             )
         self.judge = judge
         self._counts = torch.zeros(len(judge.classes), len(judge.classes), dtype=torch.float64)
@@ -115,25 +129,34 @@ class FcnScore:
         self._pixels += labels[:, 0].numel()
 
     def compute(self) -> dict[str, float]:
-        """mIoU over the classes that the label pictures show, the share of pixels that are right, and the share of pixels that count, all
-        in [0, 1]: those between two areas of a picture made smaller have no class's colour. Raises UserError where hardly any counts."""
+        """mIoU over the classes that the label pictures show, the share of pixels that are right, and the share of
+        pixels that count, all in [0, 1]: those between two areas of a picture made smaller have no class's colour.
+        Raises UserError where hardly any counts."""
         counts, pixels = distributed.sum_(self._counts.clone()), distributed.sum_(self._pixels.clone())
         if counts.sum() < LEAST_COUNTED * pixels:
             share = (counts.sum() / pixels).item()
-            raise UserError(f"palette: only {share:.1%} of the pixels of the input pictures have one of its colours; name the palette that "
-                            "they were drawn with, and the --direction that begins with them")  # fmt: skip
+            raise UserError(
+                f"palette: only {share:.1%} of the pixels of the input pictures have one of its colours; name the "
+                "palette that "
+                "they were drawn with, and the --direction that begins with them"
+            )
         iou, right = iou_of(counts).nanmean(), counts.diag().sum() / counts.sum()
-        return {"fcn_miou": round(iou.item(), 6), "fcn_pixel_accuracy": round(right.item(), 6),
-                "fcn_counted": round((counts.sum() / pixels).item(), 6)}  # fmt: skip
+        return {
+            "fcn_miou": round(iou.item(), 6),
+            "fcn_pixel_accuracy": round(right.item(), 6),
+            "fcn_counted": round((counts.sum() / pixels).item(), 6),
+        }
 
 
-# ---- from a run's folder -------------------------------------------------------------------------------------
+# ---- from a run's folder -----------------------------------------------------------------------------------
 
 
 def judge(name: str | Path, runs: str | Path = "runs", palette: str | Path | None = None) -> Judge:
-    """The judge that a finished run of classification or segmentation makes, named by its folder, or by its name in `runs`.
+    """The judge that a finished run of classification or segmentation makes, named by its folder, or by its name in
+    `runs`.
 
-    palette  a JSON file {"class name": [red, green, blue], ..} of some or all classes of a segmenter, as label pictures show them
+    palette  a JSON file {"class name": [red, green, blue], ..} of some or all classes of a segmenter, as label pictures
+             show them
     Raises UserError naming file, field and mend.
     """
     path = Path(name) if (Path(name) / "config.json").is_file() else Path(runs) / name
@@ -144,7 +167,10 @@ def judge(name: str | Path, runs: str | Path = "runs", palette: str | Path | Non
     if palette is None:
         return made
     if made.task != "segmentation":
-        raise UserError(f"palette: {path} is a run of {made.task}, which sees no pixels' classes; name a run of segmentation as the judge")
+        raise UserError(
+            f"palette: {path} is a run of {made.task}, which sees no pixels' classes; name a run of segmentation as "
+            "the judge"
+        )
     return replace(made, palette=read_palette(palette, made.classes))
 
 
@@ -161,13 +187,19 @@ def _from_run(path: Path) -> Judge:
     with torch.inference_mode():
         layer, seen = _deciding(model, network.example()[:1])
     about = {field: known[field] for field in ("classes", "mean", "std")}
-    return Judge(path.name, model, network.task, input_size=network.input_size, layer=layer, num_features=seen.shape[1], **about)
+    return Judge(
+        path.name, model, network.task, input_size=network.input_size, layer=layer, num_features=seen.shape[1], **about
+    )
 
 
 def _trained(run: Run, file: str) -> nn.Module:
     """The network in evaluation mode, with its quantizers where it has some."""
     state = run.load_checkpoint(file)
-    if not isinstance(state, dict) or type(state.get("attached")) is not bool or not isinstance(state.get("model"), dict):
+    if (
+        not isinstance(state, dict)
+        or type(state.get("attached")) is not bool
+        or not isinstance(state.get("model"), dict)
+    ):
         raise UserError(f"{run.path / file}: no checkpoint of retrain.py; restore it, or name another run")
     if state["attached"]:
         return load(run.path).graph
@@ -184,12 +216,17 @@ def _deciding(network: nn.Module, pictures: Tensor) -> tuple[str, Tensor]:
     """The last convolution or linear layer that runs, by name, and its input, averaged over the picture."""
     seen: list[tuple[str, Tensor]] = []
     layers = [(name, module) for name, module in network.named_modules() if isinstance(module, LAYERS)]
-    hooks = [module.register_forward_pre_hook(lambda _, args, name=name: seen.append((name, args[0]))) for name, module in layers]
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args, name=name: seen.append((name, args[0])))
+        for name, module in layers
+    ]
     try:
         network(pictures)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"input_size: its network cannot run on {pictures.shape[-1]} px ({reason}); restore its files") from error
+        raise UserError(
+            f"input_size: its network cannot run on {pictures.shape[-1]} px ({reason}); restore its files"
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -203,15 +240,22 @@ def _pooled(x: Tensor) -> Tensor:
 
 
 def read_palette(path: str | Path, classes: tuple[str, ...]) -> Palette:
-    """The colours in a JSON file {"class name": [red, green, blue], ..}. Raises UserError naming file, class and mend."""
+    """The colours in a JSON file {"class name": [red, green, blue], ..}.
+
+    Raises UserError naming file, class and mend.
+    """
     data = read_json(path)
     if not isinstance(data, dict) or not data:
-        raise UserError(f'{path}: no palette; wanted are the colours of classes, such as {{"{classes[0]}": [128, 64, 128]}}')
+        raise UserError(
+            f'{path}: no palette; wanted are the colours of classes, such as {{"{classes[0]}": [128, 64, 128]}}'
+        )
     for name, colour in data.items():
         if name not in classes:
             raise UserError(f"{path}: {reprlib.repr(name)}: no class of the judge; these are {', '.join(classes)}")
         if not _is_colour(colour):
-            raise UserError(f"{path}: {name}: {reprlib.repr(colour)}, must be three whole numbers from 0 to 255: red, green, blue")
+            raise UserError(
+                f"{path}: {name}: {reprlib.repr(colour)}, must be three whole numbers from 0 to 255: red, green, blue"
+            )
     names, colours = list(data), torch.tensor(list(data.values()), dtype=torch.int16)
     near = _nearness(names, colours, path)
     return Palette(torch.tensor([classes.index(name) for name in names], dtype=torch.uint8), colours, near)
@@ -222,7 +266,10 @@ def _nearness(names: list[str], colours: Tensor, path: str | Path) -> int:
     apart = (colours[:, None] - colours).abs().amax(2) + 1024 * torch.eye(len(colours), dtype=torch.int16)
     if not apart.min():
         a, b = apart.eq(0).nonzero()[0].tolist()
-        raise UserError(f"{path}: {names[a]} and {names[b]} have the same colour {colours[a].tolist()}; give each class one of its own")
+        raise UserError(
+            f"{path}: {names[a]} and {names[b]} have the same colour {colours[a].tolist()}; give each class one of its "
+            "own"
+        )
     return min(NEAR, (int(apart.min()) - 1) // 2)
 
 

@@ -85,8 +85,9 @@ class Kind:
     load         a Request -> data with train, val, test, classes, held_out, mean, std and to(device)
     training     a Request -> the training part alone
     noise        (input size, count) -> so many pictures of noise, for whoever has no others
-    task         (network's name, its input size, classes, training part or None, Choices) -> the task: train_step, predict, evaluate,
-                 agreement, and the names `score` of the metric that stands for a network and `reported` of all
+    task         (network's name, its input size, classes, training part or None, Choices) -> the task: train_step,
+                 predict, evaluate, agreement, and the names `score` of the metric that stands for a network and
+                 `reported` of all
     stream       (training part, batch size, seed) -> batches to train on
     in_order     (part, batch size) -> (images, ..), all pictures of a part
     some         (part, count, seed) -> so many of its pictures
@@ -122,7 +123,9 @@ def _classified(load: Callable) -> Callable[[Request], Any]:
     def read(request: Request) -> Any:
         if request.bad_data != "refuse":
             raise UserError("bad_data: pictures to classify are refused where one cannot be read; leave --bad-data out")
-        return load(request.data, request.data_root, request.input_size, request.seed, request.train_images, request.download)
+        return load(
+            request.data, request.data_root, request.input_size, request.seed, request.train_images, request.download
+        )
 
     return read
 
@@ -136,10 +139,19 @@ def _labelled_noise(input_size: int, count: int) -> pictures.Memory:
 def _sampled(load: Callable, directed: bool = False) -> Callable[[Request], samples.Data]:
     def read(request: Request) -> samples.Data:
         if request.download:
-            raise UserError("download: only CIFAR can be fetched; get the data set and name its folder with --data-root")
+            raise UserError(
+                "download: only CIFAR can be fetched; get the data set and name its folder with --data-root"
+            )
         if request.direction != "a_to_b" and not directed:
             raise UserError("direction: is for pix2pix; cyclegan learns both; leave it out")
-        wanted = (request.data, request.data_root, request.input_size, request.seed, request.train_images, request.workers)
+        wanted = (
+            request.data,
+            request.data_root,
+            request.input_size,
+            request.seed,
+            request.train_images,
+            request.workers,
+        )
         return load(*wanted, request.bad_data, **({"direction": request.direction} if directed else {}))
 
     return read
@@ -149,7 +161,9 @@ def _noise(target: Callable[[int], samples.Target]) -> Callable[[int, int], samp
     return lambda input_size, count: samples.noise(input_size, count, target(input_size))
 
 
-def _classification(name: str, input_size: int, classes: tuple[str, ...], train: Any, choices: Choices) -> Classification:
+def _classification(
+    name: str, input_size: int, classes: tuple[str, ...], train: Any, choices: Choices
+) -> Classification:
     return Classification(len(classes), choices.label_smoothing)
 
 
@@ -169,7 +183,9 @@ def _cyclegan(name: str, input_size: int, classes: tuple[str, ...], train: Any, 
     return CycleGan(_rival(choices, input_size, ("a", "b"), 3, "least_squares", POOL), choices.judge)
 
 
-def _rival(choices: Choices, input_size: int, names: tuple[str, ...], channels: int, loss: str, pool: int) -> Rival | None:
+def _rival(
+    choices: Choices, input_size: int, names: tuple[str, ...], channels: int, loss: str, pool: int
+) -> Rival | None:
     if choices.discriminator is None:
         return None
     kind, _, norm = choices.discriminator.partition(":")
@@ -179,14 +195,30 @@ def _rival(choices: Choices, input_size: int, names: tuple[str, ...], channels: 
 
 def _no_boxes(size: int) -> dict[str, Tensor]:
     none = torch.zeros(0, dtype=torch.bool)
-    return {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "difficult": none, "crowd": none,
-            "size": torch.tensor([size, size]), "number": torch.tensor(0)}  # fmt: skip
+    return {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "difficult": none,
+        "crowd": none,
+        "size": torch.tensor([size, size]),
+        "number": torch.tensor(0),
+    }
 
 
 POOL = 50  # pictures, arXiv:1703.10593, section 4
-DISCRIMINATORS = tuple(f"{kind}{norm}" for kind in discriminators.NAMES for norm in ("", *(f":{norm}" for norm in generators.NORMS)))
-PUBLISHED = {"epochs": 200, "optimizer": "adam_gan", "weight_decay": 0.0, "warmup": 0.0, "clip_norm": 0.0, "decay": "second_half",
-             "zero_residuals": False, "discriminator": "patch"}  # fmt: skip
+DISCRIMINATORS = tuple(
+    f"{kind}{norm}" for kind in discriminators.NAMES for norm in ("", *(f":{norm}" for norm in generators.NORMS))
+)
+PUBLISHED = {
+    "epochs": 200,
+    "optimizer": "adam_gan",
+    "weight_decay": 0.0,
+    "warmup": 0.0,
+    "clip_norm": 0.0,
+    "decay": "second_half",
+    "zero_residuals": False,
+    "discriminator": "patch",
+}
 
 
 def _kind_of_translation(load: Callable, directed: bool, **rows: Any) -> Kind:
@@ -196,10 +228,15 @@ def _kind_of_translation(load: Callable, directed: bool, **rows: Any) -> Kind:
         load=read,
         training=lambda request: read(request).train,
         noise=_noise(lambda size: torch.zeros(3, size, size, dtype=torch.uint8)),
-        stream=samples.Stream, in_order=samples.in_order, some=samples.some_of, of_size=samples.of_size,
+        stream=samples.Stream,
+        in_order=samples.in_order,
+        some=samples.some_of,
+        of_size=samples.of_size,
         sizes={"scenes": 64, "": 256},
-        compared=50, shows=True, **rows,
-    )  # fmt: skip
+        compared=50,
+        shows=True,
+        **rows,
+    )
 
 
 KINDS = {
@@ -210,7 +247,10 @@ KINDS = {
         training=_classified(tasks.data.training_pictures),
         noise=_labelled_noise,
         task=_classification,
-        stream=pictures.Stream, in_order=pictures.in_order, some=pictures.subset, of_size=lambda part, size: part,
+        stream=pictures.Stream,
+        in_order=pictures.in_order,
+        some=pictures.subset,
+        of_size=lambda part, size: part,
         sizes={"scenes": 32, "cifar10": 32, "cifar100": 32, "": 224},
         compared=1000,
         defaults={"epochs": 12, "batch_size": 64, "decay": "cosine"},
@@ -222,7 +262,10 @@ KINDS = {
         training=lambda request: _sampled(boxes.detection)(request).train,
         noise=_noise(_no_boxes),
         task=_detection,
-        stream=samples.Stream, in_order=samples.in_order, some=samples.some_of, of_size=samples.of_size,
+        stream=samples.Stream,
+        in_order=samples.in_order,
+        some=samples.some_of,
+        of_size=samples.of_size,
         sizes={"scenes": 160, "": 300},
         compared=100,
         defaults={"epochs": 60, "batch_size": 16, "decay": "cosine"},
@@ -234,16 +277,29 @@ KINDS = {
         training=lambda request: _sampled(masks.segmentation)(request).train,
         noise=_noise(lambda size: torch.zeros(size, size, dtype=torch.uint8)),
         task=_segmentation,
-        stream=samples.Stream, in_order=samples.in_order, some=samples.some_of, of_size=samples.of_size,
+        stream=samples.Stream,
+        in_order=samples.in_order,
+        some=samples.some_of,
+        of_size=samples.of_size,
         sizes={"scenes": 96, "": 320},
         compared=100,
         defaults={"epochs": 60, "batch_size": 8, "decay": "poly"},
     ),
     "pix2pix": _kind_of_translation(
-        pairs.pairs, True, likeness=PICTURES, data=pairs.DATA, task=_pix2pix, defaults=PUBLISHED | {"batch_size": 8},
+        pairs.pairs,
+        True,
+        likeness=PICTURES,
+        data=pairs.DATA,
+        task=_pix2pix,
+        defaults=PUBLISHED | {"batch_size": 8},
     ),
     "cyclegan": _kind_of_translation(
-        unpaired.unpaired, False, likeness=replace(PICTURES, largest_gap=math.inf),  # a distance has the unit of its features
-        data=unpaired.DATA, task=_cyclegan, defaults=PUBLISHED | {"batch_size": 4},
+        # a distance has the unit of its features
+        unpaired.unpaired,
+        False,
+        likeness=replace(PICTURES, largest_gap=math.inf),
+        data=unpaired.DATA,
+        task=_cyclegan,
+        defaults=PUBLISHED | {"batch_size": 4},
     ),
-}  # fmt: skip
+}

@@ -1,4 +1,6 @@
-"""Where pictures with masks of classes lie: folders of PNGs (as CamVid is kept), VOC 2012, Cityscapes, COCO, the embedded scenes."""
+"""Where pictures with masks of classes lie: folders of PNGs (as CamVid is kept), VOC 2012, Cityscapes, COCO, the
+embedded scenes.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -33,7 +35,10 @@ def class_names(data: str, data_root=None) -> tuple[str, ...]:
 
 
 def sources(data: str, data_root=None, bad: Bad = "refuse") -> tuple[dict[str, Masked | Painted], tuple[str, ...]]:
-    """Each split that the data has (train, and val or test or both), and the class names. Raises UserError for what is not there."""
+    """Each split that the data has (train, and val or test or both), and the class names.
+
+    Raises UserError for what is not there.
+    """
     root = folder_of(data, data_root, DATA)
     if data == "scenes":
         return {name: Painted(world, count) for world, (name, count) in enumerate(SCENES.items())}, class_names(data)
@@ -57,7 +62,7 @@ def _table(names: Names) -> np.ndarray:
     return table
 
 
-# ---- names ---------------------------------------------------------------------------------------------------
+# ---- names -------------------------------------------------------------------------------------------------
 
 
 def _folder_names(root: Path) -> Names:
@@ -66,12 +71,16 @@ def _folder_names(root: Path) -> Names:
         lines = [line.split(None, 1) for line in _text(root / "classes.txt").splitlines() if line.strip()]
         wrong = next((" ".join(line) for line in lines if len(line) < 2), None)
         if wrong is not None:
-            raise UserError(f"data_root: {root / 'classes.txt'}: the line {wrong!r} is no id and name; write lines such as `0 Sky`")
+            raise UserError(
+                f"data_root: {root / 'classes.txt'}: the line {wrong!r} is no id and name; write lines such as `0 Sky`"
+            )
         return _checked(lines, root / "classes.txt")
     if (root / "classes.json").is_file():
         return _json_names(root / "classes.json")
-    raise UserError(f"data_root: {root} has neither classes.txt nor classes.json; write one that names each id of the masks, "
-                    "in lines such as `0 Sky` (an id named Void is ignored)")  # fmt: skip
+    raise UserError(
+        f"data_root: {root} has neither classes.txt nor classes.json; write one that names each id of the masks, "
+        "in lines such as `0 Sky` (an id named Void is ignored)"
+    )
 
 
 def _json_names(path: Path) -> Names:
@@ -94,7 +103,10 @@ def _checked(pairs: list, path: Path) -> Names:
         if int(number) in names or (not void and name in names.values()):
             raise UserError(f"data_root: {path}: {number} {name} comes twice; each id and each name may come once")
         if int(number) == IGNORE and not void:
-            raise UserError(f"data_root: {path}: id {IGNORE} is {name}, but {IGNORE} always means ignored; give the class another id")
+            raise UserError(
+                f"data_root: {path}: id {IGNORE} is {name}, but {IGNORE} always means ignored; give the class another "
+                "id"
+            )
         names[int(number)] = None if void else name
     if not _real(names):
         raise UserError(f"data_root: {path} names no class")
@@ -117,7 +129,7 @@ def _json(path: Path):
         raise UserError(f"data_root: {path} is no JSON ({error})") from error
 
 
-# ---- CamVid and folders like it ------------------------------------------------------------------------------
+# ---- CamVid and folders like it ----------------------------------------------------------------------------
 
 
 def _folders(root: Path) -> Parts:
@@ -127,7 +139,9 @@ def _folders(root: Path) -> Parts:
 
 def _splits(root: Path, folders: Mapping[str, tuple[Path, Path]]) -> Parts:
     """The splits whose folders are there; train must be."""
-    there = {split: pair for split, pair in folders.items() if split == "train" or any(folder.is_dir() for folder in pair)}
+    there = {
+        split: pair for split, pair in folders.items() if split == "train" or any(folder.is_dir() for folder in pair)
+    }
     for folder in (folder for pair in there.values() for folder in pair):
         if not folder.is_dir():
             raise UserError(f"data_root: there is no folder {folder}; {root} should hold {folder.relative_to(root)}")
@@ -142,7 +156,9 @@ def _pairs(images: Path, labels: Path) -> Masked:
         if not found:
             raise UserError(f"data_root: {folder} holds no {what}")
     stems = sorted(pictures | masks)
-    return _masked([pictures.get(s, images / f"{s}.jpg") for s in stems], [masks.get(s, labels / f"{s}.png") for s in stems])
+    return _masked(
+        [pictures.get(s, images / f"{s}.jpg") for s in stems], [masks.get(s, labels / f"{s}.png") for s in stems]
+    )
 
 
 def _masked(pictures: list, masks: list) -> Masked:
@@ -151,7 +167,7 @@ def _masked(pictures: list, masks: list) -> Masked:
     return Masked(pictures, Files(pictures, tuple(map(str, masks))), np.empty(0))
 
 
-# ---- VOC and Cityscapes --------------------------------------------------------------------------------------
+# ---- VOC and Cityscapes ------------------------------------------------------------------------------------
 
 
 def _voc_names(root: Path) -> Names:
@@ -160,7 +176,10 @@ def _voc_names(root: Path) -> Names:
 
 def _voc(root: Path) -> Parts:
     """VOCdevkit/VOC2012 with its lists train and val."""
-    found = {split: _found(torchvision.datasets.VOCSegmentation, root, year="2012", image_set=split) for split in ("train", "val")}
+    found = {
+        split: _found(torchvision.datasets.VOCSegmentation, root, year="2012", image_set=split)
+        for split in ("train", "val")
+    }
     return {split: _masked(part.images, part.masks) for split, part in found.items()}
 
 
@@ -187,18 +206,22 @@ def _found(kind: Callable, root: Path, **options):
         ) from error
 
 
-# ---- COCO ----------------------------------------------------------------------------------------------------
+# ---- COCO --------------------------------------------------------------------------------------------------
 
 
 def _coco_names(root: Path) -> Names:
-    """Of semantic_classes.json where there are semantic masks, else background and the categories of the training instances."""
+    """Of semantic_classes.json where there are semantic masks, else background and the categories of the training
+    instances.
+    """
     if (root / "semantic").is_dir():
         return _json_names(root / "semantic_classes.json")
     return category_names(_training_instances(root))
 
 
 def _coco(root: Path) -> Parts:
-    """semantic/NAME/*.png with pictures in images/NAME or NAME, where NAME begins with train, val or test; else instances."""
+    """semantic/NAME/*.png with pictures in images/NAME or NAME, where NAME begins with train, val or test; else
+    instances.
+    """
     if (root / "semantic").is_dir():
         masks = {split: _one(root / "semantic", f"{split}*") or root / "semantic" / split for split in SPLITS}
         return _splits(root, {split: (_images(root, folder.name), folder) for split, folder in masks.items()})
@@ -224,5 +247,9 @@ def _training_instances(root: Path) -> Path:
     return found
 
 
-LAYOUTS = {"camvid": (_folder_names, _folders), "voc": (_voc_names, _voc), "cityscapes": (_cityscapes_names, _cityscapes),
-           "coco": (_coco_names, _coco)}  # fmt: skip
+LAYOUTS = {
+    "camvid": (_folder_names, _folders),
+    "voc": (_voc_names, _voc),
+    "cityscapes": (_cityscapes_names, _cityscapes),
+    "coco": (_coco_names, _coco),
+}

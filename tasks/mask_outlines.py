@@ -18,7 +18,7 @@ BACKGROUND = 2**16 - 1  # the id of what no instance covers
 Rows = list[dict]
 
 
-# ---- out of the file -----------------------------------------------------------------------------------------
+# ---- out of the file ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Outlines:
     names       of the categories by id, background among them
     pictures    the names of their files; sizes (N, 2) height and width
     first       (N + 1,): picture i has the objects first[i] to first[i + 1]
-    categories  (M,) uint16; the outline of object j is the JSON text[ends[j] : ends[j + 1]], which takes less than its numbers would
+    categories  (M,) uint16; the outline of object j is the JSON text[ends[j] : ends[j + 1]], which takes less than its
+                numbers would
     """
 
     names: Names
@@ -61,11 +62,17 @@ def instances(file: Path, folder: Path) -> Masked:
 def _outlines(file: Path, size: int, changed: int) -> Outlines:
     texts: list[bytes] = []
     found = content(file, texts)
-    pictures = _rows(found, file, "images", {"id": _is_whole, "file_name": stays_inside, "width": _is_side, "height": _is_side})
-    objects = _rows(found, file, "annotations", {"image_id": _is_whole, "category_id": _is_id, "segmentation": _is_outline})
+    pictures = _rows(
+        found, file, "images", {"id": _is_whole, "file_name": stays_inside, "width": _is_side, "height": _is_side}
+    )
+    objects = _rows(
+        found, file, "annotations", {"image_id": _is_whole, "category_id": _is_id, "segmentation": _is_outline}
+    )
     numbers = {row["id"]: number for number, row in enumerate(pictures)}
     if len(numbers) < len(pictures) or not pictures:
-        raise UserError(f"data_root: {file}: images: {len(pictures)} with {len(numbers)} ids; each must have one of its own")
+        raise UserError(
+            f"data_root: {file}: images: {len(pictures)} with {len(numbers)} ids; each must have one of its own"
+        )
     objects = sorted((row for row in objects if row["image_id"] in numbers), key=lambda row: numbers[row["image_id"]])
     mine = [_text(row["segmentation"], texts) for row in objects]
     return Outlines(
@@ -81,7 +88,9 @@ def _outlines(file: Path, size: int, changed: int) -> Outlines:
 
 def _names(found: dict[str, list], file: Path) -> Names:
     names: Names = {BACKGROUND: "background"}
-    for category in sorted(_rows(found, file, "categories", {"id": _is_id, "name": _is_name}), key=lambda row: row["id"]):
+    for category in sorted(
+        _rows(found, file, "categories", {"id": _is_id, "name": _is_name}), key=lambda row: row["id"]
+    ):
         if category["id"] in names or category["name"] in names.values():
             raise UserError(f"data_root: {file}: categories: {category['id']} {category['name']} comes twice")
         names[category["id"]] = category["name"]
@@ -96,7 +105,11 @@ def _rows(found: dict[str, list], file: Path, field: str, checks: dict[str, Call
         for name, right in checks.items():
             value = row.get(name) if isinstance(row, dict) else None
             if not right(value):
-                why = "must be a path inside the pictures' folder" if name == "file_name" else "is not what COCO's instances have there"
+                why = (
+                    "must be a path inside the pictures' folder"
+                    if name == "file_name"
+                    else "is not what COCO's instances have there"
+                )
                 raise UserError(f"data_root: {file}: {field}[{number}].{name}: {value!r} {why}")
     return found[field]
 
@@ -128,7 +141,7 @@ def _text(outline: list | dict, texts: list[bytes]) -> bytes:
     return b""
 
 
-# ---- onto masks ----------------------------------------------------------------------------------------------
+# ---- onto masks --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -145,7 +158,10 @@ class Instances:
         for number, (category, text) in enumerate(self.outlines.objects(index)):
             runs = run_lengths(text, *shape)
             if runs is None:
-                raise BadSample(name, f"object {number} of this picture (category {category}) has a segmentation that cannot be drawn")
+                raise BadSample(
+                    name,
+                    f"object {number} of this picture (category {category}) has a segmentation that cannot be drawn",
+                )
             objects.append((category, runs))
         return drawn(objects, *shape)
 
@@ -161,13 +177,20 @@ def drawn(objects: list[tuple[int, list[int]]], height: int, width: int) -> np.n
 
 
 def run_lengths(text: bytes, height: int, width: int) -> list[int] | None:
-    """COCO's run lengths of an outline: pixels outside, inside, outside, .. down the columns; None for what cannot be drawn."""
+    """COCO's run lengths of an outline: pixels outside, inside, outside, .. down the columns;
+
+    None for what cannot be drawn.
+    """
     try:
         shape = json.loads(text)
     except (ValueError, RecursionError):
         return None
     counts = _stated(shape, height, width) if isinstance(shape, dict) else _polygons(shape, height, width)
-    if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != height * width:
+    if (
+        not isinstance(counts, list)
+        or not all(type(count) is int and count >= 0 for count in counts)
+        or sum(counts) != height * width
+    ):
         return None
     return counts
 
@@ -184,13 +207,17 @@ def _polygons(lines: list, height: int, width: int) -> list[int] | None:
 
 
 def _stated(shape: dict, height: int, width: int) -> list | None:
-    """Of run lengths, plain or compressed, for a picture of this size. pycocotools writes beyond its memory where they do not fill it."""
+    """Of run lengths, plain or compressed, for a picture of this size. pycocotools writes beyond its memory where they
+    do not fill it.
+    """
     counts = shape.get("counts") if shape.get("size") == [height, width] else None
     return uncompressed(counts) if isinstance(counts, str) else counts
 
 
 def uncompressed(text: str) -> list[int] | None:
-    """Run lengths out of COCO's text: five bits a letter, the lowest first, from the third on the difference to the last but one."""
+    """Run lengths out of COCO's text: five bits a letter, the lowest first, from the third on the difference to the
+    last but one.
+    """
     counts, value, shift = [], 0, 0
     for letter in text:
         code = ord(letter) - 48

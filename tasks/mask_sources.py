@@ -1,6 +1,7 @@
 """Pictures with masks of classes: read from files, painted; tasks.mask_outlines draws others.
 
-A mask holds ids, which need not be contiguous; a table turns them into class indices 0 .. num_classes - 1, or IGNORE where there is none.
+A mask holds ids, which need not be contiguous; a table turns them into class indices 0 .. num_classes - 1, or IGNORE
+where there is none.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +25,8 @@ MODES = ("1", "L", "P", "I;16")  # of masks that hold ids; a palette's colours a
 
 @dataclass(frozen=True)
 class Masked:
-    """Picture files and their masks. ids(index, (H, W)) gives (H, W) unsigned integers, table (65536,) uint8 the class of each id.
+    """Picture files and their masks. ids(index, (H, W)) gives (H, W) unsigned integers, table (65536,) uint8 the class
+    of each id.
 
     ids raises BadSample for masks that say another size than the picture's, before it fills a single pixel.
     """
@@ -53,7 +55,10 @@ class Masked:
         return image, Mask(torch.from_numpy(mask))
 
     def look(self, index: int, shape: tuple[int, int] | None = None) -> tuple[np.ndarray, dict[int, int]]:
-        """The mask of classes, and how many pixels have each id that is no class: those are IGNORE. `shape` is the picture's."""
+        """The mask of classes, and how many pixels have each id that is no class: those are IGNORE.
+
+        `shape` is the picture's.
+        """
         if shape is None:
             with opened(self.name(index)) as image:
                 shape = image.size[::-1]
@@ -75,7 +80,9 @@ def same_size(name: str, picture: tuple[int, int], mask: tuple[int, int]) -> Non
 def in_words(pixels: Mapping[int, int]) -> str:
     """Pixels by id, the most frequent first."""
     rows = sorted(pixels.items(), key=lambda row: -row[1])
-    return ", ".join(f"{count} pixels of id {number}" for number, count in rows[:NAMED]) + (" and others" if len(rows) > NAMED else "")
+    return ", ".join(f"{count} pixels of id {number}" for number, count in rows[:NAMED]) + (
+        " and others" if len(rows) > NAMED else ""
+    )
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,10 @@ class Files:
         with opened(self.masks[index], self.pictures[index], "mask", MASKS) as image:
             same_size(self.pictures[index], shape, image.size[::-1])
             if image.mode not in MODES:
-                raise BadSample(self.pictures[index], f"the mask {self.masks[index]} holds colours (mode {image.mode}), not class ids")
+                raise BadSample(
+                    self.pictures[index],
+                    f"the mask {self.masks[index]} holds colours (mode {image.mode}), not class ids",
+                )
             ids = np.asarray(image)
         return ids.astype(np.uint8) if ids.dtype == bool else ids
 

@@ -1,7 +1,8 @@
 """Data for semantic segmentation: pictures, a class for each pixel, and the weights of the classes.
 
-Training sees squares out of randomly scaled pictures. Evaluation sees whole pictures at the size of the network's input, but judges them
-at the size of their masks, so that figures do not depend on that input. The test part chooses nothing.
+Training sees squares out of randomly scaled pictures. Evaluation sees whole pictures at the size of the network's
+input, but judges them at the size of their masks, so that figures do not depend on that input. The test part chooses
+nothing.
 """
 
 import math
@@ -47,15 +48,20 @@ def segmentation(
 
     input_size  length of the shorter side of a picture in evaluation, and of the squares that are trained on
     seed        decides what is split off: a validation part where the data has none, the `train_images` kept
-    bad         what is to happen to pictures and masks that do not fit together: "refuse" raises, "skip" leaves them out and says so;
-                pixels whose ids no class has are then IGNORE. All masks are looked at here, pictures as they are needed.
+    bad         what is to happen to pictures and masks that do not fit together: "refuse" raises, "skip" leaves them
+                out and says so; pixels whose ids no class has are then IGNORE. All masks are looked at here, pictures
+                as they are needed.
     Targets are (H, W) uint8 of class indices, or IGNORE; in evaluation of the size that the mask has in its file.
     """
     if train_images is not None and train_images < 2:
         raise UserError(f"train_images: {train_images}, must be at least 2")
     found, classes = sources(data, data_root, bad)
-    parts = {name: Samples(source, torch.arange(len(source)), input_size, Fit(input_size), Fit(input_size), workers=workers, bad=bad)
-             for name, source in found.items()}  # fmt: skip
+    parts = {
+        name: Samples(
+            source, torch.arange(len(source)), input_size, Fit(input_size), Fit(input_size), workers=workers, bad=bad
+        )
+        for name, source in found.items()
+    }
     if "val" not in parts:
         parts["train"], parts["val"] = split_off(parts["train"], VAL_SHARE, seed)
     parts["train"] = some_of(parts["train"], train_images, seed)
@@ -64,7 +70,7 @@ def segmentation(
     return replace(made, train=replace(made.train, augment=training(input_size, made.mean)))
 
 
-# ---- what pictures and masks go through ----------------------------------------------------------------------
+# ---- what pictures and masks go through --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,10 @@ class Fit:
 
 
 def training(size: int, mean: Tensor) -> v2.Compose:
-    """Augmentation of (picture, mask): random scale and place, mirrored half of the time, slightly other colours. (3, S, S) and (S, S)."""
+    """Augmentation of (picture, mask): random scale and place, mirrored half of the time, slightly other colours.
+
+    (3, S, S) and (S, S).
+    """
     return v2.Compose([RandomSquare(size, mean), v2.RandomHorizontalFlip(), v2.ColorJitter(JITTER, JITTER, JITTER)])
 
 
@@ -97,24 +106,31 @@ class RandomSquare(v2.Transform):
         height, width = v2.query_size(flat_inputs)
         u = torch.rand(3).tolist()
         side = min(height, width) / math.exp(math.log(SCALES[0]) + math.log(SCALES[1] / SCALES[0]) * u[0])
-        rows, columns = (_span(length, side, share * (length - side), self.size) for length, share in ((height, u[1]), (width, u[2])))
+        rows, columns = (
+            _span(length, side, share * (length - side), self.size) for length, share in ((height, u[1]), (width, u[2]))
+        )
         return {"rows": rows, "columns": columns}
 
     def transform(self, inpt: Tensor, params: dict) -> Tensor:
         (y0, y1, top, bottom), (x0, x1, left, right) = params["rows"], params["columns"]
         is_mask = isinstance(inpt, Mask)
         beyond = torch.full((1, 1, 1), IGNORE, dtype=torch.uint8) if is_mask else self.colour
-        # nearest-exact looks at the middle of a pixel, as bilinear does for the picture; nearest, the default for masks, at its corner
+        # nearest-exact looks at the middle of a pixel, as bilinear does for the picture; nearest, the default for
+        # masks, at its corner
         how = v2.InterpolationMode.NEAREST_EXACT if is_mask else v2.InterpolationMode.BILINEAR
         plain = inpt.as_subclass(Tensor)
         cut = (plain[None] if is_mask else plain)[:, y0:y1, x0:x1]
         square = beyond.repeat(1, self.size, self.size)
-        square[:, top:bottom, left:right] = F.resize_image(cut, [bottom - top, right - left], how, antialias=not is_mask)
+        square[:, top:bottom, left:right] = F.resize_image(
+            cut, [bottom - top, right - left], how, antialias=not is_mask
+        )
         return Mask(square[0]) if is_mask else square
 
 
 def _span(length: int, side: float, start: float, size: int) -> tuple[int, int, int, int]:
-    """What of a line of `length` pixels a window shows that begins at `start` and is `side` long, and where in its `size` pixels."""
+    """What of a line of `length` pixels a window shows that begins at `start` and is `side` long, and where in its
+    `size` pixels.
+    """
     first = min(round(max(start, 0)), length - 1)
     last = max(round(min(start + side, length)), first + 1)
     at = min(round(max(-start, 0) / side * size), size - 1)
@@ -122,13 +138,14 @@ def _span(length: int, side: float, start: float, size: int) -> tuple[int, int, 
     return first, last, at, end
 
 
-# ---- looking at masks beforehand -----------------------------------------------------------------------------
+# ---- looking at masks beforehand ---------------------------------------------------------------------------
 
 
 def checked(samples: Samples) -> Samples:
     """The samples without those whose masks cannot be used.
 
-    Raises UserError, where bad pictures are refused, for these and for ids that no class has; else the pixels of such ids are counted.
+    Raises UserError, where bad pictures are refused, for these and for ids that no class has; else the pixels of such
+    ids are counted.
     """
     if not isinstance(samples.source, Masked):
         return samples
@@ -154,23 +171,32 @@ def _settle(samples: Samples, bad: dict[int, BadSample], unknown: dict[int, dict
     """Refuse what was found, or say it."""
     source = samples.source
     words = [f"{error.name}: {error.why}" for error in bad.values()]
-    words += [f"{source.name(index)}: its mask has {in_words(ids)}, which no class has" for index, ids in unknown.items()]
+    words += [
+        f"{source.name(index)}: its mask has {in_words(ids)}, which no class has" for index, ids in unknown.items()
+    ]
     if words and samples.bad == "refuse":
         more = f"; and {len(words) - NAMED} more" if len(words) > NAMED else ""
-        raise UserError(f"data_root: {len(words)} of {len(samples)} pictures cannot be used: {'; '.join(words[:NAMED])}{more}; "
-                        "mend or remove them, or add --bad-data skip")  # fmt: skip
+        raise UserError(
+            f"data_root: {len(words)} of {len(samples)} pictures cannot be used: {'; '.join(words[:NAMED])}{more}; "
+            "mend or remove them, or add --bad-data skip"
+        )
     samples.note({source.name(index): error.why for index, error in bad.items()})
     if len(bad) == len(samples):
         raise UserError(f"data_root: none of the {len(samples)} pictures can be used, the first for this: {words[0]}")
     if unknown:
         pixels = sum(map(Counter, unknown.values()), Counter())
         first = source.name(next(iter(unknown)))
-        print(f"warning: {len(unknown)} masks, the first that of {first}, have ids that no class has; ignored are "
-              f"{in_words(pixels)}", file=sys.stderr)  # fmt: skip
+        print(
+            f"warning: {len(unknown)} masks, the first that of {first}, have ids that no class has; ignored are "
+            f"{in_words(pixels)}",
+            file=sys.stderr,
+        )
 
 
 def class_weights(samples: Samples) -> Tensor:
-    """ENet's weights (num_classes,) 1 / ln(1.02 + share of pixels) (arXiv:1606.02147), from evenly spaced masks of the training part."""
+    """ENet's weights (num_classes,) 1 / ln(1.02 + share of pixels) (arXiv:1606.02147), from evenly spaced masks of the
+    training part.
+    """
     some = samples.select(torch.linspace(0, len(samples) - 1, min(WEIGHED, len(samples))).long())
     pixels = sum(_each(some, _pixels, "weighing classes"))
     if not pixels.any():

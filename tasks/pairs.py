@@ -1,4 +1,6 @@
-"""Pairs of pictures, an input and the target it is to become: folders as pix2pix keeps them (arXiv:1611.07004), the embedded scenes."""
+"""Pairs of pictures, an input and the target it is to become: folders as pix2pix keeps them (arXiv:1611.07004), the
+embedded scenes.
+"""
 
 import os
 from dataclasses import dataclass
@@ -11,7 +13,18 @@ from torch import Tensor
 from common.errors import UserError
 from tasks import scenes
 from tasks.data import VAL_SHARE
-from tasks.folders import SCENES, SPLITS, PictureFiles, Together, centred, checked, enlarged, pictures_in, refuse_few, samples_of
+from tasks.folders import (
+    SCENES,
+    SPLITS,
+    PictureFiles,
+    Together,
+    centred,
+    checked,
+    enlarged,
+    pictures_in,
+    refuse_few,
+    samples_of,
+)
 from tasks.reading import opened, read_picture, refuse_depth
 from tasks.samples import Bad, BadSample, Data, folder_of, some_of, split_off
 
@@ -29,15 +42,18 @@ def pairs(
     bad: Bad = "refuse",
     direction: Direction = "a_to_b",
 ) -> Data:
-    """Inputs and targets of one of DATA, for generators that see `input_size` pixels square; both lie in [-1, 1] once normalised.
+    """Inputs and targets of one of DATA, for generators that see `input_size` pixels square; both lie in [-1, 1] once
+    normalised.
 
-    data        "pairs": FOLDER/train, and val or test or both, with pictures that show A on the left and B on the right;
+    data        "pairs": FOLDER/train, and val or test or both, with pictures that show A on the left and B on the
+                right;
                 "scenes": A is a line drawing, B the picture
     seed        decides what is split off: a validation part where the data has none, the `train_images` kept
-    bad         what becomes of files that are no such pictures (tasks.samples). All are opened here, and read as they are needed.
+    bad         what becomes of files that are no such pictures (tasks.samples). All are opened here, and read as they
+                are needed.
     direction   which of the two is the input
-    Inputs and targets are (3, S, S) uint8: in training the same crop of both, mirrored together or not at all; in evaluation whole
-    pictures squeezed into the square. Raises UserError.
+    Inputs and targets are (3, S, S) uint8: in training the same crop of both, mirrored together or not at all; in
+    evaluation whole pictures squeezed into the square. Raises UserError.
     """
     root = folder_of(data, data_root, DATA)
     refuse_few(train_images)
@@ -55,13 +71,16 @@ def _directed(a: Tensor, b: Tensor, direction: Direction) -> tuple[Tensor, Tenso
     return (a, b) if direction == "a_to_b" else (b, a)
 
 
-# ---- files ---------------------------------------------------------------------------------------------------
+# ---- files -------------------------------------------------------------------------------------------------
 
 
 def _files(root: Path, direction: Direction) -> dict[str, "Files"]:
     layout = f"{root} should hold train, and may hold val and test, with pictures that show A and B side by side"
-    return {name: Files(pictures_in(root / name, layout), direction)
-            for name in SPLITS if name == "train" or (root / name).is_dir()}  # fmt: skip
+    return {
+        name: Files(pictures_in(root / name, layout), direction)
+        for name in SPLITS
+        if name == "train" or (root / name).is_dir()
+    }
 
 
 @dataclass(frozen=True)
@@ -85,16 +104,21 @@ class Files(PictureFiles):
 
 def _even(name: str, width: int, height: int) -> None:
     if width % 2:
-        raise BadSample(name, f"has {width}x{height} pixels, an odd width; two pictures of one width are wanted side by side")
+        raise BadSample(
+            name, f"has {width}x{height} pixels, an odd width; two pictures of one width are wanted side by side"
+        )
 
 
-# ---- scenes --------------------------------------------------------------------------------------------------
+# ---- scenes ------------------------------------------------------------------------------------------------
 
 
 def _scenes(input_size: int, direction: Direction) -> dict[str, "Scenes"]:
     """Painted at the size they are needed at, so that lines are as wide in evaluation as in training."""
     sizes = {"train": enlarged(input_size)}
-    return {name: Scenes(world, count, sizes.get(name, input_size), direction) for world, (name, count) in enumerate(SCENES.items())}
+    return {
+        name: Scenes(world, count, sizes.get(name, input_size), direction)
+        for world, (name, count) in enumerate(SCENES.items())
+    }
 
 
 @dataclass(frozen=True)

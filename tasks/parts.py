@@ -1,7 +1,9 @@
-"""Models of one traceable part or of several, such as the two of a two-stage detector: each is quantized, converted and frozen by itself.
+"""Models of one traceable part or of several, such as the two of a two-stage detector: each is quantized, converted and
+frozen by itself.
 
-A model of several parts names them in an attribute `PARTS` and gives in `part_examples(images)` an input for each, of the right shape. What
-lies between the parts stays float and untraced. A model without `PARTS` is its own only part, called "".
+A model of several parts names them in an attribute `PARTS` and gives in `part_examples(images)` an input for each, of
+the right shape. What lies between the parts stays float and untraced. A model without `PARTS` is its own only part,
+called "".
 """
 
 import copy
@@ -58,13 +60,15 @@ def _noting(seen: dict[str, Tensor], name: str) -> Callable:
     return note
 
 
-# ---- what quant does with a model, done with each part -------------------------------------------------------
+# ---- what quant does with a model, done with each part -----------------------------------------------------
 
 
 def attach(model: nn.Module, images: Tensor, config: quant.QuantConfig) -> nn.Module:
     """quant.attach; `images` are such as the model will see."""
     examples = examples_of(model, images)
-    return with_parts(model, {name: quant.attach(part, examples[name], config) for name, part in parts_of(model).items()})
+    return with_parts(
+        model, {name: quant.attach(part, examples[name], config) for name, part in parts_of(model).items()}
+    )
 
 
 def plan(model: nn.Module, images: Tensor, config: quant.QuantConfig) -> list[quant.PlanRow]:
@@ -73,13 +77,17 @@ def plan(model: nn.Module, images: Tensor, config: quant.QuantConfig) -> list[qu
     return [row for name, part in parts_of(model).items() for row in quant.plan(part, examples[name], config)]
 
 
-def calibrate(model: nn.Module, batches: Iterable[Tensor], config: quant.QuantConfig, method: str, run: Callable) -> nn.Module:
+def calibrate(
+    model: nn.Module, batches: Iterable[Tensor], config: quant.QuantConfig, method: str, run: Callable
+) -> nn.Module:
     """quant.calibrate.calibrate on batches of images; `run(model, images)` uses the model as evaluation does."""
     if not hasattr(model, "PARTS"):
         return calibrate_part(model, batches, config, method)
     kept, model = list(batches), model.eval()  # read once for each part
     inputs = {name: _inputs(model, kept, run, name) for name in parts_of(model)}
-    return with_parts(model, {name: calibrate_part(part, inputs[name], config, method) for name, part in parts_of(model).items()})
+    return with_parts(
+        model, {name: calibrate_part(part, inputs[name], config, method) for name, part in parts_of(model).items()}
+    )
 
 
 def _inputs(model: nn.Module, batches: Iterable[Tensor], run: Callable, name: str) -> Iterator[Tensor]:
@@ -111,7 +119,9 @@ def parity(graph: nn.Module, converted: nn.Module, inputs: Mapping[str, Tensor])
 
 
 class Frozen:
-    """The frozen parts of a model; call it with images, as to be timed: each part runs, the others on example inputs."""
+    """The frozen parts of a model; call it with images, as to be timed: each part runs, the others on example
+    inputs.
+    """
 
     def __init__(self, parts: Mapping[str, Callable], examples: Mapping[str, Tensor]):
         self.parts = dict(parts)
@@ -132,8 +142,13 @@ def freeze(converted: nn.Module, images: Tensor, inputs: Mapping[str, Tensor] | 
 def freeze_float(model: nn.Module, images: Tensor, runtime: str, inputs: Mapping[str, Tensor] | None = None) -> Frozen:
     """quant.freeze_float of each part, for the same."""
     examples = _channels_last(inputs or examples_of(model, images))
-    return Frozen({name: quant.freeze_float(part, examples[name], engine=runtime) for name, part in parts_of(model).items()}, examples)
+    return Frozen(
+        {name: quant.freeze_float(part, examples[name], engine=runtime) for name, part in parts_of(model).items()},
+        examples,
+    )
 
 
 def _channels_last(examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for name, x in examples.items()}
+    return {
+        name: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for name, x in examples.items()
+    }

@@ -1,7 +1,8 @@
 """Labelled pictures, held decoded or read as needed, and the stream of training batches drawn from them.
 
-A batch is a pure function of (seed, step): the epoch's permutation draws from (seed, epoch), augmentation from (seed, step).
-So exact resume needs the number of the step and nothing else. Ranks (common.distributed) take turns at the batches of one such stream.
+A batch is a pure function of (seed, step): the epoch's permutation draws from (seed, epoch), augmentation from (seed,
+step). So exact resume needs the number of the step and nothing else. Ranks (common.distributed) take turns at the
+batches of one such stream.
 """
 
 import math
@@ -38,7 +39,9 @@ def generator(*numbers: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Memory:
-    """Decoded pictures: images (N, 3, S, S) uint8 with S = stored_size(input_size), labels (N,) int64, mean and std (3,) in [0, 1]."""
+    """Decoded pictures: images (N, 3, S, S) uint8 with S = stored_size(input_size), labels (N,) int64, mean and std
+    (3,) in [0, 1].
+    """
 
     images: Tensor
     labels: Tensor
@@ -95,7 +98,9 @@ class Lazy:
         """(B, 3, input_size, input_size) uint8, augmented when there is a generator to draw from."""
         keys, size = self.keys[indices].tolist(), self.input_size
         if draw is None or size <= SMALL:
-            images = _stack(self._pool.map(lambda key: fit_square(self.read(key), size, 1.0 if size <= SMALL else CENTRE), keys))
+            images = _stack(
+                self._pool.map(lambda key: fit_square(self.read(key), size, 1.0 if size <= SMALL else CENTRE), keys)
+            )
             images = images if draw is None else shift_and_flip(images, draw)
         else:
             u = torch.rand(len(keys), 5, generator=draw)
@@ -124,15 +129,17 @@ class Stream:
     """Endless training batches. Each epoch is a fresh permutation, of which what fills no whole step is dropped.
 
     batch_size  pictures of one rank in a step; fewer where there are not enough
-    Of each `world_size` batches that follow one another a rank takes one: n ranks see in a step what one with n * batch_size would.
-    Raises UserError for fewer pictures than ranks.
+    Of each `world_size` batches that follow one another a rank takes one: n ranks see in a step what one with n *
+    batch_size would. Raises UserError for fewer pictures than ranks.
     """
 
     def __init__(self, pictures: Pictures, batch_size: int, seed: int, augment: bool = True):
         self.pictures, self.seed, self.augment = pictures, seed, augment
         self.rank, self.ranks = distributed.rank(), distributed.world_size()
         if len(pictures) < self.ranks:
-            raise UserError(f"nproc-per-node: {self.ranks} processes share {len(pictures)} training pictures; start fewer")
+            raise UserError(
+                f"nproc-per-node: {self.ranks} processes share {len(pictures)} training pictures; start fewer"
+            )
         self.batch_size = min(batch_size, len(pictures) // self.ranks)
         self.steps_per_epoch = len(pictures) // (self.batch_size * self.ranks)
         self._permutation = (-1, torch.empty(0))
@@ -140,7 +147,10 @@ class Stream:
         self._next = (-1, None)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """This rank's batch of step `step` from the beginning of training, a pure function of (seed, step, rank). See `labelled`."""
+        """This rank's batch of step `step` from the beginning of training, a pure function of (seed, step, rank).
+
+        See `labelled`.
+        """
         if self._ahead is None:
             return self._make(step)
         waiting, future = self._next
@@ -151,12 +161,17 @@ class Stream:
     def _make(self, step: int) -> tuple[Tensor, Tensor]:
         epoch, position = divmod(step, self.steps_per_epoch)
         indices = self._order(epoch)[(position * self.ranks + self.rank) * self.batch_size :][: self.batch_size]
-        return labelled(self.pictures, indices, generator(self.seed, 1, step * self.ranks + self.rank) if self.augment else None)
+        return labelled(
+            self.pictures, indices, generator(self.seed, 1, step * self.ranks + self.rank) if self.augment else None
+        )
 
     def _order(self, epoch: int) -> Tensor:
         kept = self._permutation
         if kept[0] != epoch:  # replaced as a whole: the thread that reads ahead may be in another epoch
-            kept = self._permutation = (epoch, torch.randperm(len(self.pictures), generator=generator(self.seed, 0, epoch)))
+            kept = self._permutation = (
+                epoch,
+                torch.randperm(len(self.pictures), generator=generator(self.seed, 0, epoch)),
+            )
         return kept[1]
 
 
@@ -186,7 +201,8 @@ def shift_and_flip(images: Tensor, draw: torch.Generator) -> Tensor:
     count, _, size, _ = images.shape
     rows, columns = torch.randint(0, 2 * PAD + 1, (2, count), generator=draw).to(images.device)
     flip = (torch.rand(count, 1, 1, 1, generator=draw) < 0.5).to(images.device)
-    windows = F.pad(images, (PAD,) * 4).unfold(2, size, 1).unfold(3, size, 1)  # (B, 3, 2 PAD + 1, 2 PAD + 1, S, S), a view
+    # (B, 3, 2 PAD + 1, 2 PAD + 1, S, S), a view
+    windows = F.pad(images, (PAD,) * 4).unfold(2, size, 1).unfold(3, size, 1)
     shifted = windows[torch.arange(count, device=images.device), :, rows, columns]
     return torch.where(flip, shifted.flip(3), shifted)
 
@@ -194,7 +210,8 @@ def shift_and_flip(images: Tensor, draw: torch.Generator) -> Tensor:
 def crop_windows(u: Tensor, width: float, height: float) -> Tensor:
     """Random windows x0, y0, x1, y1 as shares of the picture: (B, 4) from u (B, >= 4) uniform in [0, 1).
 
-    The area is uniform in AREA of the picture's, the aspect log-uniform in RATIO; a window too wide or too high is cut to fit.
+    The area is uniform in AREA of the picture's, the aspect log-uniform in RATIO; a window too wide or too high is cut
+    to fit.
     """
     area = AREA[0] + (AREA[1] - AREA[0]) * u[:, 0]
     ratio = torch.exp(math.log(RATIO[0]) + math.log(RATIO[1] / RATIO[0]) * u[:, 1]) * (height / width)
@@ -204,10 +221,17 @@ def crop_windows(u: Tensor, width: float, height: float) -> Tensor:
 
 
 def resized_crops(images: Tensor, windows: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Cut windows (B, 4) out of square images (B, 3, S, S), mirror where flip (B,), resize bilinearly: (B, 3, size, size) uint8."""
+    """Cut windows (B, 4) out of square images (B, 3, S, S), mirror where flip (B,), resize bilinearly:
+
+    (B, 3, size, size) uint8.
+    """
     x0, y0, x1, y1 = windows.unbind(1)
     zero, mirror = torch.zeros_like(x0), torch.where(flip, -1.0, 1.0)
-    theta = torch.stack([(x1 - x0) * mirror, zero, x0 + x1 - 1, zero, y1 - y0, y0 + y1 - 1], dim=1).view(-1, 2, 3).to(images.device)
+    theta = (
+        torch.stack([(x1 - x0) * mirror, zero, x0 + x1 - 1, zero, y1 - y0, y0 + y1 - 1], dim=1)
+        .view(-1, 2, 3)
+        .to(images.device)
+    )
     grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False).round_().to(torch.uint8)
 

@@ -1,4 +1,6 @@
-"""pix2pix (arXiv:1611.07004): a generator learns from pairs, against a discriminator that sees input and output together."""
+"""pix2pix (arXiv:1611.07004): a generator learns from pairs, against a discriminator that sees input and output
+together.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +48,8 @@ class Pix2Pix:
         made = model(given).float()
         logs = self.rival.learn({"pair": torch.cat([given, wanted], 1)}, {"pair": torch.cat([given, made], 1)})
         fooled, l1 = self.rival.fooled("pair", torch.cat([given, made], 1)), F.l1_loss(made, wanted)
-        return fooled + self.l1_weight * l1, {"fooled": fooled.detach(), "l1": l1.detach() / 2, **logs}  # of a range of 2
+        # of a range of 2
+        return fooled + self.l1_weight * l1, {"fooled": fooled.detach(), "l1": l1.detach() / 2, **logs}
 
     def check(self, held_out: Mapping[str, Samples]) -> None:
         """Raise UserError for what would come up only when pictures are first judged."""
@@ -68,8 +71,9 @@ class Pix2Pix:
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, samples: Samples) -> dict[str, float]:
-        """l1 in [0, 1], psnr in dB, ssim: means over pictures. distance: how far made pictures lie from real ones in feature space. With a
-        judge that reads label maps, which are the input then, also what it finds of them. The same numbers on all ranks."""
+        """l1 in [0, 1], psnr in dB, ssim: means over pictures. distance: how far made pictures lie from real ones in
+        feature space. With a judge that reads label maps, which are the input then, also what it finds of them. The
+        same numbers on all ranks."""
         model.eval()
         pixels, distance = PairMetrics(), FeatureDistance(self.judge or random_features())
         fcn = FcnScore(self.judge) if self._reads_labels else None
@@ -93,5 +97,8 @@ class Pix2Pix:
     def rows(self, models: Models, samples: Samples) -> list[dict[str, Tensor]]:
         """Pictures to look at: what is given, what is wanted, and what each model makes of it."""
         return translation.rows(
-            lambda batch: {"input": batch[0], "target": batch[1]} | {name: model(batch[0]) for name, model in models.items()}, samples
+            lambda batch: (
+                {"input": batch[0], "target": batch[1]} | {name: model(batch[0]) for name, model in models.items()}
+            ),
+            samples,
         )

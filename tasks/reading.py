@@ -18,8 +18,12 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.De
 
 
 @contextlib.contextmanager
-def opened(path: str, name: str | None = None, what: str = "picture", formats: Sequence[str] = PICTURES) -> Iterator[Image.Image]:
-    """The file `path` open; what goes wrong meanwhile is a BadSample of the picture `name`, to which the file belongs."""
+def opened(
+    path: str, name: str | None = None, what: str = "picture", formats: Sequence[str] = PICTURES
+) -> Iterator[Image.Image]:
+    """The file `path` open; what goes wrong meanwhile is a BadSample of the picture `name`, to which the file
+    belongs.
+    """
     it = what if name in (None, path) else f"{what} {path}"
     try:
         with Image.open(path, formats=formats) as image:
@@ -33,7 +37,9 @@ def opened(path: str, name: str | None = None, what: str = "picture", formats: S
 def refuse_depth(path: str, image: Image.Image) -> None:
     """Raise BadSample for pixels of more than 8 bits."""
     if image.mode.startswith(("I", "F")):
-        raise BadSample(path, f"has pixels of more than 8 bits (mode {image.mode}), which have no agreed range; save it with 8")
+        raise BadSample(
+            path, f"has pixels of more than 8 bits (mode {image.mode}), which have no agreed range; save it with 8"
+        )
 
 
 def read_picture(path: str) -> Tensor:

@@ -1,7 +1,7 @@
 """What a generator is trained against: float discriminators, their optimizer and their memory of older pictures.
 
-Only generators are quantized; discriminators never leave training. They learn inside a task's training step, one step of Adam each time,
-and stand still while the generator asks them what they think of its pictures.
+Only generators are quantized; discriminators never leave training. They learn inside a task's training step, one step
+of Adam each time, and stand still while the generator asks them what they think of its pictures.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,9 @@ class Rival:
     seed       of the discriminators' weights and of what is drawn from the pools
     """
 
-    def __init__(self, names: tuple[str, ...], make: Callable[[], nn.Module], loss: str, pool_size: int = 0, seed: int = 0):
+    def __init__(
+        self, names: tuple[str, ...], make: Callable[[], nn.Module], loss: str, pool_size: int = 0, seed: int = 0
+    ):
         with torch.random.fork_rng(devices=[]):  # the generators' weights do not depend on whether there is a rival
             torch.default_generator.manual_seed(generator(seed, 5).initial_seed())
             self.networks = nn.ModuleDict({name: make() for name in names})
@@ -38,8 +40,8 @@ class Rival:
         self.optimizer = torch.optim.Adam(self.networks.parameters(), lr=LR, betas=BETAS)
 
     def learn(self, real: Mapping[str, Tensor], made: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A training step of each discriminator on real and made pictures (B, C, H, W); its loss, which is half of that on
-        real and on made pictures together, as published.
+        """A training step of each discriminator on real and made pictures (B, C, H, W); its loss, which is half of that
+        on real and on made pictures together, as published.
         """
         self.networks.requires_grad_(True)
         losses = {}
@@ -53,7 +55,10 @@ class Rival:
         return {f"discriminator_{name}": loss.detach() for name, loss in losses.items()}
 
     def fooled(self, name: str, made: Tensor) -> Tensor:
-        """The generator's loss: how far a discriminator is from taking its pictures for real ones. Differentiable in `made` alone."""
+        """The generator's loss: how far a discriminator is from taking its pictures for real ones.
+
+        Differentiable in `made` alone.
+        """
         self.networks.requires_grad_(False)
         return self._ought(self.networks[name](made), 1.0)
 
@@ -85,10 +90,11 @@ class Rival:
 
 
 class Pool:
-    """Up to `size` pictures made before (arXiv:1612.07828, section 2.3): a discriminator must not forget how it was fooled.
+    """Up to `size` pictures made before (arXiv:1612.07828, section 2.3): a discriminator must not forget how it was
+    fooled.
 
-    What happens to a picture is drawn by its number, so that the memory and that number are all of the state. The ranks (common.distributed) hold
-    the same memory: each has seen the pictures of all.
+    What happens to a picture is drawn by its number, so that the memory and that number are all of the state. The ranks
+    (common.distributed) hold the same memory: each has seen the pictures of all.
     """
 
     def __init__(self, size: int, seed: int, number: int):
@@ -96,7 +102,9 @@ class Pool:
         self.seen, self.memory = 0, torch.empty(0)
 
     def exchange(self, pictures: Tensor) -> Tensor:
-        """For each picture (B, C, H, W) itself or, in one case of two once the memory is full, an older one whose place it takes."""
+        """For each picture (B, C, H, W) itself or, in one case of two once the memory is full, an older one whose place
+        it takes.
+        """
         if not self.size:
             return pictures
         self.memory = self.memory.to(pictures)

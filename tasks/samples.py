@@ -1,7 +1,7 @@
 """Pictures with boxes or masks, read as they are needed, and the stream of training batches drawn from them.
 
-A batch is a pure function of (seed, step), as in tasks.pictures: so exact resume needs the number of the step and nothing else. Worker
-processes read ahead. Ranks (common.distributed) take turns at the batches of one such stream.
+A batch is a pure function of (seed, step), as in tasks.pictures: so exact resume needs the number of the step and
+nothing else. Worker processes read ahead. Ranks (common.distributed) take turns at the batches of one such stream.
 """
 
 import itertools
@@ -56,8 +56,10 @@ class Samples:
     fit      (picture, target) -> the same as the network is to see them in evaluation
     augment  the same for training, at random: it draws from torch's global generator
     mean std (3,) of the pixels in [0, 1]
-    workers  processes that read training batches ahead, and threads that read for evaluation; 0 reads where it is called
-    bad      "refuse" raises for a picture that cannot be used, "skip" leaves it out, says so once, and notes it in `skipped`
+    workers  processes that read training batches ahead, and threads that read for evaluation; 0 reads where it is
+             called
+    bad      "refuse" raises for a picture that cannot be used, "skip" leaves it out, says so once, and notes it in
+             `skipped`
     """
 
     source: Source
@@ -88,7 +90,10 @@ class Samples:
                 if len(self.skipped) <= NAMED:
                     print(f"warning: {name} is left out: {why}", file=sys.stderr)
                 elif len(self.skipped) == NAMED + 1:
-                    print("warning: further pictures are left out without a line each; metrics.json counts them", file=sys.stderr)
+                    print(
+                        "warning: further pictures are left out without a line each; metrics.json counts them",
+                        file=sys.stderr,
+                    )
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 to float32 (x - mean) / std, channels_last, on the samples' device."""
@@ -99,8 +104,8 @@ class Samples:
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures of each split, Samples or for classification Pictures; test is None where the data has none, and then val is what gets
-    reported.
+    """Pictures of each split, Samples or for classification Pictures; test is None where the data has none, and then
+    val is what gets reported.
 
     `problems` says what was left out of the annotations before a picture was opened, a line each.
     """
@@ -186,7 +191,9 @@ def of_size(samples: Samples, size: tuple[int, int]) -> Samples:
 def split_off(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
     """The samples without a random share of them, and that share. Raises UserError where there are fewer than two."""
     if len(samples) < 2:
-        raise UserError("data_root: train has fewer than two pictures, so that no validation part can be split off; add one")
+        raise UserError(
+            "data_root: train has fewer than two pictures, so that no validation part can be split off; add one"
+        )
     order = torch.randperm(len(samples), generator=generator(seed, 3))
     count = max(1, round(share * len(samples)))
     train, off = (samples.select(part.sort().values) for part in (order[count:], order[:count]))
@@ -211,14 +218,16 @@ class _Noise:
         return f"noise {index}"
 
     def read(self, index: int) -> tuple[Tensor, Target]:
-        return torch.randint(256, (3, self.size, self.size), generator=generator(0, index), dtype=torch.uint8), self.target
+        return torch.randint(
+            256, (3, self.size, self.size), generator=generator(0, index), dtype=torch.uint8
+        ), self.target
 
 
 def _unchanged(image: Tensor, target: Target) -> tuple[Tensor, Target]:
     return image, target
 
 
-# ---- evaluation ----------------------------------------------------------------------------------------------
+# ---- evaluation --------------------------------------------------------------------------------------------
 
 
 def in_order(samples: Samples, batch_size: int, part: slice = slice(None)) -> Iterator[tuple[Tensor, list[Target]]]:
@@ -240,7 +249,9 @@ def in_order(samples: Samples, batch_size: int, part: slice = slice(None)) -> It
 
 def _evaluation_batch(samples: Samples, group: list) -> tuple[Tensor, list[Target]]:
     device = samples.mean.device
-    return samples.normalised(torch.stack([image for image, _ in group])), [_moved(target, device) for _, target in group]
+    return samples.normalised(torch.stack([image for image, _ in group])), [
+        _moved(target, device) for _, target in group
+    ]
 
 
 def _read_in_order(samples: Samples) -> Iterator[tuple[Tensor, Target]]:
@@ -267,15 +278,16 @@ class _Singles:
             return samples.source.name(index), error
 
 
-# ---- training ------------------------------------------------------------------------------------------------
+# ---- training ----------------------------------------------------------------------------------------------
 
 
 class Stream:
     """Endless training batches. Each epoch is a fresh permutation, of which what fills no whole step is dropped.
 
     batch_size  pictures of one rank in a step; fewer where there are not enough
-    Of each `world_size` batches that follow one another a rank takes one: n ranks see in a step what one with n * batch_size would.
-    A picture that cannot be used is, where that is wanted, replaced by the next that can. Raises UserError for fewer pictures than ranks.
+    Of each `world_size` batches that follow one another a rank takes one: n ranks see in a step what one with n *
+    batch_size would. A picture that cannot be used is, where that is wanted, replaced by the next that can. Raises
+    UserError for fewer pictures than ranks.
     """
 
     def __init__(self, samples: Samples, batch_size: int, seed: int):
@@ -354,7 +366,7 @@ class _Batches(Dataset):
         return self._permutation[1]
 
 
-# ---- common --------------------------------------------------------------------------------------------------
+# ---- common ------------------------------------------------------------------------------------------------
 
 
 def _in_threads(data: _Singles, keys: Iterable[int], workers: int) -> Iterator:
@@ -379,9 +391,19 @@ def _in_processes(data: Dataset, keys: Iterable[int], workers: int) -> Iterator:
     """
     if not workers:
         return (data[key] for key in keys)
-    own = torch.Generator()  # else making it would draw from the global one, from which a resumed run draws at other moments
-    return iter(DataLoader(data, batch_size=None, sampler=keys, num_workers=workers, collate_fn=_same, generator=own,
-                           multiprocessing_context="spawn"))  # fmt: skip
+    # else making it would draw from the global one, from which a resumed run draws at other moments
+    own = torch.Generator()
+    return iter(
+        DataLoader(
+            data,
+            batch_size=None,
+            sampler=keys,
+            num_workers=workers,
+            collate_fn=_same,
+            generator=own,
+            multiprocessing_context="spawn",
+        )
+    )
 
 
 def _same(value):
@@ -391,7 +413,11 @@ def _same(value):
 def _plain(sample: tuple[Tensor, Target]) -> tuple[Tensor, Target]:
     """Ordinary tensors instead of torchvision's, which cost at each operation."""
     image, target = sample
-    bare = {key: value.as_subclass(Tensor) for key, value in target.items()} if isinstance(target, dict) else target.as_subclass(Tensor)
+    bare = (
+        {key: value.as_subclass(Tensor) for key, value in target.items()}
+        if isinstance(target, dict)
+        else target.as_subclass(Tensor)
+    )
     return image.as_subclass(Tensor).contiguous(), bare
 
 

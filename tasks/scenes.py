@@ -147,7 +147,9 @@ def _box(seen: np.ndarray) -> tuple[int, int, int, int]:
 
 
 class _Canvas:
-    """The picture while layers are painted over each other: colours, line drawing, and which object each pixel shows."""
+    """The picture while layers are painted over each other: colours, line drawing, and which object each pixel
+    shows.
+    """
 
     def __init__(self, image: np.ndarray, pixel: float):
         self.image, self.pixel = image, pixel
@@ -203,7 +205,11 @@ def _texture(p: dict, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 def _background(p: dict, seed: int, indices: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Two colours mixed by a gradient, clouds, finer grain and stripes: (B, 3, H, W) float32."""
     along = np.cos(p["angle"]) * x + np.sin(p["angle"]) * y
-    mix = p["gradient"] * along + p["clouds"] * _clouds(seed, indices, 3, 4, x) + p["grain"] * _clouds(seed, indices, 4, 12, x)
+    mix = (
+        p["gradient"] * along
+        + p["clouds"] * _clouds(seed, indices, 3, 4, x)
+        + p["grain"] * _clouds(seed, indices, 4, 12, x)
+    )
     mix += np.maximum(p["stripes"], 0) * (_wave(p["frequency"] * (along + 0.3 * mix)) - 0.5)
     first, second = _colour(p), _colour(p, "2")
     return first + np.clip(mix + 0.5, 0, 1)[:, None] * (second - first)
@@ -211,7 +217,11 @@ def _background(p: dict, seed: int, indices: np.ndarray, x: np.ndarray, y: np.nd
 
 def _develop(image: np.ndarray, p: dict, seed: int, indices: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Light, haze, colour cast and sensor noise: (B, 3, H, W) uint8."""
-    gain = p["exposure"] * (1 + p["slope"] * (np.cos(p["angle"]) * x + np.sin(p["angle"]) * y)) * (1 - p["vignette"] * (x * x + y * y))
+    gain = (
+        p["exposure"]
+        * (1 + p["slope"] * (np.cos(p["angle"]) * x + np.sin(p["angle"]) * y))
+        * (1 - p["vignette"] * (x * x + y * y))
+    )
     cast = 1 + p["warmth"][:, None] * np.array([1, 0, -1], np.float32)[None, :, None, None]
     image *= (gain * (1 - p["haze"]))[:, None] * cast
     image += (0.7 * p["haze"])[:, None]
@@ -232,7 +242,9 @@ def _classes(seed: int, indices: np.ndarray) -> np.ndarray:
 
 
 def _hash(seed: int, indices: np.ndarray, stream: int, count: int) -> np.ndarray:
-    """(B, count) uint64, a counter-based generator: the finaliser of SplitMix64 over (seed, stream, index, position)."""
+    """(B, count) uint64, a counter-based generator: the finaliser of SplitMix64 over (seed, stream, index,
+    position).
+    """
     key = _finalise(np.array([seed & 0xFFFFFFFF], np.uint64) << np.uint64(8) | np.uint64(stream))
     rows = _finalise(indices.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key)
     return _finalise(rows[:, None] + np.arange(count, dtype=np.uint64) * np.uint64(0xD1342543DE82EF95))
@@ -251,7 +263,10 @@ def _uniform(seed: int, indices: np.ndarray, stream: int, count: int) -> np.ndar
 def _values(seed: int, indices: np.ndarray, stream: int, ranges: dict) -> dict:
     """One uniform number per scene and name, each (B, 1, 1) float32."""
     u = _uniform(seed, indices, stream, len(ranges))
-    return {name: (low + (high - low) * u[:, i, None, None]).astype(np.float32) for i, (name, (low, high)) in enumerate(ranges.items())}
+    return {
+        name: (low + (high - low) * u[:, i, None, None]).astype(np.float32)
+        for i, (name, (low, high)) in enumerate(ranges.items())
+    }
 
 
 def _colour(p: dict, suffix: str = "") -> np.ndarray:
@@ -315,7 +330,9 @@ def _outlines() -> dict[str, list[np.ndarray]]:
     turn = np.exp(2j * np.pi * np.arange(60) / 60)
     t, ten, teeth = np.angle(turn), np.arange(10), np.arange(32)
     star = np.where(ten % 2, 0.45, 1.05) * np.exp(1j * np.pi * ten / 5)
-    gear = np.where(teeth // 2 % 2, 0.74, 1.0) * np.exp(1j * np.pi / 8 * (teeth // 2 + np.where(teeth % 2, 0.42, -0.42)))
+    gear = np.where(teeth // 2 % 2, 0.74, 1.0) * np.exp(
+        1j * np.pi / 8 * (teeth // 2 + np.where(teeth % 2, 0.42, -0.42))
+    )
     heart = 16 * np.sin(t) ** 3 - 1j * (13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t) + 2.5)
     return {
         "disc": [0.9 * turn],

@@ -1,6 +1,7 @@
 """Semantic segmentation: weighted cross-entropy per pixel to train, mIoU at the masks' own size to judge.
 
-A network gives logits (N, num_classes, h, w) at its finest stride; the bilinear resize to the mask's size is part of the task.
+A network gives logits (N, num_classes, h, w) at its finest stride; the bilinear resize to the mask's size is part of
+the task.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,10 @@ class Segmentation:
         return loss, {"train_pixel_accuracy": _coarse_accuracy(logits.detach(), truth)}
 
     def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """Weighted mean cross-entropy of logits (B, C, H, W) over the pixels of truth (B, H, W) that are not IGNORE; 0 if all are."""
+        """Weighted mean cross-entropy of logits (B, C, H, W) over the pixels of truth (B, H, W) that are not IGNORE;
+
+        0 if all are.
+        """
         truth = truth.long()
         weights = logits.new_ones(len(self.classes)) if self.class_weights is None else self.class_weights.to(logits)
         total = F.cross_entropy(logits, truth, weights, ignore_index=IGNORE, reduction="sum")
@@ -50,9 +54,11 @@ class Segmentation:
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, samples: Samples) -> dict[str, float]:
-        """mIoU over the classes that occur in the masks, and the share of pixels that are right, both in [0, 1], without IGNORE.
+        """mIoU over the classes that occur in the masks, and the share of pixels that are right, both in [0, 1],
+        without IGNORE.
 
-        Counted over all pixels of the whole set at the size of the masks. The ranks divide the pictures and return the same numbers.
+        Counted over all pixels of the whole set at the size of the masks. The ranks divide the pictures and return the
+        same numbers.
         """
         counts, pictures = self._confusion(model, samples)
         iou, right = iou_of(counts), counts.diag().sum() / counts.sum()
@@ -66,13 +72,17 @@ class Segmentation:
 
     @torch.inference_mode()
     def agreement(self, graph: nn.Module, network: nn.Module, samples: Samples) -> float:
-        """Share of all pixels of the output to which fake-quant and an INT8 network, converted or read from a file, give the same class."""
+        """Share of all pixels of the output to which fake-quant and an INT8 network, converted or read from a file,
+        give the same class.
+        """
         graph.eval()
         same = [self.predict(graph, x) == self.predict(network, x) for x, _ in in_order(samples, EVALUATION_BATCH)]
         return round(torch.cat([part.flatten() for part in same]).double().mean().item(), 6)
 
     def _confusion(self, model: nn.Module, samples: Samples) -> tuple[Tensor, int]:
-        """Pixels (C, C) float64 of true class (row) and predicted class over the pictures of all ranks, and how many pictures these are."""
+        """Pixels (C, C) float64 of true class (row) and predicted class over the pictures of all ranks, and how many
+        pictures these are.
+        """
         model.eval()
         size, device = len(self.classes), samples.mean.device
         counts, pictures = torch.zeros(size * size, dtype=torch.float64, device=device), torch.zeros(1, device=device)
@@ -83,10 +93,13 @@ class Segmentation:
             pictures += len(masks)
             for own, truth in zip(logits.split(1), masks, strict=True):  # masks of one batch may have unlike sizes
                 whole = F.interpolate(own.float(), truth.shape, mode="bilinear", align_corners=False)[0]
-                counts += class_pairs(whole.max(0).indices, truth, size)  # max is several times quicker than argmax, and finds the same
+                # max is several times quicker than argmax, and finds the same
+                counts += class_pairs(whole.max(0).indices, truth, size)
         counts, pictures = distributed.sum_(counts).view(size, size), int(distributed.sum_(pictures).item())
         if not counts.any():
-            raise UserError(f"data_root: of the {len(samples)} pictures to be judged none has a pixel with a class; mend the masks")
+            raise UserError(
+                f"data_root: of the {len(samples)} pictures to be judged none has a pixel with a class; mend the masks"
+            )
         return counts, pictures
 
 

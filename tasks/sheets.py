@@ -1,4 +1,6 @@
-"""Contact sheets: pictures side by side, such as an input, its target, and what the float and the INT8 network make of it."""
+"""Contact sheets: pictures side by side, such as an input, its target, and what the float and the INT8 network make of
+it.
+"""
 
 import io
 import textwrap
@@ -18,10 +20,11 @@ DPI, POINTS, LETTER = 100, 9, 7  # the text's size, and about the width of one o
 
 
 def contact_sheet(rows: Sequence[Mapping[str, Tensor]], path: str | Path, note: str = "") -> None:
-    """Write pictures (3, H, W) in [-1, 1] as a PNG: a row each of `rows`, a column a name, titles above and `note` below, atomically.
+    """Write pictures (3, H, W) in [-1, 1] as a PNG: a row each of `rows`, a column a name, titles above and `note`
+    below, atomically.
 
-    Every pixel becomes a square of whole pixels, as large for all pictures of the sheet; smaller pictures stand in the middle of their
-    place, and where a row has none it stays empty. Raises UserError.
+    Every pixel becomes a square of whole pixels, as large for all pictures of the sheet; smaller pictures stand in the
+    middle of their place, and where a row has none it stays empty. Raises UserError.
     """
     if Path(path).suffix.lower() != ".png":
         raise UserError(f"picture: {str(path)!r}, must end in .png")
@@ -49,12 +52,15 @@ class _Page:
 
     def __init__(self, across: int, down: int):
         self.across, self.down = across, down
-        self._figure = Figure(figsize=((across + 0.01) / DPI, (down + 0.01) / DPI), dpi=DPI)  # sizes are cut down to whole pixels
+        # sizes are cut down to whole pixels
+        self._figure = Figure(figsize=((across + 0.01) / DPI, (down + 0.01) / DPI), dpi=DPI)
 
     def write(self, text: str, x: float, y: float, colour: str, room: int) -> None:
         """A line of text whose letters stand on (x, y), cut off where it is wider than `room`."""
         plain = "".join(c if " " <= c <= "~" else "?" for c in text)
-        line = self._figure.text(x / self.across, 1 - y / self.down, plain, size=POINTS, color=colour, va="baseline", parse_math=False)
+        line = self._figure.text(
+            x / self.across, 1 - y / self.down, plain, size=POINTS, color=colour, va="baseline", parse_math=False
+        )
         while line.get_window_extent().width > room:
             plain = plain[:-1]
             line.set_text(f"{plain}..")

@@ -1,4 +1,6 @@
-"""From a trained graph to the files that are shipped: converted, compared with what was trained, written whole or not at all."""
+"""From a trained graph to the files that are shipped: converted, compared with what was trained, written whole or not
+at all.
+"""
 
 import errno
 import io
@@ -49,7 +51,10 @@ class Checked:
 
 
 def compare(graph: nn.Module, converted: nn.Module, checked: Checked) -> dict:
-    """Does INT8 compute what was trained? Layer by layer on a batch, end to end on more pictures; "refused" says what is off, or None."""
+    """Does INT8 compute what was trained? Layer by layer on a batch, end to end on more pictures;
+
+    "refused" says what is off, or None.
+    """
     reports = parts.parity(graph, converted, checked.inputs(graph))
     refused = None
     try:
@@ -59,15 +64,23 @@ def compare(graph: nn.Module, converted: nn.Module, checked: Checked) -> dict:
         refused = str(error)
     part, worst = max(reports.items(), key=lambda item: item[1].layer_steps)
     some, steps = checked.some, max(report.output_steps for report in reports.values())
-    return {"layer_steps": worst.layer_steps, "worst_layer": _within(part, worst.worst.name), "output_steps": round(steps, 3),
-            "agreement": checked.task.agreement(graph, converted, some), "pictures": len(some), "refused": refused}  # fmt: skip
+    return {
+        "layer_steps": worst.layer_steps,
+        "worst_layer": _within(part, worst.worst.name),
+        "output_steps": round(steps, 3),
+        "agreement": checked.task.agreement(graph, converted, some),
+        "pictures": len(some),
+        "refused": refused,
+    }
 
 
 def _within(part: str, name: str) -> str:
     return f"{part}.{name}" if part else name
 
 
-def doubts(found: dict, metrics: dict[str, dict] | None = None, score: str = "top1", likeness: Likeness = ANSWERS) -> list[str]:
+def doubts(
+    found: dict, metrics: dict[str, dict] | None = None, score: str = "top1", likeness: Likeness = ANSWERS
+) -> list[str]:
     """Warnings where INT8 does not end up where fake-quant does, though no single layer is off; [] where it does.
 
     Warnings and no refusals, since a network that has learned little has many pictures between two answers.
@@ -76,18 +89,25 @@ def doubts(found: dict, metrics: dict[str, dict] | None = None, score: str = "to
     """
     parity, file = found.get("parity", {}), found.get("onnx", {})
     shares = {"INT8": (parity.get("agreement"), parity), "int8.onnx": (file.get("agreement_with_fake_quant"), file)}
-    words = [f"{name}: only {likeness.says(agreement)} of {seen['pictures']} pictures, {likeness.amount(likeness.least)} are expected"
-             for name, (agreement, seen) in shares.items() if agreement is not None and agreement < likeness.least]  # fmt: skip
+    words = [
+        f"{name}: only {likeness.says(agreement)} of {seen['pictures']} pictures, {likeness.amount(likeness.least)} "
+        "are expected"
+        for name, (agreement, seen) in shares.items()
+        if agreement is not None and agreement < likeness.least
+    ]
     for split, values in (metrics or {}).get("fake_quant", {}).items():
         gap = round(metrics["int8"][split][score] - values[score], 6)
         if abs(gap) > likeness.largest_gap:
-            words.append(f"{score} of INT8 on {split} is {likeness.gap_words(abs(gap))} {'above' if gap > 0 else 'below'} "
-                         f"fake-quant's, at most {likeness.gap_words(likeness.largest_gap)} are to be expected")  # fmt: skip
+            words.append(
+                f"{score} of INT8 on {split} is {likeness.gap_words(abs(gap))} {'above' if gap > 0 else 'below'} "
+                f"fake-quant's, at most {likeness.gap_words(likeness.largest_gap)} are to be expected"
+            )
     return words
 
 
 def ship(trained: Trained, frozen: parts.Frozen | None, folder: Path, checked: Checked, refused: str | None) -> dict:
-    """Leave int8.onnx in a run's folder, and int8.pt where `frozen` is for one of torch's engines: {"onnx": what its check found}.
+    """Leave int8.onnx in a run's folder, and int8.pt where `frozen` is for one of torch's engines: {"onnx": what its
+    check found}.
 
     refused  why the network does not compute what was trained, if so: then it is not shipped
     """
@@ -106,8 +126,14 @@ def ship(trained: Trained, frozen: parts.Frozen | None, folder: Path, checked: C
 
 def shipped(folder: Path) -> list[str]:
     """The names of the INT8 files in a run's folder."""
-    found = [path.name for name in SHIPPED for path in folder.glob(f"{Path(name).stem}*{Path(name).suffix}") if path.is_file()]
-    return sorted(name for name in found if not name.startswith(tuple(f"int8_{engine}" for engine in quant.ENGINES)))  # exported later
+    found = [
+        path.name
+        for name in SHIPPED
+        for path in folder.glob(f"{Path(name).stem}*{Path(name).suffix}")
+        if path.is_file()
+    ]
+    # exported later
+    return sorted(name for name in found if not name.startswith(tuple(f"int8_{engine}" for engine in quant.ENGINES)))
 
 
 def part_path(path: Path, part: str) -> Path:
@@ -129,10 +155,11 @@ def save_frozen(frozen: quant.Frozen, path: Path) -> None:
 
 
 def save_onnx(trained: Trained, path: Path, checked: Checked) -> dict:
-    """Write the network as ONNX, checked on some pictures; what was found. Raises UserError, and QuantError where it is refused.
+    """Write the network as ONNX, checked on some pictures; what was found. Raises UserError, and QuantError where it is
+    refused.
 
-    The file is compared with the integer reference, layer by layer on a batch, and with fake-quant by its answers on more pictures.
-    A network of several parts becomes a file for each (`part_path`).
+    The file is compared with the integer reference, layer by layer on a batch, and with fake-quant by its answers on
+    more pictures. A network of several parts becomes a file for each (`part_path`).
     """
     inputs, reports, loaded = checked.inputs(trained.graph), [], {}
     for name, part in parts.parts_of(trained.graph).items():
@@ -149,10 +176,14 @@ def save_onnx(trained: Trained, path: Path, checked: Checked) -> dict:
         loaded[name] = _Callable(quant.load_frozen(file, "onnxruntime"))
     some = checked.some
     same = checked.task.agreement(trained.graph, parts.with_parts(trained.graph, loaded), some)
-    found = {"bytes": sum(r.bytes for r in reports), "images": reports[0].images,
-             **{name: max(getattr(r, name) for r in reports) for name in ("max_difference", "layer_steps", "output_steps")},
-             "integer_layers": sum(r.integer_layers for r in reports), "float_ops": [op for r in reports for op in r.float_ops],
-             "agreement_with_reference": min(r.agreement for r in reports)}  # fmt: skip
+    found = {
+        "bytes": sum(r.bytes for r in reports),
+        "images": reports[0].images,
+        **{name: max(getattr(r, name) for r in reports) for name in ("max_difference", "layer_steps", "output_steps")},
+        "integer_layers": sum(r.integer_layers for r in reports),
+        "float_ops": [op for r in reports for op in r.float_ops],
+        "agreement_with_reference": min(r.agreement for r in reports),
+    }
     return found | {"agreement_with_fake_quant": same, "pictures": len(some)}
 
 
@@ -186,22 +217,29 @@ def state_bytes(model: nn.Module) -> int:
     return buffer.tell()
 
 
-# ---- in words ------------------------------------------------------------------------------------------------
+# ---- in words ----------------------------------------------------------------------------------------------
 
 
 def parity_words(found: dict, float_ops: list[str], likeness: Likeness = ANSWERS) -> str:
     """What `compare` found, and what the engine computes in float."""
-    return (f"layers within {found['layer_steps']:g} steps (worst {found['worst_layer']}), output within {found['output_steps']:.1f}, "
-            f"{likeness.says(found['agreement'])} of {found['pictures']} pictures; in float: {_few(float_ops)}")  # fmt: skip
+    return (
+        f"layers within {found['layer_steps']:g} steps (worst {found['worst_layer']}), output within "
+        f"{found['output_steps']:.1f}, "
+        f"{likeness.says(found['agreement'])} of {found['pictures']} pictures; in float: {_few(float_ops)}"
+    )
 
 
 def onnx_words(found: dict, likeness: Likeness = ANSWERS) -> str:
     """What `save_onnx` found."""
     if "refused" in found:
         return f"not written, {found['refused']}"
-    return (f"{found['bytes']:,} bytes, {found['integer_layers']} integer layers, in float: {_few(found['float_ops'])}; in onnxruntime "
-            f"layers within {found['layer_steps']:g} steps of the integer reference, output within {found['output_steps']:.1f}, "
-            f"{likeness.says(found['agreement_with_fake_quant'])} of {found['pictures']} pictures")  # fmt: skip
+    return (
+        f"{found['bytes']:,} bytes, {found['integer_layers']} integer layers, in float: {_few(found['float_ops'])}; in "
+        "onnxruntime "
+        f"layers within {found['layer_steps']:g} steps of the integer reference, output within "
+        f"{found['output_steps']:.1f}, "
+        f"{likeness.says(found['agreement_with_fake_quant'])} of {found['pictures']} pictures"
+    )
 
 
 def _few(names: Sequence[str]) -> str:

@@ -1,8 +1,9 @@
-"""The network of a run: found by its name, written into the run's folder, and built again from there with what was trained.
+"""The network of a run: found by its name, written into the run's folder, and built again from there with what was
+trained.
 
-A run's folder holds network.json (task, name, input size, classes, normalisation) and, for a FrostNet or a network around one, arch.json;
-the weights are in checkpoint.pt, or after post-training quantization in calibrated.pt. Folders may come from strangers: everything is
-checked when read.
+A run's folder holds network.json (task, name, input size, classes, normalisation) and, for a FrostNet or a network
+around one, arch.json; the weights are in checkpoint.pt, or after post-training quantization in calibrated.pt. Folders
+may come from strangers: everything is checked when read.
 """
 
 import dataclasses
@@ -30,7 +31,8 @@ from tasks import parts
 from zoo import backbones, detectors, generators, segmenters
 
 NETWORK, CALIBRATED = "network.json", "calibrated.pt"
-AROUND = {"detection": detectors, "segmentation": segmenters}  # tasks whose networks stand around a backbone, or have a name of their own
+# tasks whose networks stand around a backbone, or have a name of their own
+AROUND = {"detection": detectors, "segmentation": segmenters}
 FORMS = {**AROUND, "pix2pix": generators, "cyclegan": generators}
 DROPOUT = 0.5  # in pix2pix's generators, the only noise that they get (arXiv:1611.07004, section 3.1)
 TASKS = ("classification", *FORMS)
@@ -42,7 +44,8 @@ ENGINE_OF_LIMIT = {63: "fbgemm", 127: "reference"}  # whose largest weight code 
 class Network:
     """A network for one of TASKS.
 
-    name  of a comparison network or a FrostNet; of a detector or segmenter its form and, where it has one, its backbone, as in
+    name  of a comparison network or a FrostNet; of a detector or segmenter its form and, where it has one, its
+          backbone, as in
           "ssdlite:frostnet_a"
     arch  of the FrostNet that it is or that is its backbone; None where there is none
     """
@@ -59,7 +62,9 @@ class Network:
         if self.task == "classification" and self.arch is None and not zoo.knows(self.name):
             raise UserError(f"name: {self.name!r} is no comparison network; known here: {', '.join(zoo.NAMES)}")
         if self.task != "classification" and self.arch is None and not FORMS[self.task].knows(self.name):
-            raise UserError(f"name: {self.name!r} is no network for {self.task}; known here: {', '.join(FORMS[self.task].NAMES)}")
+            raise UserError(
+                f"name: {self.name!r} is no network for {self.task}; known here: {', '.join(FORMS[self.task].NAMES)}"
+            )
         if self.arch is not None and self.arch.stem.in_channels != 3:
             raise UserError(f"stem.in_channels: {self.arch.stem.in_channels}, must be 3, the channels of a picture")
         if FORMS.get(self.task) is generators:
@@ -75,7 +80,11 @@ class Network:
             return generators.build(self.name, DROPOUT)
         if self.task == "cyclegan":
             return generators.Cycle(lambda: generators.build(self.name))
-        return frostnet.FrostNet(self.arch) if self.arch is not None else zoo.build(self.name, self.num_classes, self.input_size)
+        return (
+            frostnet.FrostNet(self.arch)
+            if self.arch is not None
+            else zoo.build(self.name, self.num_classes, self.input_size)
+        )
 
     @property
     def folder_name(self) -> str:
@@ -95,14 +104,22 @@ class Network:
                 counts = [count(part, examples[name]) for name, part in parts.parts_of(model).items()]
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"input_size: {self.name} cannot run on {self.input_size} px ({reason}); choose a larger one") from error
+            raise UserError(
+                f"input_size: {self.name} cannot run on {self.input_size} px ({reason}); choose a larger one"
+            ) from error
         return sum(params for params, _ in counts), sum(macs for _, macs in counts)
 
 
 def find_network(
-    name: str, num_classes: int, usual: int, input_size: int | None = None, runs: str | Path = "runs", task: str = "classification"
+    name: str,
+    num_classes: int,
+    usual: int,
+    input_size: int | None = None,
+    runs: str | Path = "runs",
+    task: str = "classification",
 ) -> Network:
-    """The network that a name means: what frostnet.find knows, else one of the zoo; for other tasks "form:backbone". Raises UserError.
+    """The network that a name means: what frostnet.find knows, else one of the zoo; for other tasks "form:backbone".
+    Raises UserError.
 
     usual       pixels that networks from the literature see in the data at hand
     input_size  None: for classification that of the architecture's file; else the usual one
@@ -111,8 +128,10 @@ def find_network(
         return _find_form(name, num_classes, input_size or usual, runs, task)
     if task in FORMS:
         if not FORMS[task].knows(name):
-            raise UserError(f"arch: {name!r} is no network for {task}; choose from {', '.join(FORMS[task].NAMES)}, each also with "
-                            f"{', '.join(':' + norm for norm in generators.NORMS)}")  # fmt: skip
+            raise UserError(
+                f"arch: {name!r} is no network for {task}; choose from {', '.join(FORMS[task].NAMES)}, each also with "
+                f"{', '.join(':' + norm for norm in generators.NORMS)}"
+            )
         return Network(name, input_size or usual, num_classes, task=task)
     file = find_file(name, runs)
     try:
@@ -123,7 +142,9 @@ def find_network(
         if not zoo.knows(name):
             if generators.knows(name):
                 raise UserError(f"arch: {name!r} is a generator; add --task pix2pix or --task cyclegan") from error
-            raise UserError(f"arch: {name!r} is neither a file, a run nor a known name; {near_names(name, runs)}") from error
+            raise UserError(
+                f"arch: {name!r} is neither a file, a run nor a known name; {near_names(name, runs)}"
+            ) from error
         return Network(name, input_size or usual, num_classes)
     arch = arch.for_input(input_size or (usual if file is None else arch.input_size)).with_classes(num_classes)
     return Network(arch.name, arch.input_size, num_classes, arch)
@@ -134,11 +155,15 @@ def _find_form(name: str, num_classes: int, input_size: int, runs: str | Path, t
     form, colon, backbone = name.partition(":")
     if not colon or not FORMS[task].knows(f"{form}:{backbones.MOBILENETS[0]}") or backbones.is_mobilenet(backbone):
         if not FORMS[task].knows(name):
-            raise UserError(f"arch: {name!r} is no network for {task}; choose from {', '.join(FORMS[task].NAMES)}, where a backbone is a "
-                            "FrostNet (a run, a file, a shipped or published name) or a MobileNet")  # fmt: skip
+            raise UserError(
+                f"arch: {name!r} is no network for {task}; choose from {', '.join(FORMS[task].NAMES)}, where a "
+                "backbone is a "
+                "FrostNet (a run, a file, a shipped or published name) or a MobileNet"
+            )
         return Network(name, input_size, num_classes, task=task)
     arch = backbones.find(backbone, runs)
-    arch = arch.for_input(max(input_size, backbones.LARGE)).with_classes(num_classes)  # a backbone's stem strides at any size
+    # a backbone's stem strides at any size
+    arch = arch.for_input(max(input_size, backbones.LARGE)).with_classes(num_classes)
     return Network(f"{form}:{arch.name}", input_size, num_classes, arch, task)
 
 
@@ -177,7 +202,7 @@ class Trained:
         return {"network": self.name, "task": self.task} | {name: json.dumps(value) for name, value in values.items()}
 
 
-# ---- the run's folder ----------------------------------------------------------------------------------------
+# ---- the run's folder --------------------------------------------------------------------------------------
 
 
 def about(data: Any, engine: str) -> dict[str, Any]:
@@ -188,7 +213,9 @@ def about(data: Any, engine: str) -> dict[str, Any]:
 
 def save_network(run: Run, network: Network, about: dict[str, Any]) -> None:
     """Write network.json, and arch.json where it is a FrostNet or has one as its backbone."""
-    run.write_json(NETWORK, HEADER | {"task": network.task, "name": network.name, "input_size": network.input_size} | about)
+    run.write_json(
+        NETWORK, HEADER | {"task": network.task, "name": network.name, "input_size": network.input_size} | about
+    )
     if network.arch is not None:
         network.arch.save(run.path / "arch.json")
     else:
@@ -196,23 +223,35 @@ def save_network(run: Run, network: Network, about: dict[str, Any]) -> None:
 
 
 def load_network(run: Run) -> tuple[Network, dict[str, Any]]:
-    """The network of a run's folder, and what is to be known of it (`about`). Raises UserError naming file and field."""
+    """The network of a run's folder, and what is to be known of it (`about`).
+
+    Raises UserError naming file and field.
+    """
     data = run.read_json(NETWORK)
     arch = Architecture.load(run.path / "arch.json") if run.has("arch.json") else None
     try:
         _check_network(data)
         network = Network(data["name"], data["input_size"], len(data["classes"]), arch, data["task"])
         if arch is not None and not _agree(network, arch):
-            raise UserError("name, input_size or classes differ from arch.json beside it; restore the file that belongs to the checkpoint")
+            raise UserError(
+                "name, input_size or classes differ from arch.json beside it; restore the file that belongs to the "
+                "checkpoint"
+            )
     except UserError as error:
         raise UserError(f"{run.path / NETWORK}: {error}") from error
-    return network, {field: tuple(data[field]) for field in ("classes", "mean", "std")} | {"weight_qmax": data["weight_qmax"]}
+    return network, {field: tuple(data[field]) for field in ("classes", "mean", "std")} | {
+        "weight_qmax": data["weight_qmax"]
+    }
 
 
 def _agree(network: Network, arch: Architecture) -> bool:
     if network.task != "classification":
         return network.name.partition(":")[2] == arch.name
-    return (network.name, network.input_size, network.num_classes) == (arch.name, arch.input_size, arch.head.num_classes)
+    return (network.name, network.input_size, network.num_classes) == (
+        arch.name,
+        arch.input_size,
+        arch.head.num_classes,
+    )
 
 
 def load_float(model: nn.Module, name: str, runs: str | Path) -> tuple[Tensor, Tensor] | None:
@@ -231,7 +270,10 @@ def load_float(model: nn.Module, name: str, runs: str | Path) -> tuple[Tensor, T
 
 
 def load_rival(task: Any, name: str, runs: str | Path) -> None:
-    """Let a generator that goes on from a float run meet the discriminators that it was trained against. Raises UserError."""
+    """Let a generator that goes on from a float run meet the discriminators that it was trained against.
+
+    Raises UserError.
+    """
     path, state = _float_state(name, runs)
     if getattr(task, "rival", None) is None or "rival" not in state:
         return
@@ -249,7 +291,10 @@ def float_settings(name: str, runs: str | Path) -> dict:
 
 
 def _float_state(name: str, runs: str | Path) -> tuple[Path, dict]:
-    """The checkpoint of a float run, named by its folder in `runs` or by itself, and what it holds. Raises UserError."""
+    """The checkpoint of a float run, named by its folder in `runs` or by itself, and what it holds.
+
+    Raises UserError.
+    """
     path = Path(name)
     if not path.is_file():
         path = (path if (path / CHECKPOINT).is_file() else Path(runs) / name) / CHECKPOINT
@@ -262,7 +307,8 @@ def _float_state(name: str, runs: str | Path) -> tuple[Path, dict]:
 
 
 def load_backbone(network: Network, model: nn.Module, name: str, runs: str | Path) -> tuple[Tensor, Tensor]:
-    """Give the backbone of a detector or segmenter the weights of a classification run; the (mean, std) of the pictures it was trained on.
+    """Give the backbone of a detector or segmenter the weights of a classification run; the (mean, std) of the pictures
+    it was trained on.
 
     The run is named by its folder, or by its name in `runs`. Raises UserError where it trained another network.
     """
@@ -272,13 +318,18 @@ def load_backbone(network: Network, model: nn.Module, name: str, runs: str | Pat
     other, known = load_network(run)
     holder = next((module for path, module in model.named_modules() if path.split(".")[-1] == "backbone"), None)
     if other.task != "classification" or holder is None:
-        raise UserError(f"backbone: {run.path} is a run of {other.task}; {network.name} needs one of classification, of its own backbone")
+        raise UserError(
+            f"backbone: {run.path} is a run of {other.task}; {network.name} needs one of classification, of its own "
+            "backbone"
+        )
     wanted = holder.state_dict()
     found = {_in_backbone(key): value for key, value in run.load_checkpoint()["model"].items()}
     missing = [key for key, value in wanted.items() if key not in found or found[key].shape != value.shape]
     if missing:
-        raise UserError(f"backbone: {run.path} trained {other.name}, which has no such {missing[0]} as {network.name} has; "
-                        "name a run of its own backbone")  # fmt: skip
+        raise UserError(
+            f"backbone: {run.path} trained {other.name}, which has no such {missing[0]} as {network.name} has; "
+            "name a run of its own backbone"
+        )
     holder.load_state_dict({key: found[key] for key in wanted})
     return _normalisation(known)
 
@@ -305,15 +356,21 @@ def load(path: str | Path) -> Trained:
     network, known = load_network(run)
     state = run.load_checkpoint(CALIBRATED if settings.get("calibrate") else CHECKPOINT)
     if state.get("attached") is False:
-        raise UserError(f"run: {path} trained a float network; quantize it first, with retrain.py --from-float {path}/{CHECKPOINT} and, if "
-                        "it is not to be trained further, --calibrate minmax")  # fmt: skip
-    same_codes = dataclasses.replace(config, engine=ENGINE_OF_LIMIT[known["weight_qmax"]])  # an engine's own limit follows the CPU
+        raise UserError(
+            f"run: {path} trained a float network; quantize it first, with retrain.py --from-float {path}/{CHECKPOINT} "
+            "and, if "
+            "it is not to be trained further, --calibrate minmax"
+        )
+    # an engine's own limit follows the CPU
+    same_codes = dataclasses.replace(config, engine=ENGINE_OF_LIMIT[known["weight_qmax"]])
     graph = parts.attach(network.build(), network.example(), same_codes)
     try:
         graph.load_state_dict(state["model"])
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         first = str(error).splitlines()[-1].strip()
-        raise UserError(f"run: {path} holds weights of another network than {network.name} ({first}); restore its files") from error
+        raise UserError(
+            f"run: {path} holds weights of another network than {network.name} ({first}); restore its files"
+        ) from error
     return Trained(graph.eval(), config, network.name, network.input_size, **known, task=network.task)
 
 
@@ -321,13 +378,18 @@ def finished_run(path: str | Path) -> tuple[Run, dict]:
     """The folder of a run of retrain.py that has ended, and its config.json. Raises UserError."""
     path = Path(path)
     if not (path / "config.json").is_file():
-        raise UserError(f"run: {path} is not the folder of a run; name one that retrain.py made, such as runs/frostnet_a_int8")
+        raise UserError(
+            f"run: {path} is not the folder of a run; name one that retrain.py made, such as runs/frostnet_a_int8"
+        )
     run = Run(path)
     config = run.read_json("config.json")
     if not isinstance(config, dict) or config.get("program") != "retrain":
         raise UserError(f"run: {path} is not a run of retrain.py; train what it found first: retrain.py --arch {path}")
     if not run.has("metrics.json") or not run.has(NETWORK):
-        raise UserError(f"run: {path} has not ended; give its command again (it stands in config.json), which goes on from the checkpoint")
+        raise UserError(
+            f"run: {path} has not ended; give its command again (it stands in config.json), which goes on from the "
+            "checkpoint"
+        )
     return run, config
 
 
@@ -338,15 +400,21 @@ def _quantizers(run: Run, settings: dict) -> quant.QuantConfig:
         raise UserError(f"{run.path / 'config.json'}: quantizers: {error}") from error
 
 
-# ---- checks --------------------------------------------------------------------------------------------------
+# ---- checks ------------------------------------------------------------------------------------------------
 
 
 def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and 0 < len(value) <= 100_000 and all(isinstance(v, str) and len(v) < 256 for v in value)
+    return (
+        isinstance(value, list)
+        and 0 < len(value) <= 100_000
+        and all(isinstance(v, str) and len(v) < 256 for v in value)
+    )
 
 
 def _are_finite(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+    return (
+        isinstance(value, list) and len(value) == 3 and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+    )
 
 
 def _are_positive(value: Any) -> bool:
@@ -363,7 +431,10 @@ def _is_network_name(value: Any) -> bool:
 
 VALUES = {
     "task": (lambda value: value in TASKS, f"one of {', '.join(TASKS)}"),
-    "name": (_is_network_name, f"{RULES['name'][1]}; for a form around a backbone two such names with ':' between them"),
+    "name": (
+        _is_network_name,
+        f"{RULES['name'][1]}; for a form around a backbone two such names with ':' between them",
+    ),
     "input_size": RULES["input_size"],
     "num_classes": RULES["num_classes"],
 }  # of Network: field -> rule and what it must be
@@ -381,7 +452,9 @@ def _check_network(data: Any) -> None:
         raise UserError(f"not a network: an object with {HEADER} is wanted")
     for field in (*HEADER, *FIELDS, *data):
         if field not in data or field not in HEADER | FIELDS:
-            raise UserError(f"{field}: {'unknown' if field in data else 'missing'}; the fields are {', '.join(HEADER | FIELDS)}")
+            raise UserError(
+                f"{field}: {'unknown' if field in data else 'missing'}; the fields are {', '.join(HEADER | FIELDS)}"
+            )
     for field, (rule, words) in FIELDS.items():
         _check(field, data[field], rule, words)
 

@@ -43,11 +43,16 @@ def check_parts(held_out: Mapping[str, Samples]) -> None:
     """Raise UserError for a part with fewer pictures than a feature distance needs."""
     for name, part in held_out.items():
         if len(part) < 2:
-            raise UserError(f"data_root: the {name} part has {len(part)} picture, must be at least 2; add some (without a part of its own, "
-                            f"val is {VAL_SHARE:.0%} of train)")  # fmt: skip
+            raise UserError(
+                f"data_root: the {name} part has {len(part)} picture, must be at least 2; add some (without a part of "
+                "its own, "
+                f"val is {VAL_SHARE:.0%} of train)"
+            )
 
 
-def likeness(ours: Callable[[Batch], Sequence[Tensor]], theirs: Callable[[Batch], Sequence[Tensor]], samples: Samples) -> float:
+def likeness(
+    ours: Callable[[Batch], Sequence[Tensor]], theirs: Callable[[Batch], Sequence[Tensor]], samples: Samples
+) -> float:
     """PSNR in dB between what two networks make of the samples, over all pixels; ALIKE where it is the same."""
     squares, count = 0.0, 0
     for batch in batches(samples):

@@ -1,4 +1,6 @@
-"""Pictures of two kinds, A and B, that do not belong together: folders as CycleGAN keeps them (arXiv:1703.10593), scenes in two styles."""
+"""Pictures of two kinds, A and B, that do not belong together: folders as CycleGAN keeps them (arXiv:1703.10593),
+scenes in two styles.
+"""
 
 import os
 from collections.abc import Callable
@@ -11,7 +13,18 @@ from torch import Tensor
 
 from tasks import scenes
 from tasks.data import VAL_SHARE
-from tasks.folders import SCENES, SPLITS, Apart, PictureFiles, centred, checked, enlarged, pictures_in, refuse_few, samples_of
+from tasks.folders import (
+    SCENES,
+    SPLITS,
+    Apart,
+    PictureFiles,
+    centred,
+    checked,
+    enlarged,
+    pictures_in,
+    refuse_few,
+    samples_of,
+)
 from tasks.pictures import generator
 from tasks.reading import opened, read_picture, refuse_depth
 from tasks.samples import Bad, BadSample, Data, Samples, Source, folder_of, some_of, split_off
@@ -30,26 +43,35 @@ def unpaired(
     workers: int = 0,
     bad: Bad = "refuse",
 ) -> Data:
-    """Pictures A and B of one of DATA, for generators that see `input_size` pixels square; both lie in [-1, 1] once normalised.
+    """Pictures A and B of one of DATA, for generators that see `input_size` pixels square; both lie in [-1, 1] once
+    normalised.
 
-    data          "unpaired": FOLDER/trainA and trainB, and valA and valB or testA and testB or all of them, with pictures of any size;
+    data          "unpaired": FOLDER/trainA and trainB, and valA and valB or testA and testB or all of them, with
+                  pictures of any size;
                   "scenes": A are pictures, B cartoons of other scenes
-    seed          decides what is split off (a validation part where the data has none, the `train_images` kept) and the order of trainB
+    seed          decides what is split off (a validation part where the data has none, the `train_images` kept) and the
+                  order of trainB
     train_images  how many are kept of A and how many of B
-    bad           what becomes of files that are no pictures (tasks.samples). All are opened here, and read as they are needed.
+    bad           what becomes of files that are no pictures (tasks.samples). All are opened here, and read as they are
+                  needed.
     Sample i is picture i of A and, as its target, picture i of B; where one side has fewer it begins
-    again. Both are (3, S, S) uint8: in training a crop of each, mirrored or not, independently; in evaluation whole pictures squeezed
-    into the square. Raises UserError.
+    again. Both are (3, S, S) uint8: in training a crop of each, mirrored or not, independently; in evaluation whole
+    pictures squeezed into the square. Raises UserError.
     """
     root = folder_of(data, data_root, DATA)
     refuse_few(train_images)
     sources = _scenes(input_size) if data == "scenes" else _files(root)
-    a, b = (_parts({name: pair[side] for name, pair in sources.items()}, input_size, seed, train_images, bad) for side in (0, 1))
+    a, b = (
+        _parts({name: pair[side] for name, pair in sources.items()}, input_size, seed, train_images, bad)
+        for side in (0, 1)
+    )
     b["train"] = _shuffled(b["train"], seed)
     return centred({name: _joined(a[name], b[name], workers) for name in a})
 
 
-def _parts(sources: dict[str, Source], input_size: int, seed: int, train_images: int | None, bad: Bad) -> dict[str, Samples]:
+def _parts(
+    sources: dict[str, Source], input_size: int, seed: int, train_images: int | None, bad: Bad
+) -> dict[str, Samples]:
     """The splits of one side: so a picture that is split off to validate meets none to train on."""
     parts = {name: samples_of(source, input_size, Apart, 0, bad) for name, source in sources.items()}
     if "val" not in parts:
@@ -59,7 +81,9 @@ def _parts(sources: dict[str, Source], input_size: int, seed: int, train_images:
 
 
 def _shuffled(samples: Samples, seed: int) -> Samples:
-    """In another order: else neighbours by name, which may be frames of one film, would meet in every batch as if they were a pair."""
+    """In another order: else neighbours by name, which may be frames of one film, would meet in every batch as if they
+    were a pair.
+    """
     return samples.select(torch.randperm(len(samples), generator=generator(seed, 4)))
 
 
@@ -93,7 +117,7 @@ class Both:
         return [(side, int(side.indices[index % len(side)])) for side in (self.a, self.b)]
 
 
-# ---- files ---------------------------------------------------------------------------------------------------
+# ---- files -------------------------------------------------------------------------------------------------
 
 
 def _files(root: Path) -> dict[str, list["Files"]]:
@@ -115,14 +139,22 @@ class Files(PictureFiles):
         return read_picture(self.name(index)), None
 
 
-# ---- scenes --------------------------------------------------------------------------------------------------
+# ---- scenes ------------------------------------------------------------------------------------------------
 
 
 def _scenes(input_size: int) -> dict[str, list["Scenes"]]:
-    """Painted at the size they are needed at, so that lines are as wide in evaluation as in training; B shows worlds of its own."""
+    """Painted at the size they are needed at, so that lines are as wide in evaluation as in training;
+
+    B shows worlds of its own.
+    """
     sizes = {"train": enlarged(input_size)}
-    return {name: [Scenes(len(SCENES) * side + world, count, sizes.get(name, input_size), style) for side, style in enumerate(STYLES)]
-            for world, (name, count) in enumerate(SCENES.items())}  # fmt: skip
+    return {
+        name: [
+            Scenes(len(SCENES) * side + world, count, sizes.get(name, input_size), style)
+            for side, style in enumerate(STYLES)
+        ]
+        for world, (name, count) in enumerate(SCENES.items())
+    }
 
 
 def photo(scene: scenes.Scene) -> Tensor:

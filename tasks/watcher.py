@@ -18,7 +18,8 @@ FLOAT_PHASE = "float_phase.pt"
 
 @dataclass(frozen=True)
 class Watcher:
-    """Draws what a model makes of a few pictures into the run's figures: every so many steps as sheet_STEP.png, in the end as contact.png.
+    """Draws what a model makes of a few pictures into the run's figures: every so many steps as sheet_STEP.png, in the
+    end as contact.png.
 
     task      has `rows(models by name, samples)` -> pictures by column, a row a sample
     build     makes the float model, of which the weights at the end of the float phase are kept
@@ -39,7 +40,10 @@ class Watcher:
         contact_sheet(self.task.rows({"made": model}, self._some()), self.run.figure(f"sheet_{step:07d}.png"), note)
 
     def compare(self, models: dict[str, nn.Module]) -> Path:
-        """Draw what several models make, and the float model at the end of its phase, if there was one. All of them on the CPU."""
+        """Draw what several models make, and the float model at the end of its phase, if there was one.
+
+        All of them on the CPU.
+        """
         if self.run.has(FLOAT_PHASE) and "float" not in models:
             before = self.build()
             before.load_state_dict(self.run.load_checkpoint(FLOAT_PHASE)["model"])

@@ -1,4 +1,6 @@
-"""One thread a test: the networks are tiny, and threads that wait for one another on a busy machine make minutes of seconds."""
+"""One thread a test: the networks are tiny, and threads that wait for one another on a busy machine make minutes of
+seconds.
+"""
 
 import os
 

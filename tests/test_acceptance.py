@@ -1,4 +1,5 @@
-"""What earlier search systems got wrong, and the tests that keep it right here. A test below reads this table and looks each of them up.
+"""What earlier search systems got wrong, and the tests that keep it right here. A test below reads this table and looks
+each of them up.
 
  1  The latency loss reaches the alphas and points to the cheaper candidate.
         supernet/test_supernet.py::test_the_latency_gradient_points_to_cheaper_ops_and_shallower_stages
@@ -78,7 +79,7 @@ FOLDER = ROOT / "tests"
 SPACE = tiny_space()
 
 
-# ---- the table above -----------------------------------------------------------------------------------------
+# ---- the table above ---------------------------------------------------------------------------------------
 
 
 def test_every_item_has_a_test():
@@ -94,7 +95,7 @@ def test_the_tests_that_are_named_exist(reference):
     assert name in defined
 
 
-# ---- a search ------------------------------------------------------------------------------------------------
+# ---- a search ----------------------------------------------------------------------------------------------
 
 
 def batch(step):
@@ -104,8 +105,13 @@ def batch(step):
 
 def searching(plan, target_ms=0.9, loss=F.cross_entropy) -> Search:
     torch.manual_seed(0)
-    held_out = lambda step: batch(1000 + step)  # noqa: E731
-    return Search(Supernet(SPACE), plan, latency_of(SPACE), target_ms, loss, batch, held_out, quant.QuantConfig(engine="fbgemm"))
+
+    def held_out(step):
+        return batch(1000 + step)
+
+    return Search(
+        Supernet(SPACE), plan, latency_of(SPACE), target_ms, loss, batch, held_out, quant.QuantConfig(engine="fbgemm")
+    )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -124,7 +130,9 @@ def test_a_step_of_the_search_moves_alphas_to_cheaper_candidates_while_the_targe
 
 
 def test_momentum_goes_on_across_every_boundary_of_phases():
-    """At each first step of a phase the stem's buffer is the same object, and momentum * before + gradient + decay * weight after it."""
+    """At each first step of a phase the stem's buffer is the same object, and momentum * before + gradient + decay *
+    weight after it.
+    """
     plan = Plan(2, 2, 2, 3)
     s, phases = searching(plan), []
     while not s.finished:
@@ -165,15 +173,22 @@ def test_the_moments_of_the_alphas_go_on_from_step_to_step():
         torch.testing.assert_close(after, 0.999 * before + 0.001 * gradient.square())
 
 
-# ---- derivation ----------------------------------------------------------------------------------------------
+# ---- derivation --------------------------------------------------------------------------------------------
 
 
 @st.composite
 def scored(draw):
-    """Random scores of the tiny space's ops and depths, random milliseconds, and a target between the fastest and the slowest network."""
+    """Random scores of the tiny space's ops and depths, random milliseconds, and a target between the fastest and the
+    slowest network.
+    """
     number, ms = st.floats(-1e3, 1e3), st.floats(1e-3, 10.0)
-    rows = lambda value: [[draw(st.lists(value, min_size=(n := len(slot.candidates)), max_size=n)) for slot in stage.slots]  # noqa: E731
-                          for stage in SPACE.stages]  # fmt: skip
+
+    def rows(value):
+        return [
+            [draw(st.lists(value, min_size=(n := len(slot.candidates)), max_size=n)) for slot in stage.slots]
+            for stage in SPACE.stages
+        ]
+
     depths = [draw(st.lists(number, min_size=(n := len(s.slots) - s.min_depth + 1), max_size=n)) for s in SPACE.stages]
     latency = latency_of(SPACE, draw(ms), draw(ms))
     latency.blocks = rows(ms)
@@ -204,12 +219,14 @@ def test_a_target_in_milliseconds_means_the_milliseconds_of_the_table(tmp_path):
             program.find_target(program.SearchConfig("", target_ms=wrong_unit), table, SPACE, latency)
 
 
-# ---- pictures ------------------------------------------------------------------------------------------------
+# ---- pictures ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """80 pictures to train on, of one colour each that no other has; the other splits hold files that are no pictures."""
+    """80 pictures to train on, of one colour each that no other has; the other splits hold files that are no
+    pictures.
+    """
     root = tmp_path_factory.mktemp("pictures")
     for number in range(80):
         folder = root / "train" / f"class{number % 4}"

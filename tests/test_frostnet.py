@@ -89,7 +89,9 @@ def test_the_module_really_has_and_spends_what_the_table_says(name):
 
 @pytest.mark.parametrize("name", CHANNELS)
 def test_channels_equal_the_published_tables(name):
-    rows = [f"{b.in_channels}/{b.squeeze_channels}/{b.hidden_channels}/{b.out_channels}" for b in _published(name).blocks]
+    rows = [
+        f"{b.in_channels}/{b.squeeze_channels}/{b.hidden_channels}/{b.out_channels}" for b in _published(name).blocks
+    ]
     assert rows == _expand(CHANNELS[name])
 
 
@@ -153,7 +155,9 @@ def test_the_dilated_network_equals_the_strided_one_where_both_are_defined(size,
     strided = _calibrated(frostnet(size, width), x)
     dilated = frostnet(size, width, output_stride=output_stride).eval()
     dilated.load_state_dict(strided.state_dict())
-    pairs = zip(strided.forward_features(x), dilated.forward_features(x), strided.feature_strides, dilated.feature_strides)
+    pairs = zip(
+        strided.forward_features(x), dilated.forward_features(x), strided.feature_strides, dilated.feature_strides
+    )
     for coarse, fine, stride, kept in pairs:
         step = stride // kept
         torch.testing.assert_close(fine[..., ::step, ::step], coarse, rtol=1e-4, atol=1e-4)
@@ -222,7 +226,7 @@ def test_a_network_nobody_published_is_refused(size, width, words):
         architecture(size, width)
 
 
-# ---- names ----
+# ---- names -------------------------------------------------------------------------------------------------
 
 
 def test_a_name_is_looked_up_as_file_run_shipped_then_published(tmp_path):

@@ -8,8 +8,17 @@ import pytest
 from tests import ROOT
 
 FLOORS = {
-    "common": 0, "quant": 1, "nas": 1, "frostnet": 2, "zoo": 3, "latency_lut": 4, "supernet": 4, "tasks": 4, "search": 5, "retrain": 5,
-}  # fmt: skip
+    "common": 0,
+    "quant": 1,
+    "nas": 1,
+    "frostnet": 2,
+    "zoo": 3,
+    "latency_lut": 4,
+    "supernet": 4,
+    "tasks": 4,
+    "search": 5,
+    "retrain": 5,
+}
 
 
 def sources(name: str) -> list[Path]:

@@ -1,4 +1,6 @@
-"""Detection and segmentation through retrain.py: trained, converted, judged as integer networks, shipped, and resumed."""
+"""Detection and segmentation through retrain.py: trained, converted, judged as integer networks, shipped, and
+resumed.
+"""
 
 import json
 import shutil
@@ -26,7 +28,18 @@ from tests.tasks.test_engine import same
 CLASSES = {"box": (250, 60, 60), "bar": (60, 60, 250)}
 BACKBONE = "frostnet_small_0_35"
 DETECTION = ("--task", "detection", "--data", "voc", "--batch-size", "4", "--workers", "0", "--input-size", "64")
-SEGMENTATION = ("--task", "segmentation", "--data", "camvid", "--batch-size", "4", "--workers", "0", "--input-size", "64")
+SEGMENTATION = (
+    "--task",
+    "segmentation",
+    "--data",
+    "camvid",
+    "--batch-size",
+    "4",
+    "--workers",
+    "0",
+    "--input-size",
+    "64",
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +58,17 @@ def voc(tmp_path_factory) -> Path:
                 x, y, w, h = random.integers((2, 2, 20, 20), (40, 30, 50, 40))
                 pixels[y : y + h, x : x + w] = colour
                 box = "".join(
-                    f"<{tag}>{value}</{tag}>" for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + w, y + h))
+                    f"<{tag}>{value}</{tag}>"
+                    for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + w, y + h))
                 )
-                objects += f"<object><name>{escape(label)}</name><difficult>0</difficult><bndbox>{box}</bndbox></object>"
+                objects += (
+                    f"<object><name>{escape(label)}</name><difficult>0</difficult><bndbox>{box}</bndbox></object>"
+                )
             Image.fromarray(pixels).save(base / "JPEGImages" / f"{name}.jpg", quality=95)
             size = "<size><width>96</width><height>72</height><depth>3</depth></size>"
-            (base / "Annotations" / f"{name}.xml").write_text(f"<annotation><filename>{name}.jpg</filename>{size}{objects}</annotation>")
+            (base / "Annotations" / f"{name}.xml").write_text(
+                f"<annotation><filename>{name}.jpg</filename>{size}{objects}</annotation>"
+            )
     return root
 
 
@@ -74,7 +92,9 @@ def camvid(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """No timing and no report."""
-    monkeypatch.setattr(retrain, "time_networks", lambda networks, *_, **__: {name: Timing((1.0, 1.0, 1.0)) for name in networks})
+    monkeypatch.setattr(
+        retrain, "time_networks", lambda networks, *_, **__: {name: Timing((1.0, 1.0, 1.0)) for name in networks}
+    )
     monkeypatch.setattr(retrain, "write_report", lambda path: path / "report.html")
 
 
@@ -96,17 +116,31 @@ def refused(capsys, argv) -> str:
 def test_a_segmenter_is_trained_converted_and_shipped(camvid, tmp_path, capsys):
     path = main(arguments(SEGMENTATION, camvid, tmp_path, f"lraspp:{BACKBONE}", "--lr", "0.05", epochs=12))
     found = metrics(path)
-    assert path.name == f"lraspp_{BACKBONE}_int8" and (found["task"], found["score"], found["reported"]) == ("segmentation", "miou", "test")
+    assert path.name == f"lraspp_{BACKBONE}_int8" and (found["task"], found["score"], found["reported"]) == (
+        "segmentation",
+        "miou",
+        "test",
+    )
     rows = {row["network"]: row for row in found["networks"]}
-    assert list(rows) == ["float", "fake_quant", "int8"] and rows["int8"]["miou_test"] > 0.45  # one class everywhere: about 0.25
-    assert abs(rows["int8"]["miou_test"] - rows["fake_quant"]["miou_test"]) < 0.02 and "pixel_accuracy_val" in rows["float"]
-    assert found["parity"]["layer_steps"] <= 2 and found["parity"]["refused"] is None and found["parity"]["agreement"] > 0.98
+    # one class everywhere: about 0.25
+    assert list(rows) == ["float", "fake_quant", "int8"] and rows["int8"]["miou_test"] > 0.45
+    assert (
+        abs(rows["int8"]["miou_test"] - rows["fake_quant"]["miou_test"]) < 0.02
+        and "pixel_accuracy_val" in rows["float"]
+    )
+    assert (
+        found["parity"]["layer_steps"] <= 2
+        and found["parity"]["refused"] is None
+        and found["parity"]["agreement"] > 0.98
+    )
     assert found["timed_on"] == [1, 3, 64, 85]  # the shorter side is 64
     assert {"int8.onnx", "int8.pt"} < set(found["file_bytes"]) and "miou_test" in capsys.readouterr().out
     trained, x = load(path), torch.randn(2, 3, 64, 85)
     assert trained.classes == ("dark", "light") and trained.task == "segmentation"
     frozen = quant.load_frozen(path / "int8.pt")
-    assert torch.allclose(frozen(x[:1]), trained.graph(x[:1]), atol=5 * float(trained.graph(x).detach().abs().max()) / 255)
+    assert torch.allclose(
+        frozen(x[:1]), trained.graph(x[:1]), atol=5 * float(trained.graph(x).detach().abs().max()) / 255
+    )
     about = {p.key: p.value for p in onnx.load(path / "int8.onnx").metadata_props}
     assert (about["task"], json.loads(about["classes"])) == ("segmentation", ["dark", "light"])
 
@@ -116,7 +150,9 @@ def test_a_detector_is_trained_converted_and_shipped(voc, tmp_path):
     found = metrics(path)
     rows = {row["network"]: row for row in found["networks"]}
     assert {f"{metric}_{split}" for metric in ("ap", "ap50", "voc_ap") for split in ("val", "test")} < set(rows["int8"])
-    assert found["parity"]["layer_steps"] <= 2 and found["parity"]["refused"] is None and found["onnx"]["layer_steps"] <= 2
+    assert (
+        found["parity"]["layer_steps"] <= 2 and found["parity"]["refused"] is None and found["onnx"]["layer_steps"] <= 2
+    )
     trained = load(path)
     assert trained.classes == ("bar", "box") and len(trained.graph(torch.zeros(1, 3, 64, 64))) == 12
     assert len(quant.load_frozen(path / "int8.onnx")(torch.zeros(1, 3, 64, 64))) == 12
@@ -125,7 +161,9 @@ def test_a_detector_is_trained_converted_and_shipped(voc, tmp_path):
 def test_a_network_of_two_parts_becomes_two_files(voc, tmp_path, capsys):
     path = main(arguments(DETECTION, voc, tmp_path, f"faster_rcnn:{BACKBONE}", "--float-epochs", "1"))
     found = metrics(path)
-    assert {"int8_box_head.onnx", "int8_box_head.pt", "int8_features.onnx", "int8_features.pt"} < set(found["file_bytes"])
+    assert {"int8_box_head.onnx", "int8_box_head.pt", "int8_features.onnx", "int8_features.pt"} < set(
+        found["file_bytes"]
+    )
     assert found["parity"]["refused"] is None and found["onnx"]["integer_layers"] > 50
     features, box_head = (quant.load_frozen(path / f"int8_{name}.onnx") for name in ("features", "box_head"))
     assert len(features(torch.zeros(1, 3, 64, 64))) > 6 and box_head(torch.zeros(3, 64, 7, 7))[0].shape == (3, 3)
@@ -135,7 +173,9 @@ def test_a_network_of_two_parts_becomes_two_files(voc, tmp_path, capsys):
 
 @pytest.mark.parametrize("task", ("detection", "segmentation"))
 def test_statassist_and_gradboost_act_in_every_task(task, voc, camvid, tmp_path, monkeypatch):
-    """What the ancestors' detector lacked: the optimizer is switched on with the quantizers, and gradients really are lengthened."""
+    """What the ancestors' detector lacked: the optimizer is switched on with the quantizers, and gradients really are
+    lengthened.
+    """
     seen, make = [], tasks.engine.make_optimizer
 
     def watched(model, recipe):
@@ -152,7 +192,9 @@ def test_statassist_and_gradboost_act_in_every_task(task, voc, camvid, tmp_path,
     lengthened = []
     monkeypatch.setattr(tasks.engine, "make_optimizer", watched)
     boost = quant.gradboost.boost
-    monkeypatch.setattr(quant.gradboost, "boost", lambda *args, **kwargs: lengthened.append(len(seen)) or boost(*args, **kwargs))
+    monkeypatch.setattr(
+        quant.gradboost, "boost", lambda *args, **kwargs: lengthened.append(len(seen)) or boost(*args, **kwargs)
+    )
     settings, root, form = (DETECTION, voc, "ssdlite") if task == "detection" else (SEGMENTATION, camvid, "lraspp")
     main(arguments(settings, root, tmp_path, f"{form}:{BACKBONE}"))
     assert seen == [False, False, True, True]  # two steps in each of two epochs
@@ -179,7 +221,11 @@ def test_a_stopped_training_ends_in_the_same_bits(form, voc, camvid, tmp_path, m
         main(arguments(*argv))
     parts = main(arguments(*argv))
     assert same(Run(parts).load_checkpoint(), Run(whole).load_checkpoint())
-    rows = [[value for key, value in row.items() if "_test" in key] for path in (whole, parts) for row in metrics(path)["networks"]]
+    rows = [
+        [value for key, value in row.items() if "_test" in key]
+        for path in (whole, parts)
+        for row in metrics(path)["networks"]
+    ]
     assert rows[: len(rows) // 2] == rows[len(rows) // 2 :]
 
 
@@ -195,7 +241,9 @@ def test_pictures_of_unlike_sizes_are_trained_on_and_shipped(camvid, tmp_path):
 
 
 def test_what_goes_on_from_a_float_run_sees_pictures_as_it_did(camvid, tmp_path):
-    first = main(arguments(SEGMENTATION, camvid, tmp_path, f"lraspp:{BACKBONE}", "--float-only", "--name", "f", epochs=1))
+    first = main(
+        arguments(SEGMENTATION, camvid, tmp_path, f"lraspp:{BACKBONE}", "--float-only", "--name", "f", epochs=1)
+    )
     known = json.loads((first / "network.json").read_text())
     (first / "network.json").write_text(json.dumps(known | {"mean": [0.1, 0.2, 0.3]}))
     second = main(arguments(SEGMENTATION, camvid, tmp_path, f"lraspp:{BACKBONE}", "--from-float", "f", epochs=1))
@@ -206,7 +254,14 @@ def test_a_mobilenet_brings_its_weights_too(tmp_path):
     classifier = Network("mobilenet_v3_small_relu_x0_5", 64, 2)
     torch.manual_seed(3)
     model, run = classifier.build(), Run(tmp_path / "classifier")
-    about = {"format": "network", "version": 1, "task": "classification", "name": classifier.name, "input_size": 64, "classes": ["a", "b"]}
+    about = {
+        "format": "network",
+        "version": 1,
+        "task": "classification",
+        "name": classifier.name,
+        "input_size": 64,
+        "classes": ["a", "b"],
+    }
     run.write_json("network.json", about | {"mean": [0.3, 0.4, 0.5], "std": [0.2, 0.3, 0.4], "weight_qmax": 63})
     run.save_checkpoint({"attached": False, "model": model.state_dict()})
     network = Network("lraspp:mobilenet_v3_small_relu_x0_5", 64, 2, None, "segmentation")
@@ -225,12 +280,22 @@ def test_a_backbone_brings_its_weights_and_its_normalisation(camvid, tmp_path, c
     torch.manual_seed(7)
     model, run = network.build(), Run(tmp_path / "classifier")
     run.write_json(
-        "network.json", {"format": "network", "version": 1, "task": "classification", "name": network.name, "input_size": 64, **known}
+        "network.json",
+        {"format": "network", "version": 1, "task": "classification", "name": network.name, "input_size": 64, **known},
     )
     network.arch.save(run.path / "arch.json")
     run.save_checkpoint({"attached": False, "model": model.state_dict()})
     argv = arguments(
-        SEGMENTATION, camvid, tmp_path, f"lraspp:{BACKBONE}", "--backbone", "classifier", "--lr", "1e-9", "--float-only", epochs=1
+        SEGMENTATION,
+        camvid,
+        tmp_path,
+        f"lraspp:{BACKBONE}",
+        "--backbone",
+        "classifier",
+        "--lr",
+        "1e-9",
+        "--float-only",
+        epochs=1,
     )
     path = main(argv)
     trained, state = Run(path).load_checkpoint()["model"], model.state_dict()
@@ -246,7 +311,9 @@ def test_what_a_task_does_not_have_is_refused(voc, tmp_path, capsys):
     def words(*argv):
         return refused(capsys, [*argv, "--runs", str(tmp_path)])
 
-    assert "data: 'voc' is nothing that classification reads; choose one of scenes" in words("--arch", "resnet20", "--data", "voc")
+    assert "data: 'voc' is nothing that classification reads; choose one of scenes" in words(
+        "--arch", "resnet20", "--data", "voc"
+    )
     assert "'frostnet_small' is no network for segmentation; choose from lraspp:<backbone>" in words(
         "--task", "segmentation", "--arch", "frostnet_small"
     )
@@ -262,7 +329,11 @@ def test_what_a_task_does_not_have_is_refused(voc, tmp_path, capsys):
 
 def test_names_of_forms_resolve_and_are_written_by_their_blocks(tmp_path):
     network = find_network("ssdlite:frostnet_small", 3, 300, None, tmp_path, "detection")
-    assert (network.name, network.input_size, network.folder_name) == ("ssdlite:frostnet_small_1_0", 300, "ssdlite_frostnet_small_1_0")
+    assert (network.name, network.input_size, network.folder_name) == (
+        "ssdlite:frostnet_small_1_0",
+        300,
+        "ssdlite_frostnet_small_1_0",
+    )
     network.arch.save(tmp_path / "mine" / "arch.json")
     assert find_network("lraspp:mine", 3, 300, None, tmp_path, "segmentation").arch == network.arch
     assert find_network("ssdlite:mobilenet_v2_x0_5", 3, 96, None, tmp_path, "detection").arch is None

@@ -25,8 +25,28 @@ from tests import ROOT
 from tests.latency_lut.test_table import made_up
 from tests.spaces import tiny_space
 
-SMALL = ["--base-steps", "3", "--float-steps", "3", "--quant-steps", "3", "--joint-steps", "6", "--batch-size", "8", "--rescored", "2",
-         "--controls", "2", "--score-images", "8", "--tune-steps", "2", "--input-size", "16"]  # fmt: skip
+SMALL = [
+    "--base-steps",
+    "3",
+    "--float-steps",
+    "3",
+    "--quant-steps",
+    "3",
+    "--joint-steps",
+    "6",
+    "--batch-size",
+    "8",
+    "--rescored",
+    "2",
+    "--controls",
+    "2",
+    "--score-images",
+    "8",
+    "--tune-steps",
+    "2",
+    "--input-size",
+    "16",
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +64,9 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture
 def world(tmp_path, pictures, monkeypatch):
-    """argv of a small search; the space is tiny, whole networks 'take' 90 % of what the table says, the report is not drawn."""
+    """argv of a small search; the space is tiny, whole networks 'take' 90 % of what the table says, the report is not
+    drawn.
+    """
     monkeypatch.setitem(SPACES, "frostnet", lambda width, size, num_classes: tiny_space(size, num_classes))
     monkeypatch.setattr(search, "write_report", lambda path: (path / "report.html").touch())
     space = tiny_space(16, 4)
@@ -97,9 +119,14 @@ def test_a_search_writes_an_architecture_that_meets_the_target(world, tmp_path):
     assert len(front["points"]) >= 3
     for network in front["networks"]:
         tried = Architecture.load(path / "tried" / f"{network['name']}.json")
-        assert tried.provenance["supernet_top1"] == network["accuracy"] and tried.provenance["inherited_top1"] == network["inherited"]
+        assert (
+            tried.provenance["supernet_top1"] == network["accuracy"]
+            and tried.provenance["inherited_top1"] == network["inherited"]
+        )
     metrics = json.loads((path / "metrics.json").read_text())
-    assert metrics["predicted_ms"] == pytest.approx(sum(json.loads((path / "latency.json").read_text())["parts"].values()))
+    assert metrics["predicted_ms"] == pytest.approx(
+        sum(json.loads((path / "latency.json").read_text())["parts"].values())
+    )
     assert len(log(path).splitlines()) == 15
 
 
@@ -127,18 +154,38 @@ def test_a_stopped_search_goes_on_to_the_same_end(world, tmp_path, stop, monkeyp
 
 PROGRAM = """
 import sys, search
-search.measure = lambda archs, *_: {name: 1e-3 * len(arch.blocks) for name, arch in archs.items()}  # no two timings are alike
+# no two timings are alike
+search.measure = lambda archs, *_: {name: 1e-3 * len(arch.blocks) for name, arch in archs.items()}
 search.main(sys.argv[1:])
 """
 
 
 @pytest.mark.slow
 def test_a_search_killed_in_every_phase_goes_on_to_the_same_end(tmp_path, pictures):
-    """kill -9 in each phase and while networks are judged, then the same command to the end: everything is as if it had not been killed."""
+    """kill -9 in each phase and while networks are judged, then the same command to the end: everything is as if it had
+    not been killed.
+    """
     space = SPACES["frostnet"](0.35, 32, 4)
     made_up(tmp_path / "table.json", space).save()
-    words = ["--latency-lut", str(tmp_path / "table.json"), "--width", "0.35", "--data", "imagefolder", "--data-root", str(pictures),
-             "--target-ms", "30", *SMALL, "--input-size", "32", "--checkpoint-seconds", "0", "--name", "found"]  # fmt: skip
+    words = [
+        "--latency-lut",
+        str(tmp_path / "table.json"),
+        "--width",
+        "0.35",
+        "--data",
+        "imagefolder",
+        "--data-root",
+        str(pictures),
+        "--target-ms",
+        "30",
+        *SMALL,
+        "--input-size",
+        "32",
+        "--checkpoint-seconds",
+        "0",
+        "--name",
+        "found",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
     def command(runs):
@@ -152,7 +199,9 @@ def test_a_search_killed_in_every_phase_goes_on_to_the_same_end(tmp_path, pictur
     subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
     killed = tmp_path / "killed" / "found"
     for lines in (2, 5, 8, 11, 13, None):
-        process = subprocess.Popen(command("killed"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command("killed"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         while process.poll() is None and not reached(killed, lines):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
@@ -195,8 +244,17 @@ def test_more_targets_can_be_asked_for_when_a_search_has_ended(world, tmp_path, 
 def test_a_tied_search_writes_the_block_and_the_next_search_places_it(world, tmp_path, monkeypatch):
     def tied(width, size, num_classes):
         space = tiny_space(size, num_classes)
-        swish = lambda slot: slot if len(slot.candidates) == 1 else replace(slot, candidates=tuple(  # noqa: E731
-            replace(c, activation="hard_swish") for c in slot.candidates))  # fmt: skip
+
+        def swish(slot):
+            return (
+                slot
+                if len(slot.candidates) == 1
+                else replace(
+                    slot,
+                    candidates=tuple(replace(c, activation="hard_swish") for c in slot.candidates),
+                )
+            )
+
         stages = tuple(replace(stage, slots=tuple(map(swish, stage.slots))) for stage in space.stages)
         return replace(space, name="bottleneck", stages=stages, tied=True)
 
@@ -204,7 +262,17 @@ def test_a_tied_search_writes_the_block_and_the_next_search_places_it(world, tmp
     space = tied(0, 16, 4)
     made_up(tmp_path / "tied.json", space).save()
     path = search.main(
-        [*world, "--latency-lut", str(tmp_path / "tied.json"), "--space", "bottleneck", "--name", "block", "--target-ms", "5"]
+        [
+            *world,
+            "--latency-lut",
+            str(tmp_path / "tied.json"),
+            "--space",
+            "bottleneck",
+            "--name",
+            "block",
+            "--target-ms",
+            "5",
+        ]
     )
     block = Bottleneck.load(path / "bottleneck.json")
     assert block == Bottleneck("mb", "hard_swish")
@@ -248,7 +316,9 @@ def test_a_search_stopped_while_networks_are_judged_does_not_judge_them_again(wo
     monkeypatch.setattr(supernet.judge.Judge, "top1", stops)
     with pytest.raises(SystemExit):
         search.main(again)
-    monkeypatch.setattr(supernet.judge.Judge, "top1", lambda self, network: judged.append(network.name) or top1(self, network))
+    monkeypatch.setattr(
+        supernet.judge.Judge, "top1", lambda self, network: judged.append(network.name) or top1(self, network)
+    )
     path = search.main(again)
     assert len(judged) == len(set(judged)) == 4
     assert (path / "front.json").read_text() == (expected / "front.json").read_text()
@@ -267,7 +337,15 @@ def test_an_impossible_target_fails_at_once_with_the_feasible_range(world, capsy
 
 
 @pytest.mark.parametrize(
-    "words", [["--batch-size", "0"], ["--rescored", "0"], ["--seed", "-1"], ["--joint-steps", "0"], ["--lr", "0"], ["--train-images", "3"]]
+    "words",
+    [
+        ["--batch-size", "0"],
+        ["--rescored", "0"],
+        ["--seed", "-1"],
+        ["--joint-steps", "0"],
+        ["--lr", "0"],
+        ["--train-images", "3"],
+    ],
 )
 def test_impossible_settings_are_named(world, words, capsys):
     assert words[0][2:].replace("-", "_") + ": " + words[1] in refused(capsys, [*world, *words]).replace("0.0", "0")
@@ -291,18 +369,25 @@ def test_a_folder_of_another_program_is_left_alone(world, tmp_path, capsys):
 def test_pictures_that_move_alphas_judge_networks_and_train_weights_are_disjoint(pictures):
     data = search.training_pictures("imagefolder", pictures, 16, 0)
     parts = search.split(data, 0)
-    seen = [{tuple(image.flatten().tolist()) for image in part.images} for part in (parts.weights, parts.alphas, parts.judge)]
+    seen = [
+        {tuple(image.flatten().tolist()) for image in part.images}
+        for part in (parts.weights, parts.alphas, parts.judge)
+    ]
     assert [len(s) for s in seen] == [64, 8, 8]
     assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
 
 
 def test_a_search_that_has_ended_is_left_as_it_is(world, capsys):
     path = search.main(world)
-    before = {file.name: file.stat().st_mtime_ns for file in path.glob("*.pt")} | {"arch": (path / "arch.json").read_bytes()}
+    before = {file.name: file.stat().st_mtime_ns for file in path.glob("*.pt")} | {
+        "arch": (path / "arch.json").read_bytes()
+    }
     capsys.readouterr()
     assert search.main(world) == path
     assert "has ended" in capsys.readouterr().out
-    assert before == {file.name: file.stat().st_mtime_ns for file in path.glob("*.pt")} | {"arch": (path / "arch.json").read_bytes()}
+    assert before == {file.name: file.stat().st_mtime_ns for file in path.glob("*.pt")} | {
+        "arch": (path / "arch.json").read_bytes()
+    }
 
 
 def test_of_equally_accurate_networks_the_slowest_is_chosen():

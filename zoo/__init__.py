@@ -1,7 +1,8 @@
 """Networks by name: `zoo.build("mobilenet_v2", num_classes=10)`; the FrostNets too. All untrained plain float modules.
 
-The definitions are torchvision's and timm's where they have them. The first convolution keeps the resolution of pictures up to 64 px, as
-in the FrostNets. docs/zoo.md has each network's cost and how it differs from its namesakes elsewhere.
+The definitions are torchvision's and timm's where they have them. The first convolution keeps the resolution of
+pictures up to 64 px, as in the FrostNets. docs/zoo.md has each network's cost and how it differs from its namesakes
+elsewhere.
 """
 
 from difflib import get_close_matches
@@ -26,9 +27,11 @@ def knows(name: str) -> bool:
 
 
 def build(name: str, num_classes: int = 1000, input_size: int = 224, runs: str | Path = "runs") -> nn.Module:
-    """The float network of a name: one that `knows` knows, else whatever frostnet.find knows; (N, 3, H, W) -> logits (N, num_classes).
+    """The float network of a name: one that `knows` knows, else whatever frostnet.find knows; (N, 3, H, W) -> logits
+    (N, num_classes).
 
-    input_size  pixels; any picture of about that size will do, the choice is between the first layers for small and for large ones
+    input_size  pixels; any picture of about that size will do, the choice is between the first layers for small and for
+                large ones
     Raises UserError.
     """
     for field, value in (("num_classes", num_classes), ("input_size", input_size)):
@@ -54,7 +57,8 @@ def _architecture(name: str, runs: str | Path) -> frostnet.Architecture:
         known = (*NAMES, *frostnet.PUBLISHED)
         near = get_close_matches(name, known, 5, 0.5) or known[:5]
         raise UserError(
-            f"arch: {name!r} is neither a file, a run nor a known name; near it: {', '.join(near)}; all names: python -m zoo list"
+            f"arch: {name!r} is neither a file, a run nor a known name; near it: {', '.join(near)}; all names: python "
+            "-m zoo list"
         ) from error
 
 

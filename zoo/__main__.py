@@ -1,4 +1,6 @@
-"""python -m zoo graph: where quantizers go in a network, as a table and as pictures. python -m zoo list: the networks."""
+"""python -m zoo graph: where quantizers go in a network, as a table and as pictures. python -m zoo list: the
+networks.
+"""
 
 import argparse
 import io
@@ -43,13 +45,16 @@ def _names() -> str:
     """All networks, those of classification a line each."""
     usual, *others = generators.NORMS
     norms = f"each with {usual} norm, also with :{' and :'.join(others)}"
-    return "\n".join((
-        *zoo.NAMES, *frostnet.PUBLISHED,
-        f"detectors: {', '.join(detectors.NAMES)}",
-        f"segmenters: {', '.join(segmenters.NAMES)}",
-        f"generators: {', '.join(generators.NAMES)}; {norms}",
-        f"discriminators: {', '.join(discriminators.NAMES)}; {norms}",
-    ))  # fmt: skip
+    return "\n".join(
+        (
+            *zoo.NAMES,
+            *frostnet.PUBLISHED,
+            f"detectors: {', '.join(detectors.NAMES)}",
+            f"segmenters: {', '.join(segmenters.NAMES)}",
+            f"generators: {', '.join(generators.NAMES)}; {norms}",
+            f"discriminators: {', '.join(discriminators.NAMES)}; {norms}",
+        )
+    )
 
 
 def _graph(args: argparse.Namespace) -> None:
@@ -68,7 +73,12 @@ def _graph(args: argparse.Namespace) -> None:
     if args.dot:
         write_bytes(args.dot, as_dot(graph).encode())
     if args.json:
-        about = {"model": args.model, "input_size": args.input_size, "classes": args.classes, "settings": asdict(config)}
+        about = {
+            "model": args.model,
+            "input_size": args.input_size,
+            "classes": args.classes,
+            "settings": asdict(config),
+        }
         write_json(args.json, about | {"rows": [asdict(row) for row in rows]} | as_json(graph))
 
 
@@ -85,7 +95,9 @@ def table(rows: Sequence[quant.PlanRow]) -> str:
     cells = [COLUMNS, *((r.name, r.op, r.weight, r.gradient, r.reads, r.output, r.reason) for r in rows)]
     cells = [[cell or "." for cell in line[:-1]] + [line[-1]] for line in cells]
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS) - 1)]
-    return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths)), line[-1]]).rstrip() for line in cells)
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths)), line[-1]]).rstrip() for line in cells
+    )
 
 
 def counts(rows: Sequence[quant.PlanRow]) -> str:
@@ -94,7 +106,9 @@ def counts(rows: Sequence[quant.PlanRow]) -> str:
     activations = len({name for row in rows for name in row.makes.split(", ") if name})
     readers = Counter(name for row in rows if row.op in LAYERS for name in row.reads.split(", ") if name)
     shared = sum(number > 1 for number in readers.values())
-    return f"{weights} weight quantizers, {activations} activation quantizers, {shared} of them shared by several layers"
+    return (
+        f"{weights} weight quantizers, {activations} activation quantizers, {shared} of them shared by several layers"
+    )
 
 
 def _title(args: argparse.Namespace, config: quant.QuantConfig) -> str:
@@ -114,7 +128,9 @@ def _save(figure: Figure, path: str) -> None:
 def _check(args: argparse.Namespace) -> None:
     """Raises UserError for flags that contradict each other."""
     if args.dry_run and (args.dot or args.json):
-        raise UserError("--dry-run: nothing is attached, so there is no graph to write; leave out --dot and --json, or --dry-run")
+        raise UserError(
+            "--dry-run: nothing is attached, so there is no graph to write; leave out --dot and --json, or --dry-run"
+        )
     if not args.picture and (args.start or args.nodes):
         raise UserError("--from, --nodes: they choose the part to picture; add --picture FILE.png")
     if args.picture and not args.picture.endswith(".png"):
@@ -122,10 +138,15 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _fill_in(args: argparse.Namespace) -> None:
-    """Defaults, which depend on the network. Raises UserError for a generator that is given classes, or a size that it cannot take."""
+    """Defaults, which depend on the network.
+
+    Raises UserError for a generator that is given classes, or a size that it cannot take.
+    """
     generator = generators.knows(args.model)
     if generator and args.classes is not None:
-        raise UserError(f"--classes: {args.classes}, but {args.model} makes pictures and knows no classes; leave it out")
+        raise UserError(
+            f"--classes: {args.classes}, but {args.model} makes pictures and knows no classes; leave it out"
+        )
     args.input_size = args.input_size or (PICTURE_SIZE if generator else SIZE)
     args.classes = args.classes or (None if generator else CLASSES)
     if generator:
@@ -146,7 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m zoo", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="names that --model takes, beside files and runs")
-    graph = commands.add_parser("graph", help="attach quantizers by settings: a table of every node, pictures, DOT and JSON")
+    graph = commands.add_parser(
+        "graph", help="attach quantizers by settings: a table of every node, pictures, DOT and JSON"
+    )
     graph.add_argument("--model", required=True, help="a name from the list (no discriminator), an arch.json, or a run")
     graph.add_argument("--settings", help="JSON with the fields of quant.QuantConfig (default: int8 everywhere)")
     graph.add_argument("--input-size", type=_whole, help=f"pixels (default: {SIZE}, generators: {PICTURE_SIZE})")

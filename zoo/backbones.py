@@ -3,8 +3,8 @@
     net = backbone("frostnet_small_1_0", output_stride=16)
     fine, middle, coarse, coarsest = net(images)
 
-Every FrostNet that `frostnet.find` knows, and the MobileNets of `zoo`, at any width. A map is the last block's output at its stride; the
-last one of a MobileNet is that of its last convolution, behind which only the classifier follows.
+Every FrostNet that `frostnet.find` knows, and the MobileNets of `zoo`, at any width. A map is the last block's output
+at its stride; the last one of a MobileNet is that of its last convolution, behind which only the classifier follows.
 """
 
 import math
@@ -26,8 +26,8 @@ LARGE = 224  # pixels of a picture whose first convolution has stride 2; detecto
 class Backbone(nn.Module):
     """(N, 3, H, W) -> four maps, finest first, of `feature_channels` at `feature_strides`.
 
-    The strides are 4, 8, 16 and 32, none above `output_stride`: past it the network computes the same function on a finer grid, with
-    dilated convolutions. (Squeeze-and-excitation alone sees that grid: it averages over more pixels.)
+    The strides are 4, 8, 16 and 32, none above `output_stride`: past it the network computes the same function on a
+    finer grid, with dilated convolutions. (Squeeze-and-excitation alone sees that grid: it averages over more pixels.)
     """
 
     def __init__(self, stem: nn.Module, blocks: list[nn.Module], strides: list[int], output_stride: int):
@@ -44,7 +44,8 @@ class Backbone(nn.Module):
 
 
 def backbone(name: str | frostnet.Architecture, output_stride: int = 32, runs: str | Path = "runs") -> Backbone:
-    """The backbone of a name, untrained: a MobileNet ("mobilenet_v2_relu_x0_5"), else what `frostnet.find` knows; or of an architecture.
+    """The backbone of a name, untrained: a MobileNet ("mobilenet_v2_relu_x0_5"), else what `frostnet.find` knows; or of
+    an architecture.
 
     output_stride  8, 16 or 32. The parameters of a FrostNet's have the names they have in `frostnet.FrostNet`.
     Raises UserError.
@@ -72,7 +73,10 @@ def find(name: str, runs: str | Path = "runs") -> frostnet.Architecture:
     if not knows(name, runs):
         known = (*MOBILENETS, *frostnet.PUBLISHED)
         near = get_close_matches(name, known, 5, 0.5) or known[:5]
-        raise UserError(f"arch: {name!r} is no backbone: neither a file, a run, a FrostNet nor a MobileNet; near it: {', '.join(near)}")
+        raise UserError(
+            f"arch: {name!r} is no backbone: neither a file, a run, a FrostNet nor a MobileNet; near it: "
+            f"{', '.join(near)}"
+        )
     return frostnet.find(name, runs)
 
 
@@ -82,7 +86,8 @@ def _frostnet(arch: frostnet.Architecture, output_stride: int) -> Backbone:
     strides = [2 * math.prod(block.stride for block in arch.blocks[: i + 1]) for i in range(len(arch.blocks))]
     if sorted(set(strides) - {2}) != list(STRIDES):
         raise UserError(
-            f"arch: {arch.name!r} has blocks at strides {sorted(set(strides))}, must have some at each of 4, 8, 16, 32 and none above"
+            f"arch: {arch.name!r} has blocks at strides {sorted(set(strides))}, must have some at each of 4, 8, 16, 32 "
+            "and none above"
         )
     return Backbone(net.stem, list(net.blocks), strides, output_stride)
 
@@ -98,7 +103,10 @@ def _mobilenet(name: str, output_stride: int) -> Backbone:
 
 
 def _dilate(block: nn.Module, dilation: int, strided: bool) -> int:
-    """Dilate a block's depthwise convolution, in place; the dilation for the blocks after it. See `frostnet._blocks` for the rule."""
+    """Dilate a block's depthwise convolution, in place; the dilation for the blocks after it.
+
+    See `frostnet._blocks` for the rule.
+    """
     after = dilation
     for conv in _convolutions(block):
         if not strided:

@@ -1,8 +1,10 @@
-"""Pictures of traced models: a float graph beside the same graph with quantizers attached; DOT text and JSON of a graph.
+"""Pictures of traced models: a float graph beside the same graph with quantizers attached; DOT text and JSON of a
+graph.
 
-A picture runs from top to bottom, one row a step of the longest path, both graphs on the same rows. The longest path goes straight down
-the first lane; every other branch and every skip connection gets a lane of its own beside it, so no line runs behind a box. Long networks
-are cut into columns where few tensors cross. All measures are inches, y downwards.
+A picture runs from top to bottom, one row a step of the longest path, both graphs on the same rows. The longest path
+goes straight down the first lane; every other branch and every skip connection gets a lane of its own beside it, so no
+line runs behind a box. Long networks are cut into columns where few tensors cross. All measures are inches, y
+downwards.
 """
 
 import itertools
@@ -27,15 +29,35 @@ from quant.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer
 
 INK, LINE, SKIP, DIM = "#1d2733", "#5c6875", "#c2452d", "#4d5966"
 COLOURS = {
-    "conv": "#9cc4ea", "deconv": "#9cc4ea", "linear": "#6fa8dc", "batch_norm": "#bfe0b4", "instance_norm": "#bfe0b4", "relu": "#f2b3a6",
-    "add": "#f6d98a", "mul": "#f6d98a", "cat": "#f6d98a", "pool": "#d3bfe8", "quantizer": "#101418", "weight": "#c6cbd1",
-    "input": "#ffffff", "output": "#ffffff", "elsewhere": "#ffffff", "skip": SKIP,
-}  # fmt: skip
+    "conv": "#9cc4ea",
+    "deconv": "#9cc4ea",
+    "linear": "#6fa8dc",
+    "batch_norm": "#bfe0b4",
+    "instance_norm": "#bfe0b4",
+    "relu": "#f2b3a6",
+    "add": "#f6d98a",
+    "mul": "#f6d98a",
+    "cat": "#f6d98a",
+    "pool": "#d3bfe8",
+    "quantizer": "#101418",
+    "weight": "#c6cbd1",
+    "input": "#ffffff",
+    "output": "#ffffff",
+    "elsewhere": "#ffffff",
+    "skip": SKIP,
+}
 OTHER = "#e6e9ed"
 LEGEND = {
-    "convolution": "conv", "linear": "linear", "norm": "batch_norm", "ReLU": "relu", "add, mul, cat": "add", "pooling": "pool",
-    "weight": "weight", "quantizer, method:bits": "quantizer", "skip connection": "skip",
-}  # fmt: skip
+    "convolution": "conv",
+    "linear": "linear",
+    "norm": "batch_norm",
+    "ReLU": "relu",
+    "add, mul, cat": "add",
+    "pooling": "pool",
+    "weight": "weight",
+    "quantizer, method:bits": "quantizer",
+    "skip connection": "skip",
+}
 
 PITCH, HEIGHT = 0.31, 0.19  # of the rows; of a box
 GAP, PAD = 0.16, 0.06  # between lanes; inside boxes
@@ -46,18 +68,20 @@ LONGEST = 26  # characters of a place
 ROWS = 46  # of one column, about
 PAIRS = 3  # of columns side by side
 BOLD, PLAIN, SMALL, LEGEND_SIZE = 6.8, 6.2, 5.6, 7.5  # points
-CURVE = {1: [], 3: [Path.CURVE3] * 2, 4: [Path.CURVE4] * 3}  # how many points -> how the line runs through all but the first
+# how many points -> how the line runs through all but the first
+CURVE = {1: [], 3: [Path.CURVE3] * 2, 4: [Path.CURVE4] * 3}
 ARROW = {"arrowstyle": "-|>,head_length=2.6,head_width=1.3", "mutation_scale": 1, "shrinkA": 0, "shrinkB": 0}
 
 
-# ---- a graph as networkx ---------------------------------------------------------------------------------------------------------------
+# ---- a graph as networkx -----------------------------------------------------------------------------------
 
 
 def network(graph: fx.GraphModule) -> nx.DiGraph:
     """The nodes and edges of a traced model, in its order.
 
-    Attributes of a node: `kind` (an operation, "input", "output" or "quantizer"), `title` (what a reader calls it), `name` (where it
-    stands in the model), and for layers with a weight quantizer `weight` (the shape) and `weight_quantizer` (method:bits).
+    Attributes of a node: `kind` (an operation, "input", "output" or "quantizer"), `title` (what a reader calls it),
+    `name` (where it stands in the model), and for layers with a weight quantizer `weight` (the shape) and
+    `weight_quantizer` (method:bits).
     """
     flow = nx.DiGraph()
     names = node_names(graph, [n for n in graph.graph.nodes if n.op.startswith("call")])
@@ -151,10 +175,12 @@ def _colour(kind: str) -> str:
     return COLOURS.get(kind, OTHER)
 
 
-# ---- which part, on which rows ---------------------------------------------------------------------------------------------------------
+# ---- which part, on which rows -----------------------------------------------------------------------------
 
 
-def section(before: nx.DiGraph, after: nx.DiGraph, start: str | None, count: int | None) -> tuple[nx.DiGraph, nx.DiGraph]:
+def section(
+    before: nx.DiGraph, after: nx.DiGraph, start: str | None, count: int | None
+) -> tuple[nx.DiGraph, nx.DiGraph]:
     """Both graphs from the node `start` on (its id, name or place in the model), `count` nodes of the float graph long.
 
     Raises QuantError where no node has that name.
@@ -172,7 +198,9 @@ def section(before: nx.DiGraph, after: nx.DiGraph, start: str | None, count: int
 
 
 def _cut(flow: nx.DiGraph, members: set[str]) -> nx.DiGraph:
-    """The members of a graph; what they read from outside, and who outside reads them, become nodes of the kind "elsewhere"."""
+    """The members of a graph; what they read from outside, and who outside reads them, become nodes of the kind
+    "elsewhere".
+    """
     part = nx.DiGraph()
     part.add_nodes_from((n, flow.nodes[n]) for n in flow if n in members)
     for a, b in flow.edges:
@@ -203,7 +231,9 @@ def rows_of(flow: nx.DiGraph, at_least: dict[str, int]) -> dict[str, int]:
 
 
 def cuts(flow: nx.DiGraph, rows: dict[str, int], most: int = ROWS) -> list[int]:
-    """First rows of the columns, and the end: as few columns as possible, cut near equal lengths where the fewest tensors cross."""
+    """First rows of the columns, and the end: as few columns as possible, cut near equal lengths where the fewest
+    tensors cross.
+    """
     end = max(rows.values()) + 1
     columns = math.ceil(end / most)
     length = end / columns
@@ -215,12 +245,14 @@ def cuts(flow: nx.DiGraph, rows: dict[str, int], most: int = ROWS) -> list[int]:
 
 
 def _crossing(flow: nx.DiGraph, rows: dict[str, int], row: int) -> tuple[int, int]:
-    """How many tensors made above `row` are read from there on, and how many of them by a quantizer, which had better stay with them."""
+    """How many tensors made above `row` are read from there on, and how many of them by a quantizer, which had better
+    stay with them.
+    """
     edges = [(a, b) for a, b in flow.edges if rows[a] < row <= rows[b]]
     return len({a for a, _ in edges}), sum(flow.nodes[b]["kind"] == "quantizer" for _, b in edges)
 
 
-# ---- lanes -----------------------------------------------------------------------------------------------------------------------------
+# ---- lanes -------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -234,7 +266,9 @@ class Layout:
 
     def clear(self, n: str, via: int) -> bool:
         """Whether the lane `via` is right of n with no box in n's row up to there."""
-        return self.lanes[n] < via and not any(self.rows[n] == self.rows[m] and self.lanes[n] < self.lanes[m] <= via for m in self.flow)
+        return self.lanes[n] < via and not any(
+            self.rows[n] == self.rows[m] and self.lanes[n] < self.lanes[m] <= via for m in self.flow
+        )
 
 
 def layout(flow: nx.DiGraph, rows: dict[str, int]) -> Layout:
@@ -243,7 +277,9 @@ def layout(flow: nx.DiGraph, rows: dict[str, int]) -> Layout:
 
 
 def _place_nodes(flow: nx.DiGraph, rows: dict[str, int]) -> dict[str, int]:
-    """The longest path in lane 0, then the longest of what remains in the first lane that is free beside it, and so on."""
+    """The longest path in lane 0, then the longest of what remains in the first lane that is free beside it, and
+    so on.
+    """
     rest, lanes, taken = flow.copy(), {}, set()
     while rest:
         path = nx.dag_longest_path(rest)
@@ -258,21 +294,31 @@ def _place_nodes(flow: nx.DiGraph, rows: dict[str, int]) -> dict[str, int]:
 
 
 def _route_edges(flow: nx.DiGraph, rows: dict[str, int], lanes: dict[str, int]) -> dict[tuple[str, str], int]:
-    """Short edges first. One runs down its reader's lane or its source's if no box is in the way, else in the next free lane."""
-    taken = {(lanes[n], rows[n]): n for n in flow}  # (lane, row) -> whose box or line is there; lines from one source may share
+    """Short edges first.
+
+    One runs down its reader's lane or its source's if no box is in the way, else in the next free lane.
+    """
+    # (lane, row) -> whose box or line is there; lines from one source may share
+    taken = {(lanes[n], rows[n]): n for n in flow}
     via = {}
     for a, b in sorted(flow.edges, key=lambda edge: rows[edge[1]] - rows[edge[0]]):
         between = range(rows[a] + 1, rows[b])
         nearest = sorted((lanes[a], lanes[b]), reverse=True)
-        via[a, b] = next(k for k in itertools.chain(nearest, itertools.count(1)) if all(taken.get((k, row), a) == a for row in between))
+        via[a, b] = next(
+            k
+            for k in itertools.chain(nearest, itertools.count(1))
+            if all(taken.get((k, row), a) == a for row in between)
+        )
         taken |= {(via[a, b], row): a for row in between}
     return via
 
 
-# ---- drawing ---------------------------------------------------------------------------------------------------------------------------
+# ---- drawing -----------------------------------------------------------------------------------------------
 
 
-def graph_figure(before: fx.GraphModule, after: fx.GraphModule, title: str, start: str | None = None, count: int | None = None) -> Figure:
+def graph_figure(
+    before: fx.GraphModule, after: fx.GraphModule, title: str, start: str | None = None, count: int | None = None
+) -> Figure:
     """`before` on the left and `after` on the right, in pairs of columns.
 
     before, after   one model traced, without and with quantizers; nodes of the same name are the same operation
@@ -290,7 +336,9 @@ def graph_figure(before: fx.GraphModule, after: fx.GraphModule, title: str, star
 
 
 def _clean(graph: fx.GraphModule, sizes: set[str]) -> nx.DiGraph:
-    """The network of a graph without the nodes `sizes`, which hold no float tensors, and without those that hand their input on."""
+    """The network of a graph without the nodes `sizes`, which hold no float tensors, and without those that hand their
+    input on.
+    """
     flow = network(graph)
     flow.remove_nodes_from(sizes)
     for n in [n for n, at in flow.nodes(data=True) if at["title"] == "identity"]:
@@ -329,7 +377,9 @@ class _Panel:
             inside = [n for n in plan.flow if plan.lanes[n] == lane]
             half = max([self.half[n] for n in inside], default=0.03)
             lefts.append(x + min(half, 0.1))
-            x += half + (self.weight + self.quantizer + GAP if any("weight" in plan.flow.nodes[n] for n in inside) else 0.0)
+            x += half + (
+                self.weight + self.quantizer + GAP if any("weight" in plan.flow.nodes[n] for n in inside) else 0.0
+            )
             centres.append(x)
             x += half + GAP
         return centres, lefts, x - GAP
@@ -352,8 +402,9 @@ class _Panel:
         ax.add_patch(FancyArrowPatch(path=path, color=SKIP if skips else LINE, lw=1.1 if skips else 0.8, **ARROW))
 
     def _turn(self, n: str, via: int, x: float, down: int) -> list[tuple[float, float]]:
-        """The points of a line from n's box to x in the lane `via`: straight down, out of its side where no box is in the way, else through
-        the gap between the rows. `down` is 1, or -1 for the same upwards: a line that arrives, backwards."""
+        """The points of a line from n's box to x in the lane `via`: straight down, out of its side where no box is in
+        the way, else through the gap between the rows. `down` is 1, or -1 for the same upwards: a line that arrives,
+        backwards."""
         middle, y = self.at[n]
         end, half_way = y + down * HEIGHT / 2, y + down * PITCH / 2
         if via == self.plan.lanes[n]:

@@ -62,8 +62,8 @@ class Contender:
 def contenders(model: nn.Module, images: Tensor, names: Iterable[str]) -> tuple[dict[str, Contender], dict[str, str]]:
     """(those that run, why the others do not), by name: of FLOATS and of quant.available().
 
-    model: a settled float network (prepare.settle). images: (N, C, H, W). Made for the number of threads that torch uses now; each has
-    run once. Call within quant.use_engine, which restores torch's engine and silences its notices.
+    model: a settled float network (prepare.settle). images: (N, C, H, W). Made for the number of threads that torch
+    uses now; each has run once. Call within quant.use_engine, which restores torch's engine and silences its notices.
     """
     ready, reasons = {}, {}
     for name in names:
@@ -78,7 +78,9 @@ def contenders(model: nn.Module, images: Tensor, names: Iterable[str]) -> tuple[
 
 
 def _contender(name: str, model: nn.Module, images: Tensor) -> Contender:
-    images = images.contiguous() if name.split()[-1] in SESSIONS else images.contiguous(memory_format=torch.channels_last)
+    images = (
+        images.contiguous() if name.split()[-1] in SESSIONS else images.contiguous(memory_format=torch.channels_last)
+    )
     if name == EAGER:
         return Contender(name, copy.deepcopy(model).eval().to(memory_format=torch.channels_last), images)
     if name in FLOATS:
@@ -102,4 +104,7 @@ def _session_convs(model: bytes) -> int:
 
     from quant.executors.onnx_engines import optimised
 
-    return sum(node.op_type in ("Conv", "FusedConv", "ConvTranspose") for node in optimised(onnx.load_from_string(model)).graph.node)
+    return sum(
+        node.op_type in ("Conv", "FusedConv", "ConvTranspose")
+        for node in optimised(onnx.load_from_string(model)).graph.node
+    )

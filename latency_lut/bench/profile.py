@@ -1,7 +1,9 @@
-"""Where a network's time goes, operation by operation: torch's profiler for torch's engines, onnxruntime's own for its sessions.
+"""Where a network's time goes, operation by operation: torch's profiler for torch's engines, onnxruntime's own for its
+sessions.
 
-A row is {"op", "kind", "calls", "ms", "share"} of one inference, the quietest of RUNS. kind is "integer", "float", "convert" (between the
-two), or "" where the profiler does not tell. The profilers cost time themselves: shares say more than milliseconds.
+A row is {"op", "kind", "calls", "ms", "share"} of one inference, the quietest of RUNS. kind is "integer", "float",
+"convert" (between the two), or "" where the profiler does not tell. The profilers cost time themselves: shares say more
+than milliseconds.
 """
 
 import os
@@ -22,7 +24,8 @@ RUNS = 8  # inferences that are profiled, after WARM_UP
 WARM_UP = 3
 TOP = 12  # rows that are kept, the longest first
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler reports on stderr that it starts, stops and finds no GPU
+# else torch's profiler reports on stderr that it starts, stops and finds no GPU
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 _CONVERSIONS = ("aten::quantize_per_tensor", "aten::dequantize", "QuantizeLinear", "DequantizeLinear")
 
@@ -51,12 +54,18 @@ def rows(events: Iterable[Event], top: int = TOP) -> list[dict]:
         spent[event[:2]] += event.microseconds
     whole = sum(spent.values()) or 1.0
     return [
-        {"op": key[0], "kind": key[1], "calls": calls[key], "ms": round(spent[key] / 1000, 4), "share": round(spent[key] / whole, 4)}
+        {
+            "op": key[0],
+            "kind": key[1],
+            "calls": calls[key],
+            "ms": round(spent[key] / 1000, 4),
+            "share": round(spent[key] / whole, 4),
+        }
         for key in sorted(spent, key=spent.get, reverse=True)[:top]
     ]
 
 
-# ---- torch ---------------------------------------------------------------------------------------------------
+# ---- torch -------------------------------------------------------------------------------------------------
 
 
 def _torch_runs(contender: Contender) -> list[list[Event]]:
@@ -76,7 +85,7 @@ def _torch_kind(name: str) -> str:
     return "integer" if name.startswith("quantized::") or "quantized_" in name else ""
 
 
-# ---- onnxruntime ---------------------------------------------------------------------------------------------
+# ---- onnxruntime -------------------------------------------------------------------------------------------
 
 
 def _onnxruntime_runs(contender: Contender) -> list[list[Event]]:

@@ -24,7 +24,10 @@ _OTHER_FIELDS = ("params", "macs", "fingerprint", "rounds", "rows", "profile", "
 
 @dataclass
 class Results:
-    """`results`: dicts as bench.measure makes them, one for each KEY. `prefix`: the files' names without .json, .csv, .png."""
+    """`results`: dicts as bench.measure makes them, one for each KEY.
+
+    `prefix`: the files' names without .json, .csv, .png.
+    """
 
     prefix: Path
     meta: dict
@@ -36,7 +39,10 @@ class Results:
 
     @classmethod
     def open(cls, prefix: str | Path, any_machine: bool = False) -> "Results":
-        """What the file holds, else nothing yet. Raises UserError for a broken file and, unless `any_machine`, one of another machine."""
+        """What the file holds, else nothing yet.
+
+        Raises UserError for a broken file and, unless `any_machine`, one of another machine.
+        """
         path = f"{file_prefix(prefix)}.json"
         if not Path(path).exists():
             return cls.new(prefix)
@@ -47,7 +53,9 @@ class Results:
 
     def save(self) -> None:
         """Write the JSON, atomically."""
-        write_json(f"{self.prefix}.json", {"format": FORMAT, "version": VERSION, "meta": self.meta, "results": self.results})
+        write_json(
+            f"{self.prefix}.json", {"format": FORMAT, "version": VERSION, "meta": self.meta, "results": self.results}
+        )
 
     def find(self, job: tuple, rounds: int, names: Sequence[str], profiled: bool) -> dict | None:
         """The result of a job (bench.Job) that was measured with the same settings."""
@@ -80,10 +88,16 @@ def median_ms(row: dict) -> float | None:
 
 
 def file_prefix(prefix: str | Path) -> Path:
-    """The beginning of the names of the files to write, without .json. Raises UserError for a folder and for no name at all."""
+    """The beginning of the names of the files to write, without .json.
+
+    Raises UserError for a folder and for no name at all.
+    """
     text = str(prefix).removesuffix(".json")
     if not Path(text).name or text.endswith("/") or Path(text).is_dir():
-        raise UserError(f"output: {str(prefix)!r} is a folder or no name; give the beginning of the names of the files, such as here/bench")
+        raise UserError(
+            f"output: {str(prefix)!r} is a folder or no name; give the beginning of the names of the files, such as "
+            "here/bench"
+        )
     return Path(text)
 
 
@@ -105,7 +119,9 @@ def _checked(data: Any, any_machine: bool) -> tuple[dict, list[dict]]:
     for field in () if any_machine else SAME:
         if meta[field] != here[field]:
             was, is_ = (_worded(m[field]) for m in (meta, here))
-            raise UserError(f"meta.{field}: measured with {was}, here is {is_}; choose another --output, or add --restart")
+            raise UserError(
+                f"meta.{field}: measured with {was}, here is {is_}; choose another --output, or add --restart"
+            )
     for number, result in enumerate(a_list("results", data["results"])):
         _check_result(f"results[{number}]", result)
     return meta, data["results"]

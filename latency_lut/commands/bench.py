@@ -49,8 +49,12 @@ _BOUNDS = {
 class BenchConfig:
     """One call of the command line."""
 
-    arch: tuple[str, ...] = option(help="networks: files, runs, published names, or names of the zoo (python -m zoo list)")
-    engine: tuple[str, ...] = option((ALL,), "INT8 engines; 'all' is what runs here, openvino apart, which has to be named")
+    arch: tuple[str, ...] = option(
+        help="networks: files, runs, published names, or names of the zoo (python -m zoo list)"
+    )
+    engine: tuple[str, ...] = option(
+        (ALL,), "INT8 engines; 'all' is what runs here, openvino apart, which has to be named"
+    )
     threads: tuple[int, ...] = option((1,), "threads, one or several counts")
     batch: tuple[int, ...] = option((1,), "pictures at a time, one or several counts")
     input_size: int = option(224, "pixels, height and width")
@@ -65,7 +69,9 @@ class BenchConfig:
             values = getattr(self, field)
             for value in values if isinstance(values, tuple) else (values,):
                 if not low <= value <= high:
-                    raise UserError(f"{field}: {value}, must be {low} to {high}" + " (the CPUs here)" * (field == "threads"))
+                    raise UserError(
+                        f"{field}: {value}, must be {low} to {high}" + " (the CPUs here)" * (field == "threads")
+                    )
         for field in ("arch", "engine", "threads", "batch"):
             if not getattr(self, field):
                 raise UserError(f"{field}: an empty list; give one or several, separated by commas or spaces")
@@ -96,7 +102,10 @@ Choice = Callable[[list[dict]], Collection[str]]  # rows of a result -> the cont
 
 
 def command(words: Sequence[str]) -> Results | None:
-    """The command line, its own name first. With --restart the results are emptied first, so that resuming does not start over again."""
+    """The command line, its own name first.
+
+    With --restart the results are emptied first, so that resuming does not start over again.
+    """
     if "--restart" in words:
         guard(_start_over, errors=(quant.QuantError,))(words)
     return _bench([word for word in words if word != "--restart"])
@@ -131,14 +140,18 @@ def _bench(words: Sequence[str]) -> Results:
 
 
 def jobs(config: BenchConfig) -> list[Job]:
-    """All networks under all conditions; raises UserError for one that does not exist or does not take such pictures."""
+    """All networks under all conditions; raises UserError for one that does not exist or does not take such
+    pictures.
+    """
     networks = [_described(name, config) for name in dict.fromkeys(map(_known_name, config.arch))]
     conditions = [(t, b) for t in dict.fromkeys(config.threads) for b in dict.fromkeys(config.batch)]
     return [Job(*network[:3], threads, batch, *network[3:]) for threads, batch in conditions for network in networks]
 
 
 def measure(job: Job, names: Sequence[str], rounds: int, profiled: Choice, progress: str = "") -> dict:
-    """Time one network under one condition: the job's fields, "rows" (one a contender), "profile" and "seen" (load, steal)."""
+    """Time one network under one condition: the job's fields, "rows" (one a contender), "profile" and "seen" (load,
+    steal).
+    """
     watch = Watch()
     with torch_threads(job.threads), quant.use_engine("reference"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -203,7 +216,9 @@ def _known_name(name: str, runs: str | Path = "runs") -> str:
     data = read_json(file)
     known = data.get("name") if isinstance(data, dict) else None
     if known not in zoo.NAMES:
-        raise UserError(f"arch: {name} is a run, but the name in its {file} ({known!r}) is no comparison network; restore that file")
+        raise UserError(
+            f"arch: {name} is a run, but the name in its {file} ({known!r}) is no comparison network; restore that file"
+        )
     return known
 
 
@@ -217,7 +232,9 @@ def _described(name: str, config: BenchConfig) -> tuple:
         try:
             params, macs = count(model, torch.empty(1, 3, config.input_size, config.input_size))
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"input_size: {config.input_size} does not suit {name} ({str(error).splitlines()[0]}); try 224") from error
+            raise UserError(
+                f"input_size: {config.input_size} does not suit {name} ({str(error).splitlines()[0]}); try 224"
+            ) from error
     fingerprint = hashlib.sha256(str(model).encode()).hexdigest()[:16]
     return name, config.input_size, config.classes, params, macs, fingerprint
 

@@ -1,4 +1,5 @@
-"""Compare two latency tables, of this or of other machines: how much faster, how alike the ranking, which parts differ most.
+"""Compare two latency tables, of this or of other machines: how much faster, how alike the ranking, which parts differ
+most.
 
 python -m latency_lut diff --lut laptop.json server.json
 """
@@ -58,30 +59,42 @@ def diff(first: LatencyTable, second: LatencyTable) -> Difference:
     """Raises UserError where the tables have no part in common."""
     keys = first.entries.keys() & second.entries.keys() - {CALL}
     if not keys:
-        raise UserError(f"lut: {first.path} and {second.path} have no part in common; measure the same space, width and size for both")
+        raise UserError(
+            f"lut: {first.path} and {second.path} have no part in common; measure the same space, width and size for "
+            "both"
+        )
     ratios = {key: second.entries[key].ms / first.entries[key].ms for key in keys}
     ranks = spearman([first.entries[key].ms for key in sorted(keys)], [second.entries[key].ms for key in sorted(keys)])
     return Difference(
-        dict(sorted(ratios.items(), key=lambda item: item[1])), len(first.entries.keys() - keys - {CALL}),
-        len(second.entries.keys() - keys - {CALL}), ranks,
-    )  # fmt: skip
+        dict(sorted(ratios.items(), key=lambda item: item[1])),
+        len(first.entries.keys() - keys - {CALL}),
+        len(second.entries.keys() - keys - {CALL}),
+        ranks,
+    )
 
 
 def text(first: LatencyTable, second: LatencyTable, difference: Difference, top: int) -> str:
     lines = [f"A: {first.path}\nB: {second.path}"]
     lines += [f"{f}: {_shown(first, f)} / {_shown(second, f)}" for f in IDENTITY if first.meta[f] != second.meta[f]]
-    lines.append(f"{len(difference.ratios)} parts in both; {difference.only_first} only in A, {difference.only_second} only in B")
-    lines.append("B takes, as a multiple of A: " + ", ".join(f"{q:.0%} {difference.quantile(q):.3f}" for q in QUANTILES))
+    lines.append(
+        f"{len(difference.ratios)} parts in both; {difference.only_first} only in A, {difference.only_second} only in B"
+    )
+    lines.append(
+        "B takes, as a multiple of A: " + ", ".join(f"{q:.0%} {difference.quantile(q):.3f}" for q in QUANTILES)
+    )
     lines.append(f"Spearman over the parts: {difference.spearman:.3f}")
     rows = list(difference.ratios.items())
     if top:
         lines += ["B's best parts, against A:", *_rows(rows[:top], first, second)]
-        lines += ["B's worst parts, against A:", *_rows(rows[:-top - 1:-1], first, second)]  # fmt: skip
+        lines += ["B's worst parts, against A:", *_rows(rows[: -top - 1 : -1], first, second)]
     return "\n".join(lines)
 
 
 def _rows(rows: list[tuple[str, float]], first: LatencyTable, second: LatencyTable) -> list[str]:
-    return [f"  {ratio:6.3f}  {key:<44} {first.entries[key].ms:9.4f} {second.entries[key].ms:9.4f} ms" for key, ratio in rows]
+    return [
+        f"  {ratio:6.3f}  {key:<44} {first.entries[key].ms:9.4f} {second.entries[key].ms:9.4f} ms"
+        for key, ratio in rows
+    ]
 
 
 def _shown(table: LatencyTable, field: str) -> str:

@@ -1,4 +1,5 @@
-"""Join latency tables that were measured on the same kind of machine, for the same engine, threads and batch, into one file.
+"""Join latency tables that were measured on the same kind of machine, for the same engine, threads and batch, into one
+file.
 
 python -m latency_lut merge --lut size_32.json size_224.json --output fbgemm.json
 """
@@ -31,9 +32,13 @@ class MergeConfig:
         if len(files) < 2:
             raise UserError(f"lut: {' '.join(self.lut)!r}, must be two or more tables")
         if len(set(files)) < len(files):
-            raise UserError(f"lut: {' '.join(self.lut)!r} names a file twice; its measurements count once, so name it once")
+            raise UserError(
+                f"lut: {' '.join(self.lut)!r} names a file twice; its measurements count once, so name it once"
+            )
         if Path(self.output).exists() and Path(self.output).resolve() not in files:
-            raise UserError(f"output: {self.output} exists and is not among the tables; name it with --lut too, or give another")
+            raise UserError(
+                f"output: {self.output} exists and is not among the tables; name it with --lut too, or give another"
+            )
 
 
 @guard
@@ -47,10 +52,11 @@ def command(words: Sequence[str]) -> LatencyTable:
 
 
 def merge(tables: Sequence[LatencyTable], path: Path) -> LatencyTable:
-    """One table with the entries and sections of all; raises UserError where they do not speak for the same, or one holds another.
+    """One table with the entries and sections of all; raises UserError where they do not speak for the same, or one
+    holds another.
 
-    What several of them hold, parts and networks, keeps the rounds of all. Ratios and figures are computed anew from the joined rounds,
-    and do not depend on the order in which the tables are given.
+    What several of them hold, parts and networks, keeps the rounds of all. Ratios and figures are computed anew from
+    the joined rounds, and do not depend on the order in which the tables are given.
     """
     tables = sorted(tables, key=lambda table: (table.meta["created"], table.hash))
     for first, other in combinations(tables, 2):
@@ -81,13 +87,21 @@ def _check_new(first: LatencyTable, other: LatencyTable) -> None:
     """Refuse a copy, and a table that the other was merged from."""
     for part, whole in ((first, other), (other, first)):
         if part.sections.keys() <= whole.sections.keys() and _measured(part) <= _measured(whole):
-            raise UserError(f"lut: {whole.path} holds every measurement of {part.path} already; merge tables that were measured apart")
+            raise UserError(
+                f"lut: {whole.path} holds every measurement of {part.path} already; merge tables that were measured "
+                "apart"
+            )
 
 
 def _measured(table: LatencyTable) -> set[tuple[str, float]]:
     """Every round of a table with the name of what was timed; that of a network is its parts."""
     sections = table.sections.values()
-    networks = [n for s in sections for n in (*s.networks.values(), *(s.validated.networks.values() if s.validated else ())) if n.timing]
+    networks = [
+        n
+        for s in sections
+        for n in (*s.networks.values(), *(s.validated.networks.values() if s.validated else ()))
+        if n.timing
+    ]
     named = [*table.entries.items(), *((" ".join(network.parts), network.timing) for network in networks)]
     return {(name, ms) for name, timing in named for ms in timing.rounds}
 
@@ -95,4 +109,6 @@ def _measured(table: LatencyTable) -> set[tuple[str, float]]:
 def _check_spaces(sections: Iterable[Section]) -> None:
     first, *others = sections
     if any(other.hash != first.hash for other in others):
-        raise UserError(f"sections.{first.key}.hash: the tables are of unlike spaces of that name; measure one anew with --restart")
+        raise UserError(
+            f"sections.{first.key}.hash: the tables are of unlike spaces of that name; measure one anew with --restart"
+        )

@@ -22,8 +22,12 @@ class PredictConfig:
     arch: str = option(help="network: a file, a run, or a published name")
     lut: str = option(help="latency table; it may be another machine's")
     input_size: int | None = option(None, "pixels (default: the network's own)")
-    num_classes: int | None = option(None, "classes (default: the network's own; of a published name those of the table's section)")
-    space: str | None = option(None, "take the ratio of the section of this space (default: the first that holds the network)")
+    num_classes: int | None = option(
+        None, "classes (default: the network's own; of a published name those of the table's section)"
+    )
+    space: str | None = option(
+        None, "take the ratio of the section of this space (default: the first that holds the network)"
+    )
     width: float | None = option(None, "take the ratio of the section of this width")
 
 
@@ -47,7 +51,10 @@ def command(words: Sequence[str]) -> Prediction:
     print(f"{arch.name}: {arch.input_size} px, {arch.head.num_classes} classes, {made}")
     if others:
         ratios = ", ".join(f"{s.key} {s.ratio:.3f}" for s in (section, *others))
-        print(f"note: several sections hold its blocks, each with a ratio of its own ({ratios}); --space and --width choose one")
+        print(
+            f"note: several sections hold its blocks, each with a ratio of its own ({ratios}); --space and --width "
+            "choose one"
+        )
     for name, key in parts(arch).items():
         ms = prediction.rows[name]
         print(f"{name:<10} {key:<46} {macs[name] / 1e6:9.2f} M {ms:9.4f} ms {ms / prediction.latency_ms:6.1%}")
@@ -60,6 +67,11 @@ def _sections(table: LatencyTable, arch: Architecture, config: PredictConfig) ->
     holding = table.holding(arch)
     found = [s for s in holding if config.space in (None, s.space) and config.width in (None, s.width)]
     if not found:
-        asked = ", ".join(f"{name} {value}" for name, value in (("space", config.space), ("width", config.width)) if value is not None)
-        raise UserError(f"{asked}: {arch.name} is in none of it in {table.path}; its blocks are in {', '.join(s.key for s in holding)}")
+        asked = ", ".join(
+            f"{name} {value}" for name, value in (("space", config.space), ("width", config.width)) if value is not None
+        )
+        raise UserError(
+            f"{asked}: {arch.name} is in none of it in {table.path}; its blocks are in "
+            f"{', '.join(s.key for s in holding)}"
+        )
     return found

@@ -52,7 +52,10 @@ def space_of(table: LatencyTable, key: str) -> SearchSpace:
 
 
 class Grid:
-    """A section as a matrix: `ms` (slots, candidates), NaN where a slot lacks a candidate; `rows` and `columns` name them."""
+    """A section as a matrix:
+
+    `ms` (slots, candidates), NaN where a slot lacks a candidate; `rows` and `columns` name them.
+    """
 
     def __init__(self, table: LatencyTable, space: SearchSpace):
         latency = table.for_space(space)
@@ -74,7 +77,10 @@ class Grid:
         widths = [max(7, len(column)) for column in self.columns]
         lines = [" " * wide + "".join(f"  {column:>{w}}" for column, w in zip(self.columns, widths))]
         for name, row in zip(self.rows, self.ms):
-            lines.append(f"{name:<{wide}}" + "".join("  " + (f"{v:{w}.4f}" if np.isfinite(v) else " " * w) for v, w in zip(row, widths)))
+            lines.append(
+                f"{name:<{wide}}"
+                + "".join("  " + (f"{v:{w}.4f}" if np.isfinite(v) else " " * w) for v, w in zip(row, widths))
+            )
         return "\n".join([*lines, f"stem {self.stem_ms:.4f}, head {self.head_ms:.4f}"])
 
 
@@ -85,7 +91,9 @@ def label(spec: BlockSpec) -> str:
     'frost k5 e6 r4'
     """
     squeeze = f" r{spec.squeeze_factor}" if spec.squeeze_factor else ""
-    return f"{spec.op} k{spec.kernel_size} e{spec.expand_ratio}{squeeze}" + ("" if spec.activation == "relu" else f" {spec.activation}")
+    return f"{spec.op} k{spec.kernel_size} e{spec.expand_ratio}{squeeze}" + (
+        "" if spec.activation == "relu" else f" {spec.activation}"
+    )
 
 
 def figure(grids: dict[str, Grid]) -> Figure:
@@ -99,7 +107,15 @@ def figure(grids: dict[str, Grid]) -> Figure:
         for (i, j), value in np.ndenumerate(grid.ms):
             if np.isfinite(value):
                 colour = "white" if np.log(value) > middle else INK
-                ax.text(j, i, f"{value:.2g}" if value < 0.1 else f"{value:.3f}", ha="center", va="center", fontsize=6, color=colour)
+                ax.text(
+                    j,
+                    i,
+                    f"{value:.2g}" if value < 0.1 else f"{value:.3f}",
+                    ha="center",
+                    va="center",
+                    fontsize=6,
+                    color=colour,
+                )
         ax.set_xticks(range(len(grid.columns)), grid.columns, rotation=60, ha="right", fontsize=7)
         ax.set_yticks(range(len(grid.rows)), grid.rows, fontsize=7)
         ax.set_title(f"{key}: ms a block (stem {grid.stem_ms:.3f}, head {grid.head_ms:.3f})", fontsize=9, color=INK)

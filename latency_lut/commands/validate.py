@@ -36,7 +36,9 @@ class ValidateConfig:
     networks: int = option(NETWORKS, "fresh random networks to time, for each section")
     seed: int | None = option(None, "seed of these networks, another one than the table's own (default: that plus one)")
     fail_if: str = option(
-        "", "exit with 1 where one of these holds, such as mape>4,spearman<0.97,within_10<95 (errors and shares in percent)"
+        "",
+        "exit with 1 where one of these holds, such as mape>4,spearman<0.97,within_10<95 (errors and shares in "
+        "percent)",
     )
     restart: bool = option(False, "time again what was validated before")
 
@@ -75,7 +77,9 @@ def gates(text: str) -> list[Gate]:
 def _gate(text: str) -> Gate:
     found = re.fullmatch(r"(\w+)([<>])(-?\d+(?:\.\d+)?)", text)
     if not found or found[1] not in GATED:
-        raise UserError(f"fail_if: {text!r}, must be FIGURE>NUMBER or FIGURE<NUMBER, with a figure of {', '.join(GATED)}")
+        raise UserError(
+            f"fail_if: {text!r}, must be FIGURE>NUMBER or FIGURE<NUMBER, with a figure of {', '.join(GATED)}"
+        )
     return Gate(found[1], found[2], float(found[3]))
 
 
@@ -110,17 +114,22 @@ def _validate(words: Sequence[str]) -> LatencyTable:
         table = validate(table, key, config.networks, config.seed)
         figures = table.sections[key].validated.figures
         print(figures_text(key, table.sections[key].validated))
-        failed += [f"{key}: {gate}, it is {gate.value(figures):.4g}" for gate in gates(config.fail_if) if gate.fails(figures)]
+        failed += [
+            f"{key}: {gate}, it is {gate.value(figures):.4g}" for gate in gates(config.fail_if) if gate.fails(figures)
+        ]
     if failed:
         print("failed: " + "; ".join(failed))
         raise SystemExit(1)
     return table
 
 
-def validate(table: LatencyTable, key: str, networks: int = NETWORKS, seed: int | None = None, rounds: int | None = None) -> LatencyTable:
+def validate(
+    table: LatencyTable, key: str, networks: int = NETWORKS, seed: int | None = None, rounds: int | None = None
+) -> LatencyTable:
     """`table`, saved, with its predictions for fresh networks judged in sections[key].validated.
 
-    seed: of these networks (default: the section's plus one). Raises UserError where the section is not complete, or its space has changed.
+    seed: of these networks (default: the section's plus one). Raises UserError where the section is not complete, or
+    its space has changed.
     """
     section = table.sections[key]
     space = find_space(section.space)(section.width, section.input_size, section.num_classes)
@@ -144,7 +153,10 @@ def fresh_networks(space: SearchSpace, section: Section, count: int, seed: int) 
     archs = [arch for arch in drawn if tuple(parts(arch).values()) not in known]
     kept = [archs[round(i * (len(archs) - 1) / (count - 1))] for i in range(count)] if len(archs) >= count else []
     if not kept:
-        raise UserError(f"networks: {count}, but the space {space.name!r} has only {len(archs)} that the table has not seen; ask for fewer")
+        raise UserError(
+            f"networks: {count}, but the space {space.name!r} has only {len(archs)} that the table has not seen; ask "
+            "for fewer"
+        )
     return {f"fresh_{i:02}": arch.with_name(f"fresh_{i:02}") for i, arch in enumerate(kept)}
 
 

@@ -14,7 +14,7 @@ from nas.report.style import FAINT, INK, OPS, SOFT
 _BAR_AT, _BAR_WIDTH = 6.6, 3.4  # inches
 
 
-# ---- one part in words ---------------------------------------------------------------------------------------
+# ---- one part in words -------------------------------------------------------------------------------------
 
 
 def op_of(row: Row) -> str:
@@ -53,20 +53,25 @@ def full_name(spec: StemSpec | BlockSpec | HeadSpec) -> str:
 
 
 def text_drawing(arch: Architecture, unicode: bool = True, width: int = 40) -> str:
-    """The network for a terminal: one line a part, its bar as long as its multiply-accumulates; ASCII alone if not `unicode`."""
+    """The network for a terminal: one line a part, its bar as long as its multiply-accumulates;
+
+    ASCII alone if not `unicode`.
+    """
     rows = cost(arch).rows
     longest = max(row.macs for row in rows)
     lines, size = [], None
     for row in rows:
         pixels = f"{row.size} px" if row.size != size else ""
         bar = "█" * max(1, round(width * row.macs / longest))
-        lines.append(f"{pixels:>8}  {full_name(row.spec):<25} {words(row.spec).channels:>12}  {bar} {row.macs / 1e6:.2f} M")
+        lines.append(
+            f"{pixels:>8}  {full_name(row.spec):<25} {words(row.spec).channels:>12}  {bar} {row.macs / 1e6:.2f} M"
+        )
         size = row.size
     text = "\n".join(lines)
     return text if unicode else text.translate(str.maketrans({"█": "#", "×": "x", "→": ">"}))
 
 
-# ---- the architecture as a figure ----------------------------------------------------------------------------
+# ---- the architecture as a figure --------------------------------------------------------------------------
 
 
 def architecture_figure(arch: Architecture, parts_ms: dict[str, float] | None = None) -> Figure:
@@ -79,7 +84,9 @@ def architecture_figure(arch: Architecture, parts_ms: dict[str, float] | None = 
         values, form = [row.macs / 1e6 for row in total.rows], "{:.1f} M"
         label = f"multiply-accumulates, {sum(values):.1f} M in all"
     figure, ax = _canvas(len(total.rows))
-    title = f"{arch.name}   {total.params / 1e6:.2f} M parameters, {arch.input_size} px, {arch.head.num_classes} classes"
+    title = (
+        f"{arch.name}   {total.params / 1e6:.2f} M parameters, {arch.input_size} px, {arch.head.num_classes} classes"
+    )
     ax.text(0, -1.55, title, fontsize=12, weight="bold", color=INK)
     _heading(ax, label)
     _bands(ax, total.rows)
@@ -96,7 +103,14 @@ def _canvas(rows: int) -> tuple[Figure, Axes]:
     return figure, ax
 
 
-_COLUMNS = ((0.05, "input"), (0.85, "block"), (2.6, "channels"), (3.6, "hidden"), (4.6, "squeeze"), (5.55, "stride, skip"))
+_COLUMNS = (
+    (0.05, "input"),
+    (0.85, "block"),
+    (2.6, "channels"),
+    (3.6, "hidden"),
+    (4.6, "squeeze"),
+    (5.55, "stride, skip"),
+)
 
 
 def _heading(ax: Axes, label: str) -> None:
@@ -121,8 +135,14 @@ def _part(ax: Axes, y: int, row: Row, value: float, form: str, inches: float) ->
         ax.text(x, y, text, fontsize=9, color=INK, va="center")
     width = max(0.02, value * inches)
     box = FancyBboxPatch(
-        (_BAR_AT, y - 0.36), width, 0.72, boxstyle=f"round,pad=0,rounding_size={min(0.05, width / 2)}",
-        fc=OPS[op_of(row)], ec=INK, lw=0.6, mutation_aspect=1 / 0.29,
-    )  # fmt: skip
+        (_BAR_AT, y - 0.36),
+        width,
+        0.72,
+        boxstyle=f"round,pad=0,rounding_size={min(0.05, width / 2)}",
+        fc=OPS[op_of(row)],
+        ec=INK,
+        lw=0.6,
+        mutation_aspect=1 / 0.29,
+    )
     ax.add_patch(box)
     ax.text(_BAR_AT + width + 0.07, y, form.format(value), fontsize=8.5, color=INK, va="center")

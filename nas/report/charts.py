@@ -1,4 +1,6 @@
-"""The two drawings of a report that are HTML, so that they read on a phone: the architecture, and the alphas over time."""
+"""The two drawings of a report that are HTML, so that they read on a phone: the architecture, and the alphas
+over time.
+"""
 
 import base64
 import io
@@ -31,16 +33,20 @@ def architecture(rows: tuple[Row, ...], values: list[float], unit: str) -> list[
     parts = list(zip(rows, values))
     groups = [(size, list(group)) for size, group in groupby(parts, lambda part: part[0].size)]
     ribbon = "".join(_ribbon(size, group, unit) for size, group in groups)
-    table = "".join(_part(row, value, max(values), unit, i == 0) for _, group in groups for i, (row, value) in enumerate(group))
+    table = "".join(
+        _part(row, value, max(values), unit, i == 0) for _, group in groups for i, (row, value) in enumerate(group)
+    )
     return [
-        f'<div class="legend">{legend}</div>', f'<div class="ribbon">{ribbon}</div>',
+        f'<div class="legend">{legend}</div>',
+        f'<div class="ribbon">{ribbon}</div>',
         f'<div class="scroll"><table class="parts">{table}</table></div>',
-    ]  # fmt: skip
+    ]
 
 
 def _ribbon(size: int, group: list[tuple[Row, float]], unit: str) -> str:
     items = "".join(
-        f'<i class="{op_of(row)}" style="{_share(value)}" title="{full_name(row.spec)}: {value:.3g} {unit}"></i>' for row, value in group
+        f'<i class="{op_of(row)}" style="{_share(value)}" title="{full_name(row.spec)}: {value:.3g} {unit}"></i>'
+        for row, value in group
     )
     total = sum(value for _, value in group)
     return f'<div style="{_share(total)}"><div class="parts">{items}</div><small>{size} px</small></div>'
@@ -52,23 +58,27 @@ def _share(value: float) -> str:
 
 def _part(row: Row, value: float, longest: float, unit: str, first: bool) -> str:
     part, op = words(row.spec), op_of(row)
-    size, hidden = f"{row.size} px" if first else "", part.hidden.split("  ")[0]  # without the ratio, which the block's name has
+    # without the ratio, which the block's name has
+    size, hidden = f"{row.size} px" if first else "", part.hidden.split("  ")[0]
     return (
-        f"<tr{' class=size' if first else ''}><td class=soft>{size}</td><td>{full_name(row.spec)}</td><td>{part.channels}</td>"
+        f"<tr{' class=size' if first else ''}><td "
+        f"class=soft>{size}</td><td>{full_name(row.spec)}</td><td>{part.channels}</td>"
         f'<td class="soft more">{hidden and f"hidden {hidden}"}</td><td class="soft more">{part.stride}</td>'
         f'<td class=bar><i class="{op}" style="width: {100 * value / longest:.2f}%"></i></td>'
         f"<td class=number>{value:.3f} {unit}</td></tr>"
     )
 
 
-# ---- alphas --------------------------------------------------------------------------------------------------
+# ---- alphas ------------------------------------------------------------------------------------------------
 
 
 def alphas(found: Trajectory) -> list[str]:
     """One heat map a distribution: time from left to right, one row a candidate, the darker the likelier."""
     first, last = found.steps
     when = f"from step {first:,.0f} to {last:,.0f}" if last > first else f"at step {last:,.0f}"
-    words = f"Probability of each candidate {when}: the stronger the colour, the likelier. On the right is where it ended."
+    words = (
+        f"Probability of each candidate {when}: the stronger the colour, the likelier. On the right is where it ended."
+    )
     return [f"<p>{words}</p>", *map(_stage, found.stages)]
 
 
@@ -81,10 +91,14 @@ def _stage(stage: Stage) -> str:
 def _heat(distribution: Distribution) -> str:
     last = distribution.rows[-1]
     best = last.index(max(last))
-    items = lambda texts: "".join(f"<li{' class=best' if i == best else ''}>{escape(t)}</li>" for i, t in enumerate(texts))  # noqa: E731
+
+    def items(texts):
+        return "".join(f"<li{' class=best' if i == best else ''}>{escape(t)}</li>" for i, t in enumerate(texts))
+
     image = f'<img alt="probabilities over time: {escape(distribution.title)}" src="{_heat_map(distribution.rows)}">'
     return (
-        f'<figure class="heat"><figcaption>{distribution.title}</figcaption><div><ol>{items(distribution.labels)}</ol>{image}'
+        f'<figure class="heat"><figcaption>{distribution.title}</figcaption><div>'
+        f"<ol>{items(distribution.labels)}</ol>{image}"
         f"<ol>{items(f'{p:.0%}' for p in last)}</ol></div></figure>"
     )
 

@@ -35,7 +35,9 @@ def curves_figure(rows: Sequence[dict]) -> Figure | None:
 
 
 def curve_panels(rows: Sequence[dict]) -> dict[str, Draw]:
-    """kind -> what draws the log's numbers of that kind over "step" (or "epoch"), phases shaded; only kinds that the log has."""
+    """kind -> what draws the log's numbers of that kind over "step" (or "epoch"), phases shaded; only kinds that the
+    log has.
+    """
     axis = next((key for key in ("step", "epoch") if any(is_number(row.get(key)) for row in rows)), None)
     series = _series(rows, axis) if axis else {}
     found = {}
@@ -97,10 +99,15 @@ def _phases(rows: Sequence[dict], axis: str) -> list[tuple[str, float, float]]:
 
 
 def _shade(ax: Axes, phases: list[tuple[str, float, float]], first: float) -> None:
-    """Every other phase shaded and those named for which there is room; `first` is where the panel's own curves begin."""
+    """Every other phase shaded and those named for which there is room;
+
+    `first` is where the panel's own curves begin.
+    """
     shown = [(name, max(start, first), end) for name, start, end in phases if end > first]
     for i, (name, start, end) in enumerate(shown if len(shown) > 1 else []):
         if i % 2:
             ax.axvspan(start, end, color=FAINT, lw=0, zorder=0)
         if end - start > 0.12 * (shown[-1][2] - shown[0][1]):
-            ax.text((start + end) / 2, 1.02, name, transform=ax.get_xaxis_transform(), ha="center", fontsize=7.5, color=SOFT)
+            ax.text(
+                (start + end) / 2, 1.02, name, transform=ax.get_xaxis_transform(), ha="center", fontsize=7.5, color=SOFT
+            )

@@ -27,7 +27,10 @@ def read_object(run: Run, name: str) -> dict:
 
 
 def read_architecture(run: Run) -> tuple[Architecture | None, dict[str, float] | None, dict]:
-    """(arch.json, the milliseconds of each of its parts, further facts of latency.json); None for what the run does not have."""
+    """(arch.json, the milliseconds of each of its parts, further facts of latency.json);
+
+    None for what the run does not have.
+    """
     if not run.has("arch.json"):
         return None, None, {}
     arch, facts = Architecture.load(run.path / "arch.json"), read_object(run, "latency.json")
@@ -36,7 +39,10 @@ def read_architecture(run: Run) -> tuple[Architecture | None, dict[str, float] |
         return arch, None, facts
     place = f"{run.path / 'latency.json'}: parts"
     if not isinstance(parts, dict) or set(parts) != set(names):
-        raise UserError(f"{place}: {', '.join(map(str, parts)) if isinstance(parts, (dict, list)) else parts}, must be those of arch.json")
+        raise UserError(
+            f"{place}: {', '.join(map(str, parts)) if isinstance(parts, (dict, list)) else parts}, must be those of "
+            "arch.json"
+        )
     for name, value in parts.items():
         if not is_number(value) or value <= 0:
             raise UserError(f"{place}.{name}: {value!r}, must be milliseconds above 0")
@@ -61,7 +67,9 @@ def read_front(run: Run) -> dict:
 
 
 def read_health(run: Run, metrics: dict) -> tuple[dict, list[str]]:
-    """(numbers, warnings) of the "health" in `metrics`, and the run's further warnings; both are taken out of `metrics`."""
+    """(numbers, warnings) of the "health" in `metrics`, and the run's further warnings; both are taken out of
+    `metrics`.
+    """
     health, file = metrics.pop("health", {}), run.path / "metrics.json"
     if not isinstance(health, dict):
         raise UserError(f"{file}: health: a {type(health).__name__}, must be an object")
@@ -72,7 +80,7 @@ def read_health(run: Run, metrics: dict) -> tuple[dict, list[str]]:
     return health, [text for value in warnings for text in value]
 
 
-# ---- alphas --------------------------------------------------------------------------------------------------
+# ---- alphas ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -162,14 +170,20 @@ def _check_row(place: str, row: dict, stages: list[dict]) -> None:
             raise UserError(f"{place}: {field}: must be a list for each of the {len(stages)} stages of space.json")
     for i, stage in enumerate(stages):
         if not isinstance(ops[i], list) or len(ops[i]) != len(stage["slots"]):
-            raise UserError(f"{place}: ops[{i}]: must be a list for each of the {len(stage['slots'])} slots of space.json")
+            raise UserError(
+                f"{place}: ops[{i}]: must be a list for each of the {len(stage['slots'])} slots of space.json"
+            )
         _check_probabilities(f"{place}: depths[{i}]", depths[i], len(stage["slots"]) - stage["min_depth"] + 1)
         for j, labels in enumerate(stage["slots"]):
             _check_probabilities(f"{place}: ops[{i}][{j}]", ops[i][j], len(labels))
 
 
 def _check_probabilities(place: str, values: Any, count: int) -> None:
-    if not isinstance(values, list) or len(values) != count or not all(is_number(v) and 0 <= v <= 1.001 for v in values):
+    if (
+        not isinstance(values, list)
+        or len(values) != count
+        or not all(is_number(v) and 0 <= v <= 1.001 for v in values)
+    ):
         raise UserError(f"{place}: must be {count} probabilities")
 
 

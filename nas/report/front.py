@@ -1,7 +1,8 @@
 """The Pareto front of a search, the networks tried on it, and how well their latency was predicted.
 
-`data` is front.json: "points" [{latency_ms, score}], "networks" [{name, kind, latency_ms, and where known score, accuracy,
-measured_ms}], "target_ms" and "chosen" (a network's name). Kinds are drawn apart: "derived", "random", others.
+`data` is front.json: "points" [{latency_ms, score}], "networks" [{name, kind, latency_ms, and where known score,
+accuracy, measured_ms}], "target_ms" and "chosen" (a network's name). Kinds are drawn apart: "derived", "random",
+others.
 """
 
 from functools import partial
@@ -25,7 +26,9 @@ def front_panels(data: dict) -> dict[str, Draw]:
     """What the panel shows -> what draws it."""
     networks = data.get("networks", [])
     judged = [n for n in networks if is_number(n.get("accuracy"))]
-    found = {"the front, by score": partial(_front, networks=[n for n in networks if is_number(n.get("score"))], data=data)}
+    found = {
+        "the front, by score": partial(_front, networks=[n for n in networks if is_number(n.get("score"))], data=data)
+    }
     if judged:
         found["networks tried, by accuracy"] = partial(_judged, networks=judged, data=data)
     return found
@@ -36,9 +39,13 @@ def _front(ax: Axes, networks: list[dict], data: dict) -> None:
     keep = np.unique(np.linspace(0, len(points) - 1, min(len(points), MOST_POINTS)).round().astype(int))
     drawn = [points[i] for i in keep]
     ax.plot(
-        [p["latency_ms"] for p in drawn], [p["score"] for p in drawn], color=LINES[0], lw=1.6,
-        drawstyle="steps-post", label=f"front, {len(points):,} networks",
-    )  # fmt: skip
+        [p["latency_ms"] for p in drawn],
+        [p["score"] for p in drawn],
+        color=LINES[0],
+        lw=1.6,
+        drawstyle="steps-post",
+        label=f"front, {len(points):,} networks",
+    )
     _scatter(ax, networks, "score", "latency_ms", data)
     _target(ax, data)
     finish(ax, x="predicted latency (ms)", y="score")
@@ -57,7 +64,15 @@ def _scatter(ax: Axes, networks: list[dict], height: str, along: str, data: dict
     for i, kind in enumerate(kinds):
         group = [n for n in networks if n.get("kind", "network") == kind]
         marker, colour = looks.get(kind, ("s", LINES[(2 + i) % len(LINES)]))
-        ax.scatter([n[along] for n in group], [n[height] for n in group], s=30, c=colour, marker=marker, zorder=3, label=word(kind))
+        ax.scatter(
+            [n[along] for n in group],
+            [n[height] for n in group],
+            s=30,
+            c=colour,
+            marker=marker,
+            zorder=3,
+            label=word(kind),
+        )
     for n in networks:
         if "name" in n and n["name"] == data.get("chosen"):
             ax.scatter(n[along], n[height], s=170, c=ACCENT, marker="*", zorder=4, label=word(f"chosen: {n['name']}"))
@@ -68,7 +83,7 @@ def _target(ax: Axes, data: dict) -> None:
         ax.axvline(data["target_ms"], color=ACCENT, ls="--", lw=1.1, label=f"target {data['target_ms']:.3g} ms")
 
 
-# ---- predicted against measured ------------------------------------------------------------------------------
+# ---- predicted against measured ----------------------------------------------------------------------------
 
 
 def measured_networks(data: dict) -> list[dict]:

@@ -77,13 +77,22 @@ def page(title: str, header: list[str], sections: dict[str, list[str]]) -> str:
     """The whole page; `sections` by heading, those without content left out."""
     shown = {heading: body for heading, body in sections.items() if body}
     links = "".join(f'<a href="#{_anchor(heading)}">{heading}</a>' for heading in shown)
-    bodies = [f'<section id="{_anchor(heading)}"><h2>{heading}</h2>\n' + "\n".join(body) + "</section>" for heading, body in shown.items()]
-    return "\n".join([
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>',
-        f"<style>{STYLE}</style></head><body><main>", "<header>", *header, f"<nav>{links}</nav></header>", *bodies,
-        "</main></body></html>\n",
-    ])  # fmt: skip
+    bodies = [
+        f'<section id="{_anchor(heading)}"><h2>{heading}</h2>\n' + "\n".join(body) + "</section>"
+        for heading, body in shown.items()
+    ]
+    return "\n".join(
+        [
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>',
+            f"<style>{STYLE}</style></head><body><main>",
+            "<header>",
+            *header,
+            f"<nav>{links}</nav></header>",
+            *bodies,
+            "</main></body></html>\n",
+        ]
+    )
 
 
 def _anchor(heading: str) -> str:
@@ -130,7 +139,10 @@ def table(title: str, value: Any, chosen: str | None = None) -> str:
 
 def _rows(objects: list[dict], chosen: str | None) -> list[str]:
     """The heading and a row for each object."""
-    columns = {key: _column(key, [row.get(key, "") for row in objects]) for key in dict.fromkeys(key for row in objects for key in row)}
+    columns = {
+        key: _column(key, [row.get(key, "") for row in objects])
+        for key in dict.fromkeys(key for row in objects for key in row)
+    }
     marks = ["", *(' class="chosen"' if chosen is not None and row.get("name") == chosen else "" for row in objects)]
     return [f"<tr{mark}>{''.join(cells)}</tr>" for mark, cells in zip(marks, zip(*columns.values()))]
 
@@ -140,7 +152,10 @@ def _column(key: str, values: list[Any]) -> list[str]:
     floats = [abs(v) for v in values if isinstance(v, float) and v != 0 and math.isfinite(v)]
     decimals = 3 - math.floor(math.log10(max(floats))) if floats else 0
     even = bool(floats) and 0 <= decimals <= 6 and min(floats) >= 10 ** (1 - decimals)
-    write = lambda v: f"{v:.{decimals}f}" if even and isinstance(v, float) else text(v)  # noqa: E731
+
+    def write(v):
+        return f"{v:.{decimals}f}" if even and isinstance(v, float) else text(v)
+
     kind = " class=number" if all(_is_number(v) or v is None for v in values) else ""
     return [f"<th{kind}>{escape(label(key))}</th>", *(f"<td{kind}>{write(v)}</td>" for v in values)]
 

@@ -38,7 +38,8 @@ def write_report(path: str | Path) -> Path:
     health, warnings = read_health(run, metrics)
     rows = run.read_log()
     curves = curve_panels(rows)
-    around = network.get("task", "classification") != "classification"  # the architecture is a backbone, the network more than it
+    # the architecture is a backbone, the network more than it
+    around = network.get("task", "classification") != "classification"
     sections = {
         "Network": _network(network, metrics) if network and (around or not arch) else [],
         "Backbone" if around else "Architecture": _architecture(arch, parts, around) if arch else [],
@@ -63,15 +64,17 @@ def write_report(path: str | Path) -> Path:
 def _save_pictures(run: Run, arch: Architecture | None, parts: dict | None, rows: list[dict], front: dict) -> None:
     """The figures as files, for other documents."""
     figures = {
-        "architecture": architecture_figure(arch, parts) if arch else None, "curves": curves_figure(rows),
-        "front": front_figure(front) if front else None, "prediction": prediction_figure(front),
-    }  # fmt: skip
+        "architecture": architecture_figure(arch, parts) if arch else None,
+        "curves": curves_figure(rows),
+        "front": front_figure(front) if front else None,
+        "prediction": prediction_figure(front),
+    }
     for name, figure in figures.items():
         if figure:
             save(figure, run.figure(f"{name}.png"))
 
 
-# ---- header --------------------------------------------------------------------------------------------------
+# ---- header ------------------------------------------------------------------------------------------------
 
 
 def _title(name: str, config: dict) -> list[str]:
@@ -91,7 +94,11 @@ def _results(metrics: dict) -> dict[str, Any]:
     """Accuracy and latency of the last of the networks that a retraining compares, the one that is shipped."""
     rows = metrics.get("networks")
     last = rows[-1] if isinstance(rows, list) and rows and isinstance(rows[-1], dict) else {}
-    facts = {f"{label(k)}, {last.get('network')}": v for k, v in last.items() if k != "network" and not k.startswith("latency")}
+    facts = {
+        f"{label(k)}, {last.get('network')}": v
+        for k, v in last.items()
+        if k != "network" and not k.startswith("latency")
+    }
     return facts | ({f"latency, {last.get('network')}": _with_unit(last["latency_ms"])} if "latency_ms" in last else {})
 
 
@@ -99,20 +106,26 @@ def _with_unit(ms: Any) -> Any:
     return f"{ms:.4g} ms" if is_number(ms) else ms
 
 
-# ---- sections: lists of HTML, empty where the run has no such data -------------------------------------------
+# ---- sections: lists of HTML, empty where the run has no such data -----------------------------------------
 
 
 def _architecture(arch: Architecture, parts: dict[str, float] | None, backbone: bool) -> list[str]:
     rows = cost(arch).rows
     if backbone:
-        words = f"Every block as long as its multiply-accumulates in a picture of {arch.input_size} px, before it is dilated."
+        words = (
+            "Every block as long as its multiply-accumulates in a picture of "
+            f"{arch.input_size} px, before it is dilated."
+        )
         return [f"<p>{words}</p>", *architecture(rows[:-1], [row.macs / 1e6 for row in rows[:-1]], "M")]
     if parts:
         return [
             f"<p>Every block as long as it takes, {sum(parts.values()):.3f} ms in all.</p>",
             *architecture(rows, list(parts.values()), "ms"),
         ]
-    return ["<p>Every block as long as its multiply-accumulates.</p>", *architecture(rows, [row.macs / 1e6 for row in rows], "M")]
+    return [
+        "<p>Every block as long as its multiply-accumulates.</p>",
+        *architecture(rows, [row.macs / 1e6 for row in rows], "M"),
+    ]
 
 
 def _network(network: dict, metrics: dict) -> list[str]:
@@ -130,7 +143,10 @@ def _health(health: dict) -> list[str]:
 
 
 def _front(data: dict) -> list[str]:
-    drawn = [inline_svg(panels([draw], 1, (4.8, 3.5)), f"front{i}", title) for i, (title, draw) in enumerate(front_panels(data).items())]
+    drawn = [
+        inline_svg(panels([draw], 1, (4.8, 3.5)), f"front{i}", title)
+        for i, (title, draw) in enumerate(front_panels(data).items())
+    ]
     networks = data.get("networks", [])
     return [plots(drawn, wide=True), *([table("Networks tried", networks, data.get("chosen"))] if networks else [])]
 
@@ -140,9 +156,11 @@ def _prediction(data: dict) -> list[str]:
     if figure is None:
         return []
     facts = {
-        "networks": len(errors), "mean error": f"{np.abs(errors).mean():.1%}", "bias": f"{errors.mean():+.1%}",
+        "networks": len(errors),
+        "mean error": f"{np.abs(errors).mean():.1%}",
+        "bias": f"{errors.mean():+.1%}",
         "within 5 %": f"{(np.abs(errors) <= 0.05).mean():.0%}",
-    }  # fmt: skip
+    }
     drawn = inline_svg(figure, "prediction", "predicted over measured latency")
     return [f'<div class="beside"><figure>{drawn}</figure>{tiles(facts)}</div>']
 

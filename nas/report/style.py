@@ -17,7 +17,8 @@ from common.files import write_bytes
 INK, SOFT, GRID, FAINT, PAPER = "#22303c", "#5f6d7a", "#dde3e9", "#f3f6f9", "#ffffff"
 ACCENT = "#d1495b"
 LINES = ("#2f6fb3", "#e08a1e", "#3b8f5a", "#8b5fb0", "#7a6a58", "#0f8b8d")
-OPS = {"frost": "#8fbce6", "mb": "#d9d3c7", "se": "#a5d3a9", "add": "#f2bf8a", "ends": "#c3cbd3"}  # "ends": stem and head
+# "ends": stem and head
+OPS = {"frost": "#8fbce6", "mb": "#d9d3c7", "se": "#a5d3a9", "add": "#f2bf8a", "ends": "#c3cbd3"}
 
 # In a page each colour is a CSS variable, so that pictures follow its light or dark look.
 VARIABLES = {INK: "ink", SOFT: "soft", GRID: "grid", FAINT: "faint", PAPER: "paper", ACCENT: "accent"}
@@ -40,7 +41,9 @@ def panels(draws: Sequence[Draw], columns: int = 3, size: tuple[float, float] = 
 
 
 def finish(ax: Axes, title: str = "", x: str = "", y: str = "", above: float = 6) -> None:
-    """Title (`above` its axes in points), names of both axes, grid and, where there is more than one thing to tell apart, a legend."""
+    """Title (`above` its axes in points), names of both axes, grid and, where there is more than one thing to tell
+    apart, a legend.
+    """
     ax.set_title(title, fontsize=10, color=INK, loc="left", pad=above)
     ax.set_xlabel(x, fontsize=9, color=SOFT)
     ax.set_ylabel(y, fontsize=9, color=SOFT)
@@ -76,7 +79,9 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def inline_svg(figure: Figure, name: str, text: str) -> str:
-    """A figure as an <svg> element: its colours are the page's, its ids begin with `name`, `text` says what it shows."""
+    """A figure as an <svg> element: its colours are the page's, its ids begin with `name`, `text` says what it
+    shows.
+    """
     buffer = io.StringIO()
     with _svg_settings(name):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

@@ -6,13 +6,20 @@ from quant.errors import QuantError
 from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, check_spec, parse_spec
 from quant.quantizers.grid import weight_qmax
 
-_KINDS = {"weight": "weights", "activation": "activations", "residual": "activations", "output": "activations", "gradient": "gradients"}
+_KINDS = {
+    "weight": "weights",
+    "activation": "activations",
+    "residual": "activations",
+    "output": "activations",
+    "gradient": "gradients",
+}
 OP_TYPES = ("conv", "linear", "deconv", "add", "mul", "cat", "pool", "relu", "function")
 
 
 @dataclass(frozen=True)
 class Override:
-    """Exceptions for the layers and nodes whose name matches the glob `match`: a spec, or "float" for no quantizer; None leaves as is.
+    """Exceptions for the layers and nodes whose name matches the glob `match`: a spec, or "float" for no quantizer;
+    None leaves as is.
 
     weight      of the layer's weight
     activation  of the tensors that the layer reads
@@ -36,25 +43,28 @@ class Override:
 class QuantConfig:
     """How `attach` quantizes. Quantizers are written as specs, "method:bits" (quant.quantizers.parse_spec).
 
-    engine          the engine the network is meant for (quant.quantizers.grid.ENGINES); decides the range of the weights
+    engine          the engine the network is meant for (quant.quantizers.grid.ENGINES); decides the range of the
+                    weights
     weight          of the weights of convolutions, linear layers and transposed convolutions
     activation      of tensors as those layers read them
-    residual        of every other tensor: sums, skip connections, outputs. Where it equals `activation`, or only layers read a tensor,
-                    one quantizer serves both
+    residual        of every other tensor: sums, skip connections, outputs. Where it equals `activation`, or only layers
+                    read a tensor, one quantizer serves both
     gradient        of the gradients that arrive at those layers, e.g. "dorefa:6"
-    op_types        None: every tensor gets a quantizer, the placement that converts to integers. Given, kinds from OP_TYPES: only weights
-                    and inputs of operations of these kinds are quantized (as in the MXNet operators' graph pass)
+    op_types        None: every tensor gets a quantizer, the placement that converts to integers. Given, kinds from
+                    OP_TYPES: only weights and inputs of operations of these kinds are quantized (as in the MXNet
+                    operators' graph pass)
     skip_first, skip_last  by kind: so many of its first or last operations stay float
     ignore          globs: layers and nodes that stay float; each glob here and below must match something
     overrides       exceptions by name; later ones win
-    share           groups of globs: tensors of one group that have one spec use one quantizer; it takes in each of them in turn
+    share           groups of globs: tensors of one group that have one spec use one quantizer; it takes in each of them
+                    in turn
     freeze_bn       batch norms keep to their running statistics, in training too
     quantize_input  False where the input already lies on a grid (a block inside a quantized network)
     seed            of the noise in stochastic gradient quantizers
     Raises QuantError for a word that names nothing.
 
-    What op_types, quantize_input=False and an override of an output to "float" leave off every grid trains, but converts only where no
-    integer layer reads it.
+    What op_types, quantize_input=False and an override of an output to "float" leave off every grid trains, but
+    converts only where no integer layer reads it.
     """
 
     engine: str = "fbgemm"
@@ -77,7 +87,9 @@ class QuantConfig:
         for name in ("weight", "activation", "residual", "gradient"):
             _normalize(self, name, _KINDS[name])
         if isinstance(self.ignore, str) or self.op_types == () or any(isinstance(globs, str) for globs in self.share):
-            raise QuantError("ignore, op_types, share: write a tuple of words (op_types: at least one, or None for every tensor)")
+            raise QuantError(
+                "ignore, op_types, share: write a tuple of words (op_types: at least one, or None for every tensor)"
+            )
         for name in ("op_types", "skip_first", "skip_last"):
             unknown = next((kind for kind in getattr(self, name) or () if kind not in OP_TYPES), None)
             if unknown is not None:
@@ -92,7 +104,9 @@ def _normalize(config, name: str, kind: str, where: str = "") -> None:
     try:
         check_spec(spec, kind)
         if name in ("residual", "output") and ACTIVATION_QUANTIZERS[parse_spec(spec).method].transforms:
-            raise QuantError(f"{spec!r} changes values by more than rounding, so only layers may read them; use it for `activation`")
+            raise QuantError(
+                f"{spec!r} changes values by more than rounding, so only layers may read them; use it for `activation`"
+            )
     except QuantError as error:
         raise QuantError(f"{where}{name}: {error}") from error
     object.__setattr__(config, name, str(parse_spec(spec)))

@@ -2,14 +2,15 @@
 
     graph = attach(model, example_inputs)          # trains like the model, its activations and weights on integer grids
 
-Where quantizers go. A *group* is a convolution or linear layer with the batch norm and the ReLU or ReLU6 that follow it alone (also
-an addition, concatenation, batch or instance norm with its ReLU). Every group's output, every other operation that makes new values
-(pooling by averages, hard-swish, multiplication ..) and the model's input get an activation quantizer; a ReLU of a group moves into its
-quantizer's clamp. Operations that only move or select values (max-pool, flatten, slices, padding ..) stay on the grid of their input; so
-do bilinear resizings, whose averages are rounded to it (quant.quantizers.SameGrid: no range of their own).
-Where layers read activations by another method than the rest (QuantConfig), a tensor that others read too gets a second quantizer on the
-way to them. With `op_types` only the inputs of the chosen kinds get one. quant/attach/placement.py decides, this file carries it out.
-Weights are quantized by channel inside their layer; batch norm runs unfolded, because scaling a channel only scales its step: the
+Where quantizers go. A *group* is a convolution or linear layer with the batch norm and the ReLU or ReLU6 that follow it
+alone (also an addition, concatenation, batch or instance norm with its ReLU). Every group's output, every other
+operation that makes new values (pooling by averages, hard-swish, multiplication ..) and the model's input get an
+activation quantizer; a ReLU of a group moves into its quantizer's clamp. Operations that only move or select values
+(max-pool, flatten, slices, padding ..) stay on the grid of their input; so do bilinear resizings, whose averages are
+rounded to it (quant.quantizers.SameGrid: no range of their own). Where layers read activations by another method than
+the rest (QuantConfig), a tensor that others read too gets a second quantizer on the way to them. With `op_types` only
+the inputs of the chosen kinds get one. quant/attach/placement.py decides, this file carries it out. Weights are
+quantized by channel inside their layer; batch norm runs unfolded, because scaling a channel only scales its step: the
 integer weights after folding are the ones trained on. Parameters stay the same objects, so optimizer state survives.
 """
 
@@ -30,11 +31,15 @@ from quant.quantizers.grid import weight_qmax
 from quant.training.range_bn import RangeBN1d, RangeBN2d
 
 
-def attach(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor, config: QuantConfig = QuantConfig()) -> fx.GraphModule:
-    """The model as a graph with quantizers attached; it shares every Parameter and buffer with `model`, which stays as it was.
+def attach(
+    model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor, config: QuantConfig = QuantConfig()
+) -> fx.GraphModule:
+    """The model as a graph with quantizers attached; it shares every Parameter and buffer with `model`, which stays as
+    it was.
 
-    example_inputs: one batch (or a tuple of inputs) of the shapes to expect, (N, C, H, W) for an image model; runs once in evaluation
-    mode. The graph's `plan_rows` say what each node got. Raises QuantError where the model cannot be traced or has quantizers already.
+    example_inputs: one batch (or a tuple of inputs) of the shapes to expect, (N, C, H, W) for an image model; runs once
+    in evaluation mode. The graph's `plan_rows` say what each node got. Raises QuantError where the model cannot be
+    traced or has quantizers already.
     """
     graph = prepare(model, example_inputs)
     decided = decide(graph, config)
@@ -51,8 +56,13 @@ def attach(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor, config
     return graph
 
 
-def plan(model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor, config: QuantConfig = QuantConfig()) -> list[PlanRow]:
-    """What `attach` would do: a row for each node, with its quantizers or the reason for none. The model stays as it was."""
+def plan(
+    model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor, config: QuantConfig = QuantConfig()
+) -> list[PlanRow]:
+    """What `attach` would do: a row for each node, with its quantizers or the reason for none.
+
+    The model stays as it was.
+    """
     return decide(prepare(model, example_inputs), config).rows
 
 
@@ -73,7 +83,9 @@ def trace(model: nn.Module) -> fx.GraphModule:
     try:
         return fx.GraphModule(model, fx.Tracer().trace(model), type(model).__name__)
     except (fx.proxy.TraceError, TypeError) as error:
-        raise QuantError(f"{type(model).__name__} cannot be traced by torch.fx ({error}); quantize the traceable part of it") from error
+        raise QuantError(
+            f"{type(model).__name__} cannot be traced by torch.fx ({error}); quantize the traceable part of it"
+        ) from error
 
 
 def quantizers_of(graph: nn.Module) -> dict[str, Quantizer]:
@@ -88,8 +100,9 @@ def set_mode(graph: nn.Module, *, observe: bool, fake_quant: bool) -> None:
 
 
 def set_bits(graph: nn.Module, bits: int) -> None:
-    """Change the width of the quantizers that follow the configuration's `weight` and `activation` (not overrides, not `residual`, and so
-    not those that serve both because the two are equal). Raises QuantError, and changes nothing, where one cannot have that width."""
+    """Change the width of the quantizers that follow the configuration's `weight` and `activation` (not overrides, not
+    `residual`, and so not those that serve both because the two are equal). Raises QuantError, and changes nothing,
+    where one cannot have that width."""
     following = [quantizer for quantizer in quantizers_of(graph).values() if quantizer.follows_default]
     for quantizer in following:
         quantizer.check_bits(bits)
@@ -103,9 +116,11 @@ def extra_loss(graph: nn.Module) -> Tensor | float:
 
 
 def quantizer_parameters(graph: nn.Module, lr: float | None = None) -> list[dict]:
-    """Parameter groups for an optimizer: what quantizers learn, undecayed, unboosted, by its learning rate relative to the weights'.
+    """Parameter groups for an optimizer: what quantizers learn, undecayed, unboosted, by its learning rate relative to
+    the weights'.
 
-    `lr` is that of the weights; without it the groups carry "lr_scale" alone, for a loop that sets learning rates itself.
+    `lr` is that of the weights; without it the groups carry "lr_scale" alone, for a loop that sets learning rates
+    itself.
     """
     scales = {}
     for quantizer in quantizers_of(graph).values():
@@ -113,7 +128,9 @@ def quantizer_parameters(graph: nn.Module, lr: float | None = None) -> list[dict
         scales.setdefault(quantizer.lr_scale, []).extend(learned)
     fixed = {"weight_decay": 0.0, "boost": False}
     rates = {scale: {} if lr is None else {"lr": lr * scale} for scale in scales}
-    return [{"params": params, "lr_scale": scale, **rates[scale], **fixed} for scale, params in scales.items() if params]
+    return [
+        {"params": params, "lr_scale": scale, **rates[scale], **fixed} for scale, params in scales.items() if params
+    ]
 
 
 def freeze_bn(graph: nn.Module) -> None:
@@ -152,7 +169,9 @@ def _out_of_place(graph: fx.GraphModule) -> None:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs the graph once and notes on each node whether its value is a float tensor (or several), and one tensor's shape."""
+    """Runs the graph once and notes on each node whether its value is a float tensor (or several), and one tensor's
+    shape.
+    """
 
     def run_node(self, node):
         value = super().run_node(node)
@@ -188,8 +207,11 @@ def _quantize_weights(graph: fx.GraphModule, config: QuantConfig, decided: Plan)
             warnings.warn(f"{node.target}: {type(layer).__name__} has no quantized form and stays float", stacklevel=3)
         elif isinstance(layer, nn.modules.conv._ConvNd) and ops.zero_padding(layer) is None:
             words = f"padding {layer.padding!r}, {layer.padding_mode!r}"
-            warnings.warn(f"{node.target}: {words} has no quantized form and the layer stays float; pad alike on both sides, with zeros",
-                          stacklevel=3)  # fmt: skip
+            warnings.warn(
+                f"{node.target}: {words} has no quantized form and the layer stays float; pad alike on both sides, "
+                "with zeros",
+                stacklevel=3,
+            )
 
 
 def _quantized_layer(node: fx.Node, layer: nn.Module, config: QuantConfig, decided: Plan, seed: int) -> nn.Module:

@@ -1,4 +1,7 @@
-"""Layers whose weight passes through a quantizer. They take over the Parameter objects of the float layer they replace."""
+"""Layers whose weight passes through a quantizer.
+
+They take over the Parameter objects of the float layer they replace.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,14 +11,18 @@ from quant.quantizers import WeightQuantizer
 
 
 class _QuantizedWeight:
-    """Mixed into a float layer class: the float layer's fields and Parameters, plus a weight quantizer and perhaps one for gradients."""
+    """Mixed into a float layer class: the float layer's fields and Parameters, plus a weight quantizer and perhaps one
+    for gradients.
+    """
 
     weight_quant: WeightQuantizer
     channel_axis = 0  # of the weight's output channels
 
     @classmethod
     def from_float(cls, layer: nn.Module, quantizer: WeightQuantizer) -> nn.Module:
-        """The layer with `quantizer` on its weight; weight and bias stay the same objects, so optimizer state stays valid."""
+        """The layer with `quantizer` on its weight; weight and bias stay the same objects, so optimizer state stays
+        valid.
+        """
         new = take_over(cls, layer)
         new.weight_quant, new.gradient_quant = quantizer, nn.Identity()
         quantizer.start(layer.weight)
@@ -32,7 +39,9 @@ class QuantConvTranspose2d(_QuantizedWeight, nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation)
-        y = F.conv_transpose2d(x, self.weight_quant(self.weight), self.bias, self.stride, self.padding, padding, self.groups, self.dilation)
+        y = F.conv_transpose2d(
+            x, self.weight_quant(self.weight), self.bias, self.stride, self.padding, padding, self.groups, self.dilation
+        )
         return self.gradient_quant(y)
 
 
@@ -60,15 +69,20 @@ FROZEN = {nn.BatchNorm1d: FrozenBatchNorm1d, nn.BatchNorm2d: FrozenBatchNorm2d}
 
 
 def take_over(cls: type, layer: nn.Module) -> nn.Module:
-    """A `cls` (a subclass of the layer's class) with the layer's settings and the very Parameter and buffer objects of it.
+    """A `cls` (a subclass of the layer's class) with the layer's settings and the very Parameter and buffer objects of
+    it.
 
     Raises QuantError where the layer has hooks.
     """
     if layer._forward_pre_hooks or layer._forward_hooks:
-        raise QuantError(f"{type(layer).__name__}: has hooks (weight norm?), which would be lost; remove them before attaching")
+        raise QuantError(
+            f"{type(layer).__name__}: has hooks (weight norm?), which would be lost; remove them before attaching"
+        )
     new = cls.__new__(cls)
     nn.Module.__init__(new)
-    new.__dict__.update({k: v for k, v in layer.__dict__.items() if not k.startswith("_") or k == "_reversed_padding_repeated_twice"})
+    new.__dict__.update(
+        {k: v for k, v in layer.__dict__.items() if not k.startswith("_") or k == "_reversed_padding_repeated_twice"}
+    )
     for name, parameter in layer._parameters.items():
         new.register_parameter(name, parameter)
     for name, buffer in layer._buffers.items():

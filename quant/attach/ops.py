@@ -24,10 +24,35 @@ _KINDS = {
     "mul": (operator.mul, torch.mul, "mul"),
     "cat": CATS,
     "dropout": (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, StochasticDepth, *DROPOUTS),
-    "move": (nn.Identity, nn.Flatten, nn.MaxPool2d, F.max_pool2d, torch.flatten, torch.reshape, torch.transpose, torch.permute, torch.chunk,
-             torch.split, torch.squeeze, torch.unsqueeze, operator.getitem, getattr, "flatten", "view", "reshape", "transpose", "permute",
-             "contiguous", "chunk", "split", "squeeze", "unsqueeze", "size", "dim"),
-}  # fmt: skip
+    "move": (
+        nn.Identity,
+        nn.Flatten,
+        nn.MaxPool2d,
+        F.max_pool2d,
+        torch.flatten,
+        torch.reshape,
+        torch.transpose,
+        torch.permute,
+        torch.chunk,
+        torch.split,
+        torch.squeeze,
+        torch.unsqueeze,
+        operator.getitem,
+        getattr,
+        "flatten",
+        "view",
+        "reshape",
+        "transpose",
+        "permute",
+        "contiguous",
+        "chunk",
+        "split",
+        "squeeze",
+        "unsqueeze",
+        "size",
+        "dim",
+    ),
+}
 KIND_OF = {target: kind for kind, targets in _KINDS.items() for target in targets}
 
 # values are selected, moved or cut off at zero; those of "resize" are averages, which are rounded to the same grid
@@ -35,10 +60,25 @@ ON_INPUT_GRID = ("relu", "dropout", "move", "resize")
 _RESIZED = {"nearest": "move", "bilinear": "resize"}  # by mode
 LAYERS = ("conv", "linear", "deconv")  # kinds with a weight
 TAKES_CLAMP = (*LAYERS, "batch_norm", "instance_norm", "add", "mul", "cat")  # a ReLU behind these joins their group
-PADS = {nn.ZeroPad2d: "constant", nn.ConstantPad2d: "constant", nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate"}
+PADS = {
+    nn.ZeroPad2d: "constant",
+    nn.ConstantPad2d: "constant",
+    nn.ReflectionPad2d: "reflect",
+    nn.ReplicationPad2d: "replicate",
+}
 AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, "mean")
 MAXIMA = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, F.max_pool2d, F.adaptive_max_pool2d)
-POSITIVE = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, torch.sigmoid, F.sigmoid, F.hardsigmoid, F.softmax, "sigmoid", "softmax")
+POSITIVE = (
+    nn.Sigmoid,
+    nn.Hardsigmoid,
+    nn.Softmax,
+    torch.sigmoid,
+    F.sigmoid,
+    F.hardsigmoid,
+    F.softmax,
+    "sigmoid",
+    "softmax",
+)
 OUT_OF_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, "add_": "add", "mul_": "mul", "relu_": "relu"}
 
 
@@ -65,7 +105,9 @@ def kind(graph: fx.GraphModule, node: fx.Node) -> str:
 
 
 def folds(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a batch norm behind a node scales its output channels: behind a convolution, and a linear layer on vectors."""
+    """Whether a batch norm behind a node scales its output channels: behind a convolution, and a linear layer on
+    vectors.
+    """
     behind = node.args[0] if kind(graph, node) == "batch_norm" else node
     name = kind(graph, behind)
     return name in LAYERS and (name != "linear" or len(behind.meta["shape"]) == 2)
@@ -77,7 +119,9 @@ def target(graph: fx.GraphModule, node: fx.Node):
 
 
 def op_type(graph: fx.GraphModule, node: fx.Node) -> str:
-    """The kind of a node as settings name it (quant.attach.config.OP_TYPES): pooling of either sort is "pool", resizing a "function"."""
+    """The kind of a node as settings name it (quant.attach.config.OP_TYPES): pooling of either sort is "pool", resizing
+    a "function".
+    """
     if node.op.startswith("call") and target(graph, node) in AVERAGES + MAXIMA:
         return "pool"
     name = kind(graph, node)
@@ -96,7 +140,10 @@ def is_nonnegative(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def zero_padding(layer: nn.Module) -> tuple[int, int] | None:
-    """Rows and columns of zeros on either side of a convolution's input; None where it pads otherwise, which no engine does as integers."""
+    """Rows and columns of zeros on either side of a convolution's input;
+
+    None where it pads otherwise, which no engine does as integers.
+    """
     if layer.padding_mode != "zeros":
         return None
     if not isinstance(layer.padding, str):
@@ -106,7 +153,9 @@ def zero_padding(layer: nn.Module) -> tuple[int, int] | None:
 
 
 def padding(graph: fx.GraphModule, node: fx.Node) -> tuple[tuple[int, int, int, int], str] | None:
-    """(columns left and right, rows above and below) and mode of a node that pads pictures with values of their own or with zeros."""
+    """(columns left and right, rows above and below) and mode of a node that pads pictures with values of their own or
+    with zeros.
+    """
     module = graph.get_submodule(node.target) if node.op == "call_module" else None
     if type(module) in PADS:
         sides, mode, value = module.padding, PADS[type(module)], getattr(module, "value", 0)

@@ -1,4 +1,6 @@
-"""Where quantizers go: the decisions of `attach`, for each node of a traced graph a quantizer or the reason for none."""
+"""Where quantizers go: the decisions of `attach`, for each node of a traced graph a quantizer or the reason for
+none.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,9 +20,9 @@ from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, parse_spec
 
 @dataclass(frozen=True)
 class PlanRow:
-    """What one node gets. `weight`, `gradient` and `output` are specs of the quantizers on its weight, on the gradients that arrive at it
-    and on its result, `reads` and `makes` the names of those that its inputs pass and its result passes; "" where there is none.
-    `reason` says why a node has no quantizer, or stays float."""
+    """What one node gets. `weight`, `gradient` and `output` are specs of the quantizers on its weight, on the gradients
+    that arrive at it and on its result, `reads` and `makes` the names of those that its inputs pass and its result
+    passes; "" where there is none. `reason` says why a node has no quantizer, or stays float."""
 
     name: str
     op: str
@@ -72,7 +74,10 @@ class Wanted(NamedTuple):
 
 
 def decide(graph: fx.GraphModule, config: QuantConfig) -> Plan:
-    """The plan for a traced graph whose nodes carry their shapes. Raises QuantError where settings contradict each other."""
+    """The plan for a traced graph whose nodes carry their shapes.
+
+    Raises QuantError where settings contradict each other.
+    """
     return _Planner(graph, config).plan()
 
 
@@ -88,7 +93,9 @@ class _Planner:
         self.gradients = {n: self._wanted(n, "gradient").spec for n in self.weights}
         self._check_repeated_layers()
         self.wants = {
-            n: self._reading(n) for n in self.nodes if self._type(n) in (ops.LAYERS if config.op_types is None else config.op_types)
+            n: self._reading(n)
+            for n in self.nodes
+            if self._type(n) in (ops.LAYERS if config.op_types is None else config.op_types)
         }
 
     def plan(self) -> Plan:
@@ -98,7 +105,11 @@ class _Planner:
 
     def _check_globs(self) -> None:
         """A glob that matches nothing is a slip of the pen."""
-        globs = [*self.config.ignore, *(o.match for o in self.config.overrides), *(glob for group in self.config.share for glob in group)]
+        globs = [
+            *self.config.ignore,
+            *(o.match for o in self.config.overrides),
+            *(glob for group in self.config.share for glob in group),
+        ]
         for glob in globs:
             if not any(fnmatchcase(name, glob) for name in self.names.values()):
                 near = get_close_matches(glob, self.names.values(), 3, 0.3) or list(self.names.values())[:3]
@@ -113,7 +124,8 @@ class _Planner:
         for name, several in wanted.items():
             if len(several) > 1:
                 raise QuantError(
-                    f"{name}: is called several times, and settings want its one weight in several ways; treat all calls alike"
+                    f"{name}: is called several times, and settings want its one weight in several ways; treat all "
+                    "calls alike"
                 )
 
     def _free(self, name: str) -> str:
@@ -147,7 +159,12 @@ class _Planner:
     def _weight(self, node: fx.Node) -> Wanted | None:
         kind = ops.kind(self.graph, node)
         chosen = kind in ops.LAYERS and (self.config.op_types is None or kind in self.config.op_types)
-        if not chosen or node in self.exempt or node.op != "call_module" or ops.target(self.graph, node) not in QUANTIZED:
+        if (
+            not chosen
+            or node in self.exempt
+            or node.op != "call_module"
+            or ops.target(self.graph, node) not in QUANTIZED
+        ):
             return None
         if kind != "linear" and ops.zero_padding(self.graph.get_submodule(node.target)) is None:
             return None
@@ -238,7 +255,11 @@ class _Planner:
         groups = defaultdict(list)
         for site, key in placed.items():
             groups[key].append(site)
-        shared = {site: merged for group in groups.values() for site, merged in zip(group, _on_one_quantizer(group), strict=True)}
+        shared = {
+            site: merged
+            for group in groups.values()
+            for site, merged in zip(group, _on_one_quantizer(group), strict=True)
+        }
         return [shared.get(site, site) for site in sites]
 
     # the report
@@ -252,14 +273,18 @@ class _Planner:
             edges |= {(reader, site.node): site.name for reader in site.readers or ()}
         rows = []
         for node in self.nodes:
-            origins = [(n, edges.get((node, n)) or tensors.get(_origin(self.graph, n), "")) for n in self._data_inputs(node)]
+            origins = [
+                (n, edges.get((node, n)) or tensors.get(_origin(self.graph, n), "")) for n in self._data_inputs(node)
+            ]
             reads = ", ".join(dict.fromkeys(name for _, name in origins if name))
             weight = self.weights[node].spec if node in self.weights else ""
             gradient = self.gradients.get(node) or ""
             makes = ", ".join(site.name for site in outputs[node])
             output = ", ".join(site.spec for site in outputs[node])
             reason = self.exempt.get(node) or ("" if weight or output else self._reason(node))
-            rows.append(PlanRow(self.names[node], _op_label(self.graph, node), weight, gradient, reads, output, makes, reason))
+            rows.append(
+                PlanRow(self.names[node], _op_label(self.graph, node), weight, gradient, reads, output, makes, reason)
+            )
         return rows
 
     def _reason(self, node: fx.Node) -> str:
@@ -267,7 +292,11 @@ class _Planner:
         if not node.meta["is_float"]:
             return "makes no float tensor"
         if self.config.op_types is not None:
-            return f"op_types leaves out {self._type(node)}" if self._type(node) not in self.config.op_types else "nothing chosen reads it"
+            return (
+                f"op_types leaves out {self._type(node)}"
+                if self._type(node) not in self.config.op_types
+                else "nothing chosen reads it"
+            )
         if node.op == "placeholder":
             return "read by float layers only" if self.config.quantize_input else "quantize_input is off"
         if end is not node:
@@ -283,7 +312,9 @@ def _on_one_quantizer(group: list[Site]) -> list[Site]:
 
 
 def node_names(graph: fx.GraphModule, nodes: list[fx.Node]) -> dict[fx.Node, str]:
-    """A name for each node: the module that it calls, or `block.add` for an operation in the forward of `block`; numbered if repeated."""
+    """A name for each node: the module that it calls, or `block.add` for an operation in the forward of `block`;
+    numbered if repeated.
+    """
     taken, names = set(), {}
     for node in nodes:
         base = node.target if node.op in ("call_module", "placeholder") else _scoped(node)
@@ -313,7 +344,9 @@ def _makes_values(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _clamps_group(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node is the ReLU or ReLU6 that ends a group (alone on a tensor others read too, it works on the integers instead)."""
+    """Whether a node is the ReLU or ReLU6 that ends a group (alone on a tensor others read too, it works on the
+    integers instead).
+    """
     if ops.kind(graph, node) not in ("relu", "relu6"):
         return False
     source = node.args[0]

@@ -6,8 +6,8 @@
  "overrides": [{"match": "fc*", "weight": "int8:8", "activation": "float"}]
 }
 
-The keys are the fields of QuantConfig; what is missing keeps its default. Nothing is guessed: an unknown key, a value of another type, or
-a word that names nothing is a QuantError with the field, the value and the mend.
+The keys are the fields of QuantConfig; what is missing keeps its default. Nothing is guessed: an unknown key, a value
+of another type, or a word that names nothing is a QuantError with the field, the value and the mend.
 """
 
 import json
@@ -21,7 +21,10 @@ from quant.errors import QuantError
 
 
 def load_settings(path: str | Path, **defaults: Any) -> QuantConfig:
-    """The configuration in a JSON file; `defaults` stand for the fields that it leaves out. Raises QuantError naming file and field."""
+    """The configuration in a JSON file;
+
+    `defaults` stand for the fields that it leaves out. Raises QuantError naming file and field.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
         settings = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
@@ -41,7 +44,7 @@ def config_from(settings: Any, **defaults: Any) -> QuantConfig:
     return QuantConfig(**(defaults | {name: _READERS[name](name, value) for name, value in given.items()}))
 
 
-# ---- readers: (field, value from JSON) -> value of the configuration -------------------------------------------------------------------
+# ---- readers: (field, value from JSON) -> value of the configuration ---------------------------------------
 
 
 def _text(field: str, value: Any) -> str:
@@ -78,7 +81,9 @@ def _op_types(field: str, value: Any) -> tuple[str, ...] | None:
 
 def _override(field: str, value: Any) -> Override:
     given = _fields(field, value, Override.__dataclass_fields__)
-    override = Override(**{"match": ""} | {name: _text_or_null(f"{field}.{name}", text) for name, text in given.items()})
+    override = Override(
+        **{"match": ""} | {name: _text_or_null(f"{field}.{name}", text) for name, text in given.items()}
+    )
     if not override.match or override == Override(override.match):
         raise _wrong(field, value, 'say which layers and what of them, as in {"match": "fc*", "weight": "int8:8"}')
     return override

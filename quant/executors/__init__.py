@@ -33,7 +33,9 @@ def build(graph: IntGraph, engine: str, codes_io: bool = False) -> Executor:
     if engine == "reference":
         return Reference(graph)
     if engine not in available():
-        raise QuantError(f"engine: {engine!r} is not available here; choose from {', '.join(('reference', *available()))}")
+        raise QuantError(
+            f"engine: {engine!r} is not available here; choose from {', '.join(('reference', *available()))}"
+        )
     return ONNX_ENGINES[engine](graph) if engine in ONNX_ENGINES else TorchEngine(graph, engine)
 
 

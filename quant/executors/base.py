@@ -9,8 +9,8 @@ from quant.quantizers.grid import HALVES_AWAY, QParams
 
 
 class Executor(nn.Module, ABC):
-    """Runs an integer graph: real inputs to real outputs, or the executor's own code tensors where the graph takes and gives codes
-    (IntGraph.on_codes), as between two layers of a network.
+    """Runs an integer graph: real inputs to real outputs, or the executor's own code tensors where the graph takes and
+    gives codes (IntGraph.on_codes), as between two layers of a network.
     """
 
     engine: str
@@ -59,8 +59,8 @@ class Executor(nn.Module, ABC):
         return self.quantize(op.attrs["call"](values.__getitem__), op.qparams)
 
     def resize(self, op: Op, values: dict):
-        """Averages of a tensor's values, back on its grid: by float arithmetic. torch's kernel for code tensors takes several times as
-        long, and is wrong for pictures of one pixel."""
+        """Averages of a tensor's values, back on its grid: by float arithmetic. torch's kernel for code tensors takes
+        several times as long, and is wrong for pictures of one pixel."""
 
         def real(name: str):
             return self.dequantize(values[name], op.qparams) * HALVES_AWAY if name == op.inputs[0] else values[name]
@@ -114,10 +114,14 @@ class Executor(nn.Module, ABC):
 
 
 def _expiring(graph: IntGraph) -> list[list[str]]:
-    """For each operation the values that nothing reads after it: a network needs the memory of its widest place, not of its length."""
+    """For each operation the values that nothing reads after it: a network needs the memory of its widest place, not of
+    its length.
+    """
     last = {}
     for i, op in enumerate(graph.ops):
-        behind = [name for source in op.inputs for name in graph.op(source).inputs if graph.op(source).kind == "dequantize"]
+        behind = [
+            name for source in op.inputs for name in graph.op(source).inputs if graph.op(source).kind == "dequantize"
+        ]
         last |= dict.fromkeys((op.name, *op.inputs, *behind), i)
     fx.node.map_aggregate(graph.output, lambda v: last.pop(v.name, None) if isinstance(v, Ref) else v)
     return [[name for name, at in last.items() if at == i] for i in range(len(graph.ops))]

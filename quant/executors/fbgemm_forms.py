@@ -1,15 +1,18 @@
-"""Convolutions of many groups in forms that fbgemm has kernels for. The values are the same: what is added is weights of zero.
+"""Convolutions of many groups in forms that fbgemm has kernels for. The values are the same: what is added is weights
+of zero.
 
-Its kernels for groups know no dilation, those for one channel a group no odd numbers of channels and no even windows; the way around them
-takes several hundred times as long (64 channels of 56x56, each for itself, 3x3: 86 ms with dilation 2, 0.12 ms without; 58 channels of
+Its kernels for groups know no dilation, those for one channel a group no odd numbers of channels and no even windows;
+the way around them takes several hundred times as long (64 channels of 56x56, each for itself, 3x3: 86 ms with dilation
+2, 0.12 ms without; 58 channels of
 28x28: 19 ms). Engine x86 hands convolutions of more than 100 groups to fbgemm. Three forms:
 
-spread   a kernel with zeros between its weights, where that makes one of 5x5 or 7x7 (3x3 with dilation 2 or 3): the first example in
-         0.18 ms
-phases   where the picture keeps its size under a kernel by channel, every d-th row and column are a picture of their own, and the dilated
-         convolution is the ordinary one of these: 720 channels of 20x20, 5x5 with dilation 2, 0.4 ms for 58
-merged   groups in blocks, each a dense convolution whose weights between unlike groups are zero: the second one in 0.2 ms, the first one
-         with dilation 8 in 0.8 ms
+spread   a kernel with zeros between its weights, where that makes one of 5x5 or 7x7 (3x3 with dilation 2 or 3): the
+         first example in 0.18 ms
+phases   where the picture keeps its size under a kernel by channel, every d-th row and column are a picture of their
+         own, and the dilated convolution is the ordinary one of these: 720 channels of 20x20, 5x5 with dilation 2, 0.4
+         ms for 58
+merged   groups in blocks, each a dense convolution whose weights between unlike groups are zero: the second one in 0.2
+         ms, the first one with dilation 8 in 0.8 ms
 """
 
 from dataclasses import replace
@@ -29,7 +32,9 @@ _ONEDNN_GROUPS = 100  # up to so many, engine x86 takes oneDNN, which is as fast
 
 
 def fast_form(op: Op, engine: str) -> tuple[Op, int]:
-    """The convolution `op` as torch's engine `engine` is to pack it, and into how many phases a side its input falls (see `apart`)."""
+    """The convolution `op` as torch's engine `engine` is to pack it, and into how many phases a side its input falls
+    (see `apart`).
+    """
     dilation, groups, inputs = ops.pair(op.attrs["dilation"]), op.attrs["groups"], op.weight.shape[1]
     kernel, outputs = list(op.weight.shape[2:]), len(op.weight)
     by_fbgemm = engine == "fbgemm" or (engine == "x86" and (groups > _ONEDNN_GROUPS or not has_vnni()))
@@ -41,13 +46,19 @@ def fast_form(op: Op, engine: str) -> tuple[Op, int]:
     if by_channel and reach in _BY_CHANNEL:
         return replace(op, weight=_spread(op.weight, dilation, reach), attrs=op.attrs | {"dilation": (1, 1)}), 1
     if by_channel and kernel in _BY_CHANNEL and dilation[0] == dilation[1] and _keeps_size(op, reach):
-        return replace(op, attrs=op.attrs | {"dilation": (1, 1), "padding": [size // 2 for size in kernel]}), dilation[0]
-    block = max(size for size in range(1, groups + 1) if groups % size == 0 and (size == 1 or size * inputs <= _LARGEST_BLOCK))
+        return replace(op, attrs=op.attrs | {"dilation": (1, 1), "padding": [size // 2 for size in kernel]}), dilation[
+            0
+        ]
+    block = max(
+        size for size in range(1, groups + 1) if groups % size == 0 and (size == 1 or size * inputs <= _LARGEST_BLOCK)
+    )
     return replace(op, weight=_merged(op.weight, groups, block), attrs=op.attrs | {"groups": groups // block}), 1
 
 
 def apart(x: Tensor, phases: int) -> Tensor:
-    """(N, C, H, W) -> (phases^2 N, C, h, w): every phases-th row and column as a picture of its own, filled up with real zeros."""
+    """(N, C, H, W) -> (phases^2 N, C, h, w): every phases-th row and column as a picture of its own, filled up with
+    real zeros.
+    """
     x = _filled(x, phases)
     n, c, height, width = x.shape
     x = x.permute(0, 2, 3, 1).reshape(n, height // phases, phases, width // phases, phases, c).permute(2, 4, 0, 1, 3, 5)
@@ -64,7 +75,10 @@ def together(x: Tensor, phases: int, size: tuple[int, int]) -> Tensor:
 
 @torch.jit.script_if_tracing  # a trace alone would keep to the way it took, whatever size comes later
 def _filled(x: Tensor, phases: int) -> Tensor:
-    """Real zeros below and on the right, up to multiples of `phases`. A copy takes as long as the kernel: none where none are to add."""
+    """Real zeros below and on the right, up to multiples of `phases`.
+
+    A copy takes as long as the kernel: none where none are to add.
+    """
     height, width = x.shape[2], x.shape[3]
     if height % phases == 0 and width % phases == 0:
         return x

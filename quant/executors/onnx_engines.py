@@ -1,7 +1,8 @@
-"""onnxruntime and OpenVINO: the integer graph written as ONNX (quant/export/onnx/graph.py) and run by another runtime's integer kernels.
+"""onnxruntime and OpenVINO: the integer graph written as ONNX (quant/export/onnx/graph.py) and run by another runtime's
+integer kernels.
 
-Codes are uint8 tensors. The whole network is one session, which fuses and reorders as it likes; `step` runs one operation in a session
-of its own, on equal codes, which is what the parity gate compares.
+Codes are uint8 tensors. The whole network is one session, which fuses and reorders as it likes; `step` runs one
+operation in a session of its own, on equal codes, which is what the parity gate compares.
 """
 
 import os
@@ -23,9 +24,16 @@ from quant.export.onnx.graph import structure, to_onnx
 from quant.integer.graph import IntGraph, Op, Ref
 
 QUANTIZED = (
-    "QLinearConv", "QGemm", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearAveragePool", "QLinearGlobalAveragePool",
-    "QLinearLeakyRelu", "QLinearSigmoid",  # tables of all 256 codes
-)  # fmt: skip
+    "QLinearConv",
+    "QGemm",
+    "QLinearAdd",
+    "QLinearMul",
+    "QLinearConcat",
+    "QLinearAveragePool",
+    "QLinearGlobalAveragePool",
+    "QLinearLeakyRelu",
+    "QLinearSigmoid",  # tables of all 256 codes
+)
 Session = Callable[..., tuple[np.ndarray, ...]]  # arrays in, arrays out
 SHAPES = 8  # of pictures, for which an engine keeps sessions
 
@@ -33,14 +41,15 @@ SHAPES = 8  # of pictures, for which an engine keeps sessions
 class OnnxEngine(Reference):
     """Runs the graph in sessions, made for the shapes that come and torch's number of threads at that moment.
 
-    Height and width are fixed in a session (resizings carry their sizes as constants), only the batch is free: each new size takes
-    seconds. Of the sizes that came, those of the last SHAPES stay. What no session is made for (its inputs' codes, splits, sizes) is the
-    reference's: both know codes as uint8 tensors.
+    Height and width are fixed in a session (resizings carry their sizes as constants), only the batch is free: each new
+    size takes seconds. Of the sizes that came, those of the last SHAPES stay. What no session is made for (its inputs'
+    codes, splits, sizes) is the reference's: both know codes as uint8 tensors.
     """
 
     def __init__(self, graph: IntGraph):
         super().__init__(graph)
-        self._sessions: dict[str, dict[tuple, Session]] = {}  # of the network ("") and of each operation, by shapes, last used last
+        # of the network ("") and of each operation, by shapes, last used last
+        self._sessions: dict[str, dict[tuple, Session]] = {}
 
     @property
     def float_ops(self) -> list[str]:
@@ -54,7 +63,9 @@ class OnnxEngine(Reference):
     def forward(self, *inputs: Tensor):
         run = self._open("", self.graph, inputs)
         outputs = iter(run(*(x.detach().contiguous().numpy() for x in inputs)))
-        return torch.fx.node.map_aggregate(self.graph.output, lambda v: torch.from_numpy(next(outputs)) if isinstance(v, Ref) else v)
+        return torch.fx.node.map_aggregate(
+            self.graph.output, lambda v: torch.from_numpy(next(outputs)) if isinstance(v, Ref) else v
+        )
 
     def _open(self, name: str, graph: IntGraph, inputs, sizes: str = "") -> Session:
         kept, key = self._sessions.setdefault(name, {}), (sizes, *(tuple(x.shape[1:]) for x in inputs))
@@ -70,7 +81,12 @@ class OnnxEngine(Reference):
         sources = [self.graph.op(name) for name in op.inputs]
         grids = [self.graph.op(s.inputs[0]) if s.kind == "dequantize" else s for s in sources]
         on_codes = all(s.qparams and isinstance(values[s.name], Tensor) for s in grids)
-        if op.kind in ("quantize", "dequantize", "float") or op.qparams is None or not on_codes or op.attrs.get("several"):
+        if (
+            op.kind in ("quantize", "dequantize", "float")
+            or op.qparams is None
+            or not on_codes
+            or op.attrs.get("several")
+        ):
             return super().step(op, values)
         inputs = [Op(s.name, "input", qparams=s.qparams) for s in dict.fromkeys(grids)]
         alone = IntGraph([*inputs, *(s for s in dict.fromkeys(sources) if s.kind == "dequantize"), op], Ref(op.name))
@@ -96,7 +112,11 @@ class OnnxRuntime(OnnxEngine):
     def float_ops(self) -> list[str]:
         """What the optimised network still computes in float."""
         kinds = {node.name for node in optimised(to_onnx(self.graph)).graph.node if node.op_type not in QUANTIZED}
-        return [name for name in super().float_ops if any(f"{name}{end}" in kinds for end in ("", "_result", "_result_pooled"))]
+        return [
+            name
+            for name in super().float_ops
+            if any(f"{name}{end}" in kinds for end in ("", "_result", "_result_pooled"))
+        ]
 
 
 class OpenVino(OnnxEngine):
@@ -129,7 +149,11 @@ def openvino_session(model: bytes) -> Session:
     import openvino
 
     core = openvino.Core()
-    config = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    config = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
     request = core.compile_model(core.read_model(model, b""), "CPU", config).create_infer_request()
     return lambda *arrays: tuple(np.array(value) for value in request.infer(list(arrays), share_inputs=True).values())
 
@@ -145,8 +169,8 @@ def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
 class OnnxNetwork:
     """An ONNX model as a deployed network: call it with tensors, NCHW (channels_last ones are copied first).
 
-    It gives what the model gave: a tensor, or (nested) tuples of such. It runs on as many threads as torch used when it was made.
-    Pictures may come in any number, but must have the size that it was made for: QuantError for others.
+    It gives what the model gave: a tensor, or (nested) tuples of such. It runs on as many threads as torch used when it
+    was made. Pictures may come in any number, but must have the size that it was made for: QuantError for others.
     `engine` is "onnxruntime" or "openvino".
     """
 
@@ -160,7 +184,9 @@ class OnnxNetwork:
 
     def __call__(self, *inputs: Tensor):
         try:
-            outputs = [torch.from_numpy(value) for value in self._run(*(x.detach().contiguous().numpy() for x in inputs))]
+            outputs = [
+                torch.from_numpy(value) for value in self._run(*(x.detach().contiguous().numpy() for x in inputs))
+            ]
         except Exception:  # each runtime has its own; to look before is a good part of a small network's time
             for x, made_for in zip(inputs, self._shapes):
                 _check_shape(tuple(x.shape), made_for)
@@ -194,11 +220,17 @@ class OnnxNetwork:
 def _dims(value: onnx.ValueInfoProto) -> list[int | None] | None:
     """The shape of a model's input: None for a size that may be any, or for all of them."""
     tensor = value.type.tensor_type
-    return [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim] if tensor.HasField("shape") else None
+    return (
+        [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        if tensor.HasField("shape")
+        else None
+    )
 
 
 def _check_shape(shape: tuple[int, ...], made_for: list[int | None] | None) -> None:
-    if made_for is None or (len(shape) == len(made_for) and all(size in (None, got) for got, size in zip(shape, made_for))):
+    if made_for is None or (
+        len(shape) == len(made_for) and all(size in (None, got) for got, size in zip(shape, made_for))
+    ):
         return
     got, wanted = ("x".join("N" if size is None else str(size) for size in sizes) for sizes in (shape, made_for))
     mend = "resize the pictures, or freeze or export the network at their size"

@@ -1,7 +1,8 @@
-"""torch's own integer kernels: fbgemm, qnnpack, x86 and onednn. Every call to torch's quantized operators is in this file.
+"""torch's own integer kernels: fbgemm, qnnpack, x86 and onednn. Every call to torch's quantized operators is in this
+file.
 
-That API is announced for removal (pytorch/pytorch#184982): `available()` asks torch what it has, and nothing else in the package
-needs this file.
+That API is announced for removal (pytorch/pytorch#184982): `available()` asks torch what it has, and nothing else in
+the package needs this file.
 """
 
 import contextlib
@@ -30,7 +31,8 @@ def available() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def use_engine(engine: str):
-    """Make `engine` the one that torch's quantized operators run on, and keep torch's notice about their future out of the way.
+    """Make `engine` the one that torch's quantized operators run on, and keep torch's notice about their future out of
+    the way.
 
     torch has one engine for the whole process: networks for two of them cannot run in two threads at a time.
     """
@@ -50,7 +52,9 @@ class TorchEngine(Executor):
 
     def __init__(self, graph: IntGraph, engine: str):
         if engine not in available():
-            raise QuantError(f"engine: {engine!r} is not available here; this torch runs {', '.join(available()) or 'none'}")
+            raise QuantError(
+                f"engine: {engine!r} is not available here; this torch runs {', '.join(available()) or 'none'}"
+            )
         super().__init__(graph)
         self.engine = engine
         self.phases: dict[str, int] = {}  # of a convolution's input
@@ -67,7 +71,8 @@ class TorchEngine(Executor):
     def move(self, op: Op, values: dict):
         if self.engine != "qnnpack" or not _is_dilated_pool(op):
             return super().move(op, values)
-        codes = op.attrs["call"](lambda name: values[name].int_repr().float())  # qnnpack's own is wrong where padded and dilated
+        # qnnpack's own is wrong where padded and dilated
+        codes = op.attrs["call"](lambda name: values[name].int_repr().float())
         return self.from_codes(codes.to(torch.uint8), op.qparams)
 
     def quantize(self, x: Tensor, qparams: QParams) -> Tensor:
@@ -99,14 +104,18 @@ class TorchEngine(Executor):
     def batch_norm(self, op: Op, x: Tensor) -> Tensor:
         mean, var = torch.zeros_like(op.bias), torch.ones_like(op.bias)
         scale, zero_point = op.qparams.scale, op.qparams.zero_point
-        return self._clamp(torch.ops.quantized.batch_norm2d(x, op.weight_scale, op.bias, mean, var, 0.0, scale, zero_point), op.qparams)
+        return self._clamp(
+            torch.ops.quantized.batch_norm2d(x, op.weight_scale, op.bias, mean, var, 0.0, scale, zero_point), op.qparams
+        )
 
     def instance_norm(self, op: Op, x: Tensor) -> Tensor:
-        """Sums of whole numbers in float32: over a row exact up to 1024 columns. torch's own kernel for code tensors is over 50 steps off
-        where values lie far from zero beside their spread."""
+        """Sums of whole numbers in float32: over a row exact up to 1024 columns. torch's own kernel for code tensors is
+        over 50 steps off where values lie far from zero beside their spread."""
         (grid,) = self.input_grids(op)
-        q = x.dequantize().mul_(1 / grid.scale).round_().add_(grid.zero_point - 128)  # codes - 128; `int_repr` takes as long as all else
-        total, squares = (values.permute(0, 2, 3, 1).sum(2).double().sum(1) for values in (q, q * q))  # in the order of the memory
+        # codes - 128; `int_repr` takes as long as all else
+        q = x.dequantize().mul_(1 / grid.scale).round_().add_(grid.zero_point - 128)
+        # in the order of the memory
+        total, squares = (values.permute(0, 2, 3, 1).sum(2).double().sum(1) for values in (q, q * q))
         factor, offset = scale_and_shift(op, grid.scale, total, squares, x.shape[2] * x.shape[3])
         return self.quantize(torch.addcmul(offset.float(), q, factor.float()), op.qparams)
 
@@ -117,7 +126,9 @@ class TorchEngine(Executor):
         return self._clamp(torch.ops.quantized.mul(x, y, op.qparams.scale, op.qparams.zero_point), op.qparams)
 
     def cat(self, op: Op, *xs: Tensor) -> Tensor:
-        out = torch.ops.quantized.cat(list(xs), dim=op.attrs["dim"], scale=op.qparams.scale, zero_point=op.qparams.zero_point)
+        out = torch.ops.quantized.cat(
+            list(xs), dim=op.attrs["dim"], scale=op.qparams.scale, zero_point=op.qparams.zero_point
+        )
         return self._clamp(out, op.qparams)
 
     def relu(self, op: Op, x: Tensor) -> Tensor:
@@ -159,8 +170,11 @@ def _leaky_relu(call: Call, codes: Tensor, scale: float, zero_point: int) -> Ten
 
 
 _NATIVE_FUNCTIONS = {
-    nn.Hardswish: _hardswish, nn.functional.hardswish: _hardswish, nn.LeakyReLU: _leaky_relu, nn.functional.leaky_relu: _leaky_relu,
-}  # fmt: skip
+    nn.Hardswish: _hardswish,
+    nn.functional.hardswish: _hardswish,
+    nn.LeakyReLU: _leaky_relu,
+    nn.functional.leaky_relu: _leaky_relu,
+}
 
 
 def _is_dilated_pool(op: Op) -> bool:
@@ -176,4 +190,6 @@ def _pack(op: Op):
     if op.kind == "linear":
         return torch.ops.quantized.linear_prepack(weight, op.bias)
     pairs = [ops.pair(op.attrs[name]) for name in ("stride", "padding", "dilation")]
-    return torch.ops.quantized.conv2d_prepack(weight.contiguous(memory_format=torch.channels_last), op.bias, *pairs, op.attrs["groups"])
+    return torch.ops.quantized.conv2d_prepack(
+        weight.contiguous(memory_format=torch.channels_last), op.bias, *pairs, op.attrs["groups"]
+    )

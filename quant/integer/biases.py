@@ -1,8 +1,10 @@
-"""Biases that integer arithmetic can hold: the last step of training, after which every engine adds the very numbers that fake-quant adds.
+"""Biases that integer arithmetic can hold: the last step of training, after which every engine adds the very numbers
+that fake-quant adds.
 
-An engine adds a bias to the sum of integer products, so it rounds it to a multiple of input scale times weight scale (arXiv:1712.05877,
-section 2.4). Some engines do, some add the real number. Where a channel's scale is large beside its output's the difference shows: a code
-in a thousand moves by a step, and a deep network names another class for a few pictures in a hundred.
+An engine adds a bias to the sum of integer products, so it rounds it to a multiple of input scale times weight scale
+(arXiv:1712.05877, section 2.4). Some engines do, some add the real number. Where a channel's scale is large beside its
+output's the difference shows: a code in a thousand moves by a step, and a deep network names another class for a few
+pictures in a hundred.
 """
 
 import torch
@@ -17,8 +19,9 @@ from quant.quantizers import Quantizer
 def snap_biases(graph: fx.GraphModule) -> None:
     """Move the biases of an attached, trained graph onto their integer grids, in place: by at most half a unit each.
 
-    A layer's bias is that of the batch norm behind it, if there is one. Call it when training or calibration has ended: ranges or weights
-    that change later move the grids. Layers that are used twice keep their biases, as do batch norms without a layer before them.
+    A layer's bias is that of the batch norm behind it, if there is one. Call it when training or calibration has ended:
+    ranges or weights that change later move the grids. Layers that are used twice keep their biases, as do batch norms
+    without a layer before them.
     """
     nodes = {node.name: node for node in graph.graph.nodes}
     calls = [node.target for node in nodes.values() if node.op == "call_module"]

@@ -20,7 +20,8 @@ from quant.integer.lowering import lower
 
 
 def convert(graph: fx.GraphModule, engine: str, codes_io: bool = False) -> Executor:
-    """The integer network of an attached graph on `engine` (quant.quantizers.grid.ENGINES): real images in, real outputs out, on the CPU.
+    """The integer network of an attached graph on `engine` (quant.quantizers.grid.ENGINES): real images in, real
+    outputs out, on the CPU.
 
     codes_io=True makes one that takes and gives code tensors (`code_inputs` prepares them). The graph is left as it is.
     Raises QuantError where ranges are missing, the engine cannot run here, or an operation has no place.
@@ -36,7 +37,10 @@ def code_inputs(executor: Executor, *inputs: Tensor) -> tuple:
 
 
 class Frozen:
-    """A traced and frozen network; call it like the module it came from. It runs on its engine whatever torch's current one is."""
+    """A traced and frozen network; call it like the module it came from.
+
+    It runs on its engine whatever torch's current one is.
+    """
 
     def __init__(self, module: torch.jit.ScriptModule, engine: str | None):
         self.module, self.engine = module, engine
@@ -53,9 +57,11 @@ class Frozen:
 
 
 def load_frozen(path: Path, engine: str | None = None) -> Frozen | OnnxNetwork:
-    """Read what the `save` of a frozen network wrote, of either sort: call what this returns. QuantError where it is neither.
+    """Read what the `save` of a frozen network wrote, of either sort: call what this returns. QuantError where it is
+    neither.
 
-    engine: "onnxruntime" (the default) or "openvino" for an ONNX model; a torch engine's module knows its own. Such a module is a
+    engine: "onnxruntime" (the default) or "openvino" for an ONNX model; a torch engine's module knows its own. Such a
+    module is a
     program: load only files that you made.
     """
     if not Path(path).is_file():
@@ -76,8 +82,8 @@ def load_frozen(path: Path, engine: str | None = None) -> Frozen | OnnxNetwork:
 def freeze(executor: Executor, *example_inputs) -> Frozen | OnnxNetwork:
     """The deployable form of an integer network: call it, or `save` it.
 
-    torch's engines: a Frozen trace; half of a small network's time is Python without it. onnxruntime and openvino: an OnnxNetwork for
-    inputs of this size (QuantError when called with another one), on as many threads as torch uses now.
+    torch's engines: a Frozen trace; half of a small network's time is Python without it. onnxruntime and openvino: an
+    OnnxNetwork for inputs of this size (QuantError when called with another one), on as many threads as torch uses now.
     """
     if executor.engine == "reference":
         raise QuantError("engine: 'reference' is the oracle, it has no frozen form; convert for another engine")
@@ -92,7 +98,10 @@ def freeze(executor: Executor, *example_inputs) -> Frozen | OnnxNetwork:
 
 
 def freeze_float(model: nn.Module, *example_inputs: Tensor, engine: str = "torch") -> Frozen | OnnxNetwork:
-    """The float baseline that a user would really deploy, batch norm folded: "torch" channels_last, traced and frozen, or "onnxruntime"."""
+    """The float baseline that a user would really deploy, batch norm folded:
+
+    "torch" channels_last, traced and frozen, or "onnxruntime".
+    """
     model = copy.deepcopy(model).cpu().eval()
     if engine != "torch":
         _check_onnx_engine(engine)
@@ -123,7 +132,9 @@ def _in_tuples(value: object) -> Tensor | tuple:
 
 def _check_onnx_engine(engine: str) -> None:
     if engine not in executors.ONNX_ENGINES or engine not in executors.available():
-        raise QuantError(f"engine: {engine!r} runs no ONNX models here; choose from {', '.join(executors.ONNX_ENGINES)}")
+        raise QuantError(
+            f"engine: {engine!r} runs no ONNX models here; choose from {', '.join(executors.ONNX_ENGINES)}"
+        )
 
 
 def _onnx_network(graph: IntGraph, engine: str, example_inputs: tuple) -> OnnxNetwork:

@@ -1,9 +1,11 @@
 """A transposed convolution as an ordinary one, so that every engine's integer convolution computes it, exactly.
 
-In one dimension, with stride s, padding p and K taps (dilation written out as zeros between taps), the transposed convolution is
+In one dimension, with stride s, padding p and K taps (dilation written out as zeros between taps), the transposed
+convolution is
     y[n] = sum over q, k with q s + k = n + p of x[q] w[k].
-Write n + p = s m + i with 0 <= i < s, and k = s t + i: the output's phase i is the convolution sum_t x[m - t] w[s t + i]. So s
-convolutions of T = ceil(K / s) taps, stacked as output channels, give all outputs after interleaving; p then only crops.
+Write n + p = s m + i with 0 <= i < s, and k = s t + i: the output's phase i is the convolution sum_t x[m - t] w[s t +
+i]. So s convolutions of T = ceil(K / s) taps, stacked as output channels, give all outputs after interleaving; p then
+only crops.
 """
 
 import torch.nn.functional as F
@@ -15,16 +17,23 @@ from quant.integer.graph import Op
 def out_first(weight: Tensor, groups: int) -> Tensor:
     """A transposed convolution's weight (in, out / groups, kh, kw) as a convolution's: (out, in / groups, kh, kw)."""
     inputs, outputs, *kernel = weight.shape
-    return weight.reshape(groups, inputs // groups, outputs, *kernel).transpose(1, 2).reshape(groups * outputs, inputs // groups, *kernel)
+    return (
+        weight.reshape(groups, inputs // groups, outputs, *kernel)
+        .transpose(1, 2)
+        .reshape(groups * outputs, inputs // groups, *kernel)
+    )
 
 
 def as_convolution(op: Op) -> tuple[Op, tuple[int, int], tuple[slice, slice]]:
-    """(convolution of all phases, stride to interleave them by, what to keep of the rows and columns) of a "deconv" operation.
+    """(convolution of all phases, stride to interleave them by, what to keep of the rows and columns) of a "deconv"
+    operation.
 
     op: weight as `out_first` gives it, attrs stride, padding, output_padding, dilation and groups of the float layer.
     """
     weight, padding, keep = op.weight, [], []
-    for dim, stride, p, extra, dilation in zip((2, 3), *(op.attrs[n] for n in ("stride", "padding", "output_padding", "dilation"))):
+    for dim, stride, p, extra, dilation in zip(
+        (2, 3), *(op.attrs[n] for n in ("stride", "padding", "output_padding", "dilation"))
+    ):
         weight = _spread(weight, dim, dilation)
         size = weight.shape[dim]
         taps = -(-max(size, size + extra - p) // stride)

@@ -1,12 +1,15 @@
 """The integer graph: what a trained network is once every number has its grid. Executors run it (quant/executors).
 
-A list of operations in order. Each names its inputs by the names of earlier operations; those that make an integer tensor carry its grid.
+A list of operations in order. Each names its inputs by the names of earlier operations; those that make an integer
+tensor carry its grid.
 
 kind         makes                                                  fields used
-input        an input of the network: real, with qparams codes      attrs: shape (of the example that it was attached with)
+input        an input of the network: real, with qparams codes      attrs: shape (of the example that it was attached
+             with)
 quantize     codes of a real tensor                                 qparams
 dequantize   real values of codes                                   -
-conv         W * x + b, requantized; also averages over windows     weight, weight_scale, bias, attrs: stride padding dilation groups
+conv         W * x + b, requantized; also averages over windows     weight, weight_scale, bias, attrs: stride padding
+             dilation groups
 linear       W x + b, requantized                                   weight, weight_scale, bias
 batch_norm   a x + b by channel, requantized                        weight_scale (a, of either sign), bias
 instance_norm  the same after (x - mean) / deviation by picture     weight_scale, bias, attrs: eps
@@ -14,7 +17,8 @@ add mul cat  of codes on unlike grids, requantized                  attrs (cat):
 relu         codes not below the zero point                         -
 function     any function of real values, requantized               attrs: call
 resize       averages of codes of one tensor, rounded, same grid    attrs: call (a bilinear resizing)
-move         any selection or rearrangement, on codes               attrs: call, several (whether it makes several tensors)
+move         any selection or rearrangement, on codes               attrs: call, several (whether it makes several
+             tensors)
 float        any function, its result real or not a tensor at all   attrs: call, computes (whether it does arithmetic)
 """
 
@@ -103,12 +107,20 @@ class IntGraph:
         stubs = {op.inputs[0]: op for op in self.ops if op.kind == "quantize" and self.op(op.inputs[0]).kind == "input"}
         ends = {op.name: op.inputs[0] for op in self.outputs if op.kind == "dequantize"}
         kept = [op for op in self.ops if op.name not in ends and op not in stubs.values()]
-        ops = [Op(stubs[op.name].name, "input", (), stubs[op.name].qparams, attrs=op.attrs) if op.name in stubs else op for op in kept]
+        ops = [
+            Op(stubs[op.name].name, "input", (), stubs[op.name].qparams, attrs=op.attrs) if op.name in stubs else op
+            for op in kept
+        ]
         known = {op.name for op in ops}
         missing = sorted({name for op in ops for name in op.inputs} - known)
         if missing:
-            raise QuantError(f"codes_io: {missing[0]} is read as a real value inside the network too; convert it with real inputs")
-        return IntGraph(ops, fx.node.map_aggregate(self.output, lambda v: Ref(ends.get(v.name, v.name)) if isinstance(v, Ref) else v))
+            raise QuantError(
+                f"codes_io: {missing[0]} is read as a real value inside the network too; convert it with real inputs"
+            )
+        return IntGraph(
+            ops,
+            fx.node.map_aggregate(self.output, lambda v: Ref(ends.get(v.name, v.name)) if isinstance(v, Ref) else v),
+        )
 
     @property
     def float_ops(self) -> list[str]:

@@ -1,8 +1,10 @@
-"""Lower a trained, attached graph to an integer graph: fold batch norm, turn weights into codes, give each tensor its grid.
+"""Lower a trained, attached graph to an integer graph: fold batch norm, turn weights into codes, give each tensor its
+grid.
 
-Folding (arXiv:1712.05877, section 3.2, per channel): y = gamma (W x + b - mean) / sqrt(var + eps) + beta has weight scale
-scale_c |gamma_c| / sqrt(var_c + eps_c) on the same codes, negated where gamma is negative; gamma 0 leaves a constant channel. Codes of
-few bits are stored as multiples (scale * code = scale / 9 * 9 code), because biases are rounded to the product of the scales.
+Folding (arXiv:1712.05877, section 3.2, per channel): y = gamma (W x + b - mean) / sqrt(var + eps) + beta has weight
+scale scale_c |gamma_c| / sqrt(var_c + eps_c) on the same codes, negated where gamma is negative; gamma 0 leaves a
+constant channel. Codes of few bits are stored as multiples (scale * code = scale / 9 * 9 code), because biases are
+rounded to the product of the scales.
 """
 
 import copy
@@ -41,7 +43,11 @@ class _Pending:
         """The grid without the codes that the ReLU cuts off."""
         floor, ceiling = self.bounds
         qmin = qparams.zero_point if floor == 0.0 else qparams.qmin
-        qmax = qparams.qmax if ceiling == float("inf") else min(qparams.qmax, qparams.zero_point + round(ceiling / qparams.scale))
+        qmax = (
+            qparams.qmax
+            if ceiling == float("inf")
+            else min(qparams.qmax, qparams.zero_point + round(ceiling / qparams.scale))
+        )
         return replace(qparams, qmin=qmin, qmax=qmax)
 
     def fold(self, bn: nn.Module) -> None:
@@ -118,21 +124,33 @@ class _Lowering:
             return Ref(self.real(value))
         if isinstance(value, (tuple, list)):
             return tuple(self.outputs(part) for part in value)
-        raise QuantError(f"the network gives a {type(value).__name__}; let it give tensors, alone or in (nested) tuples")
+        raise QuantError(
+            f"the network gives a {type(value).__name__}; let it give tensors, alone or in (nested) tuples"
+        )
 
     def operation(self, node: fx.Node, module: nn.Module | None) -> str | _Pending:
         kind = ops.kind(self.graph, node)
         if kind in ops.LAYERS and hasattr(module, "weight_quant"):
             return self.layer(node, kind, module)
         source = self.values[node.args[0]] if node.args and isinstance(node.args[0], fx.Node) else ""
-        if kind == "batch_norm" and isinstance(source, _Pending) and source.bounds == UNBOUNDED and ops.folds(self.graph, node.args[0]):
+        if (
+            kind == "batch_norm"
+            and isinstance(source, _Pending)
+            and source.bounds == UNBOUNDED
+            and ops.folds(self.graph, node.args[0])
+        ):
             folded = source.copy()
             folded.fold(module)
             return folded
         if kind == "batch_norm" and self.is_code(source) and len(node.meta["shape"]) == 4 and self.is_quantized(node):
             factor, offset = _affine(module, node.target)
             return _Pending(Op(node.name, kind, (source,), weight_scale=factor.float(), bias=offset.float()))
-        if kind == "instance_norm" and self.is_code(source) and len(node.meta["shape"]) == 4 and self.is_quantized(node):
+        if (
+            kind == "instance_norm"
+            and self.is_code(source)
+            and len(node.meta["shape"]) == 4
+            and self.is_quantized(node)
+        ):
             return self.instance_norm(node, module, source)
         if kind in ("add", "mul", "cat") and self.on_grids(node):
             return self.combination(node, kind)
@@ -144,10 +162,16 @@ class _Lowering:
             return self.emit(Op(node.name, "relu", (self.values[node.args[0]],), self.grid(node.args[0])))
         if kind == "move" and self.is_code(source) and (padding := ops.padding(self.graph, node)):
             call = Call(pad, (Ref(source), *padding, self.grids[source].zero_point), {})
-            return self.emit(Op(node.name, "move", (source,), self.grids[source], attrs={"call": call, "computes": True}))
+            return self.emit(
+                Op(node.name, "move", (source,), self.grids[source], attrs={"call": call, "computes": True})
+            )
         if kind == "resize" and self.is_code(source) and self.is_rounded(node):
             return _Pending(self.called(node, module, "resize", self.settled))
-        if node.op.startswith("call") and ops.target(self.graph, node) in pooling.AVERAGES and (conv := self.pooling(node, module, source)):
+        if (
+            node.op.startswith("call")
+            and ops.target(self.graph, node) in pooling.AVERAGES
+            and (conv := self.pooling(node, module, source))
+        ):
             return _Pending(conv)
         return self.call(node, kind, module)
 
@@ -172,9 +196,13 @@ class _Lowering:
         return _Pending(Op(node.name, kind, (source,), None, codes * finer, scale / finer, bias.float().cpu(), attrs))
 
     def instance_norm(self, node: fx.Node, norm: nn.Module, source: str) -> _Pending:
-        gamma, beta = (norm.weight, norm.bias) if norm.affine else (torch.ones(norm.num_features), torch.zeros(norm.num_features))
+        gamma, beta = (
+            (norm.weight, norm.bias) if norm.affine else (torch.ones(norm.num_features), torch.zeros(norm.num_features))
+        )
         gamma, beta = (t.detach().float().cpu().clone() for t in (gamma, beta))
-        return _Pending(Op(node.name, "instance_norm", (source,), weight_scale=gamma, bias=beta, attrs={"eps": norm.eps}))
+        return _Pending(
+            Op(node.name, "instance_norm", (source,), weight_scale=gamma, bias=beta, attrs={"eps": norm.eps})
+        )
 
     def combination(self, node: fx.Node, kind: str) -> _Pending:
         sources = node.args[0] if kind == "cat" else node.args[:2]
@@ -215,7 +243,9 @@ class _Lowering:
         return self.emit(Op(node.name, "quantize", (source,), qparams))
 
     def global_average(self, name: str, op: Op, qparams: QParams) -> str:
-        """A mean over rows and columns as pooling and a flattening of codes, which engines know as integer operations."""
+        """A mean over rows and columns as pooling and a flattening of codes, which engines know as integer
+        operations.
+        """
         pool = Call(nn.AdaptiveAvgPool2d(1), op.attrs["call"].args[:1], {})
         pooled = self.emit(Op(f"{name}_pooled", "function", op.inputs, qparams, attrs=op.attrs | {"call": pool}))
         flatten = Call(nn.Flatten(), (Ref(pooled),), {})
@@ -228,7 +258,9 @@ class _Lowering:
         return self.emit(Op(op.name, "move", (conv.name,), op.qparams, attrs={"call": call, "computes": True}))
 
     def transformed(self, node: fx.Node, quantizer: Quantizer, qparams: QParams) -> str:
-        """A quantizer whose values are a function of its input, computed in real numbers and then on its grid exactly."""
+        """A quantizer whose values are a function of its input, computed in real numbers and then on its grid
+        exactly.
+        """
         real = self.real(node.args[0])
         call = Call(copy.deepcopy(quantizer).cpu().eval(), (Ref(real),), {})
         return self.emit(Op(node.name, "function", (real,), qparams, attrs={"call": call}))
@@ -246,7 +278,11 @@ class _Lowering:
     def called(self, node: fx.Node, module: nn.Module | None, kind: str, name_of: Callable[[fx.Node], str]) -> Op:
         """A node as an operation that makes its call, inputs as `name_of` gives them."""
         # a copy: what is shipped must not move with a model that trains on
-        function = copy.deepcopy(module).cpu().eval().requires_grad_(False) if module is not None else _function(self.graph, node)
+        function = (
+            copy.deepcopy(module).cpu().eval().requires_grad_(False)
+            if module is not None
+            else _function(self.graph, node)
+        )
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: Ref(name_of(n)))
         inputs = tuple(name_of(n) for n in node.all_input_nodes)
         return Op(node.name, kind, inputs, attrs={"call": Call(function, tuple(args), dict(kwargs))})
@@ -268,9 +304,9 @@ class _Lowering:
         name = self.settled(node)
         if name not in self.grids or not node.meta.get("is_float"):
             return name
-        return next((op.name for op in self.ops if op.kind == "dequantize" and op.inputs == (name,)), None) or self.emit(
-            Op(f"{name}_real", "dequantize", (name,))
-        )
+        return next(
+            (op.name for op in self.ops if op.kind == "dequantize" and op.inputs == (name,)), None
+        ) or self.emit(Op(f"{name}_real", "dequantize", (name,)))
 
     def grid(self, node: fx.Node) -> QParams:
         return self.grids[self.values[node]]
@@ -292,7 +328,9 @@ class _Lowering:
 
     def is_rounded(self, node: fx.Node) -> bool:
         """Whether a node's values go back to the grid of its input."""
-        return all(u.op == "call_module" and isinstance(self.graph.get_submodule(u.target), SameGrid) for u in node.users)
+        return all(
+            u.op == "call_module" and isinstance(self.graph.get_submodule(u.target), SameGrid) for u in node.users
+        )
 
     def reads_real(self, node: fx.Node) -> bool:
         """Whether a node reads a float tensor that is on no grid."""
@@ -301,12 +339,21 @@ class _Lowering:
 
 def _geometry(node: fx.Node, module: nn.Module) -> dict:
     """Stride, padding and so on of a convolution, as numbers."""
-    names = ("stride", "padding", "dilation", "groups") + (("output_padding",) if isinstance(module, nn.ConvTranspose2d) else ())
+    names = ("stride", "padding", "dilation", "groups") + (
+        ("output_padding",) if isinstance(module, nn.ConvTranspose2d) else ()
+    )
     found = {name: getattr(module, name) for name in names} | {"padding": ops.zero_padding(module)}
     if "output_padding" in found:  # a call may choose the output's size
         (*_, height, width), (*_, h, w) = node.args[0].meta["shape"], node.meta["shape"]
-        least = F.conv_transpose2d(torch.empty(1, module.in_channels, height, width, device="meta"), module.weight.to("meta"), None,
-                                   *(found[name] for name in ("stride", "padding")), 0, module.groups, module.dilation).shape  # fmt: skip
+        least = F.conv_transpose2d(
+            torch.empty(1, module.in_channels, height, width, device="meta"),
+            module.weight.to("meta"),
+            None,
+            *(found[name] for name in ("stride", "padding")),
+            0,
+            module.groups,
+            module.dilation,
+        ).shape
         found["output_padding"] = (h - least[2], w - least[3])
     return found
 
@@ -316,7 +363,9 @@ def _is_global_average(node: fx.Node) -> bool:
     if node.target not in (torch.mean, "mean") or len(node.meta["shape"]) != 2:
         return False
     dims = ops.argument(node, 1, "dim", ())
-    return len(node.args[0].meta["shape"]) == 4 and sorted(d % 4 for d in (dims if isinstance(dims, (tuple, list)) else ())) == [2, 3]
+    return len(node.args[0].meta["shape"]) == 4 and sorted(
+        d % 4 for d in (dims if isinstance(dims, (tuple, list)) else ())
+    ) == [2, 3]
 
 
 class _Attribute:
@@ -342,5 +391,6 @@ class _Method:
 def _function(graph: fx.GraphModule, node: fx.Node):
     if node.op == "get_attr":
         return _Attribute(operator.attrgetter(node.target)(graph).detach().cpu().clone())
-    name = "reshape" if node.target == "view" else node.target  # codes may lie in memory in another order than the values traced
+    # codes may lie in memory in another order than the values traced
+    name = "reshape" if node.target == "view" else node.target
     return _Method(name) if node.op == "call_method" else node.target

@@ -1,4 +1,6 @@
-"""Does the integer network compute what was trained? Layer by layer on equal integer inputs, and end to end on real ones."""
+"""Does the integer network compute what was trained? Layer by layer on equal integer inputs, and end to end on real
+ones.
+"""
 
 from dataclasses import dataclass
 
@@ -30,7 +32,8 @@ class ParityReport:
     """What `parity` found: layer by layer in `rows`, and fake-quant against the engine end to end, over all outputs.
 
     output_steps  the largest difference of an output, in steps of its own grid
-    agreement     share of positions whose argmax over dimension 1 is equal: of pictures for logits (N, K), of pixels for (N, K, H, W)
+    agreement     share of positions whose argmax over dimension 1 is equal: of pictures for logits (N, K), of pixels
+                  for (N, K, H, W)
     """
 
     engine: str
@@ -50,7 +53,8 @@ class ParityReport:
     def __str__(self) -> str:
         worst = self.worst
         return (
-            f"parity on {self.engine}, {self.images} images: at most {self.layer_steps:g} steps in a layer ({worst.kind} {worst.name}), "
+            f"parity on {self.engine}, {self.images} images: at most {self.layer_steps:g} steps in a layer "
+            f"({worst.kind} {worst.name}), "
             f"{self.output_steps:g} at the output, {100 * self.agreement:.1f} % of equal argmax"
         )
 
@@ -59,7 +63,8 @@ class ParityReport:
         if not self.layer_steps <= max_layer_steps:  # NaN is no small difference
             w = self.worst
             raise QuantError(
-                f"parity on {self.engine}: {w.kind} {w.name} is off by {max(w.fake_quant_steps, w.engine_steps):g} steps "
+                f"parity on {self.engine}: {w.kind} {w.name} is off by {max(w.fake_quant_steps, w.engine_steps):g} "
+                "steps "
                 f"(at most {max_layer_steps:g}); train for this engine, or convert for another one"
             )
         return self
@@ -69,8 +74,8 @@ class ParityReport:
 def parity(graph: fx.GraphModule, executor: Executor, images: Tensor) -> ParityReport:
     """Compare an attached graph with its integer network on `images`, (N, C, H, W) real and normalised as in training.
 
-    Layer by layer: each operation gets the reference's integer inputs, once in fake-quant arithmetic and once on the engine, and is
-    compared with the reference's output codes. End to end: the graph against the engine.
+    Layer by layer: each operation gets the reference's integer inputs, once in fake-quant arithmetic and once on the
+    engine, and is compared with the reference's output codes. End to end: the graph against the engine.
     """
     if not len(images) or not images.isfinite().all():
         raise QuantError("images: none, or values that are not finite; parity needs real pictures")
@@ -122,7 +127,9 @@ def engine_steps(reference: Reference, executor: Executor, values: dict[str, obj
 
 
 class _FakeQuantSteps(fx.Interpreter):
-    """Runs the attached graph; behind each quantizer it notes the distance to the reference and goes on with the reference's value."""
+    """Runs the attached graph; behind each quantizer it notes the distance to the reference and goes on with the
+    reference's value.
+    """
 
     def __init__(self, graph: fx.GraphModule, reference: Reference, values: dict[str, object]):
         super().__init__(graph)
@@ -148,7 +155,9 @@ def output_steps(graph: IntGraph) -> list[float]:
     for number, end in enumerate(ends):
         if end.qparams is None or end.attrs.get("several"):
             which = f"output {number} of the network" if len(ends) > 1 else "the network's output"
-            raise QuantError(f"{which} ({end.name}) is not one tensor on a grid, so it has no step to compare in; quantize it")
+            raise QuantError(
+                f"{which} ({end.name}) is not one tensor on a grid, so it has no step to compare in; quantize it"
+            )
     return [end.qparams.scale for end in ends]
 
 

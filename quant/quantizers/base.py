@@ -18,10 +18,11 @@ INF = float("inf")
 class Quantizer(nn.Module, ABC):
     """A module from tensor to tensor of the same shape and dtype, its values on a grid of at most 2^bits values.
 
-    `observe` and `fake_quant` switch the tracking of ranges and the rounding; ranges that are learned go on learning. `batches` counts
-    the training batches since the first observed one (calls: a quantizer shared by several tensors takes in each in turn). These and
-    the width travel in the state dict, as Python values, because reading them must not wait for a device: load a checkpoint on every rank.
-    All other state is in buffers and Parameters. In evaluation mode nothing changes. A zero range never divides.
+    `observe` and `fake_quant` switch the tracking of ranges and the rounding; ranges that are learned go on learning.
+    `batches` counts the training batches since the first observed one (calls: a quantizer shared by several tensors
+    takes in each in turn). These and the width travel in the state dict, as Python values, because reading them must
+    not wait for a device: load a checkpoint on every rank. All other state is in buffers and Parameters. In evaluation
+    mode nothing changes. A zero range never divides.
     """
 
     lr_scale = 1.0  # learning rate of a quantizer's own Parameters, relative to that of the weights
@@ -65,9 +66,10 @@ class Quantizer(nn.Module, ABC):
 class ActivationQuantizer(Quantizer):
     """Quantizes what flows between layers, on one grid for the whole tensor.
 
-    `floor` and `ceiling` are the bounds of an activation function fused into the clamp: 0 and inf for ReLU, 0 and 6 for ReLU6,
-    -inf and inf for none. They hold with the rounding switched off too, so the module then computes the plain activation. `signed`
-    says whether values below zero can come; methods with a fixed zero spend all codes above it otherwise.
+    `floor` and `ceiling` are the bounds of an activation function fused into the clamp: 0 and inf for ReLU, 0 and 6 for
+    ReLU6, -inf and inf for none. They hold with the rounding switched off too, so the module then computes the plain
+    activation. `signed` says whether values below zero can come; methods with a fixed zero spend all codes above it
+    otherwise.
     """
 
     transforms = False  # whether values change by more than rounding and clamping
@@ -104,9 +106,13 @@ class ActivationQuantizer(Quantizer):
     def qparams(self) -> QParams:
         """The grid as 8-bit codes; QuantError where there is none."""
         if self.batches and not self.ready():
-            raise QuantError(f"an activation quantizer is still in its delay, after {self.batches} training batches; train on")
+            raise QuantError(
+                f"an activation quantizer is still in its delay, after {self.batches} training batches; train on"
+            )
         if not self.ready():
-            raise QuantError("an activation quantizer has seen no data: run some batches through the model in training mode first")
+            raise QuantError(
+                "an activation quantizer has seen no data: run some batches through the model in training mode first"
+            )
         return self.grid()
 
     def activate(self, x: Tensor) -> Tensor:
@@ -125,7 +131,10 @@ class ActivationQuantizer(Quantizer):
             raise QuantError(f"the scale of an activation is {scale}: training has diverged; lower the learning rate")
         zero_point = positive if self.signed else 0
         if zero_point + positive > 255:
-            raise QuantError(f"{type(self).__name__}: {positive} levels on either side of zero do not fit 8-bit codes; take fewer bits")
+            raise QuantError(
+                f"{type(self).__name__}: {positive} levels on either side of zero do not fit 8-bit codes; take fewer "
+                "bits"
+            )
         top = positive if self.ceiling == INF else min(positive, round(self.ceiling / scale))
         return QParams(float(np.float32(scale)), zero_point, zero_point if self.floor == 0.0 else 0, zero_point + top)
 
@@ -162,7 +171,9 @@ class WeightQuantizer(Quantizer):
         largest = int(codes.abs().max())
         if largest > self.limit:
             name = type(self).__name__
-            raise QuantError(f"{name}: codes reach {largest}, this engine takes {self.limit}; take fewer bits, or another engine")
+            raise QuantError(
+                f"{name}: codes reach {largest}, this engine takes {self.limit}; take fewer bits, or another engine"
+            )
         return codes.to(torch.int8)
 
     def one_grid(self, weight: Tensor, granularity: str = "channel") -> list[int]:
@@ -173,7 +184,9 @@ class WeightQuantizer(Quantizer):
 def check_range(field: str, value: float, low: float, high: float = INF) -> float:
     """`value` if it lies between `low` and `high`, else QuantError."""
     if not low <= value <= high:
-        raise QuantError(f"{field}: {value}, must be " + (f"at least {low:g}" if high == INF else f"between {low:g} and {high:g}"))
+        raise QuantError(
+            f"{field}: {value}, must be " + (f"at least {low:g}" if high == INF else f"between {low:g} and {high:g}")
+        )
     return value
 
 
@@ -215,7 +228,9 @@ def sample(x: Tensor, most: int = 2**14) -> Tensor:
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """The sum of a * b, in one pass where the two lie alike in memory."""
-    alike = a.stride() == b.stride() and (a.is_contiguous() or (a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last)))
+    alike = a.stride() == b.stride() and (
+        a.is_contiguous() or (a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last))
+    )
     return torch.dot(*(t.as_strided((t.numel(),), (1,)) for t in (a, b))) if alike else (a * b).sum()
 
 

@@ -1,6 +1,8 @@
-"""`dorefa`, arXiv:1606.06160: weights squashed by tanh into [-1, 1], activations clipped to [0, 1]. (Gradients: quant/quantizers/gradients.py.)
+"""`dorefa`, arXiv:1606.06160: weights squashed by tanh into [-1, 1], activations clipped to [0, 1]. (Gradients:
+quant/quantizers/gradients.py.)
 
-    q(r) = round(n r) / n, n = 2^bits - 1          weights:  t = tanh(w), m = max|t|, y = 2 q(t / 2m + 1/2) - 1 (equation 9)
+    q(r) = round(n r) / n, n = 2^bits - 1          weights:  t = tanh(w), m = max|t|, y = 2 q(t / 2m + 1/2) - 1
+                                                   (equation 9)
     1 bit: y = sign(w) mean|w| (equation 7)        activations: y = q(clip(x, 0, 1)) (equation 11)
 Weights have 2^bits values, none of them zero, and magnitude 1 whatever w is: they want a batch norm behind each layer.
 """
@@ -14,7 +16,8 @@ from quant.quantizers.grid import SMALLEST_SCALE, QParams, positive_levels
 
 
 class DorefaWeight(WeightQuantizer):
-    """weight_grad  "max_detached": m is a constant (default: no weight moves another); "through_max": differentiated, as in the paper's
+    """weight_grad  "max_detached": m is a constant (default: no weight moves another); "through_max": differentiated,
+                    as in the paper's
     code; "identity": dw = g. Values are odd multiples of 1/n, so that 8 bits take codes to 255, beyond any engine."""
 
     narrowest = 1
@@ -30,7 +33,8 @@ class DorefaWeight(WeightQuantizer):
         n, t = 2**self.bits - 1, torch.tanh(weight)
         largest = t.abs().max().clamp(min=SMALLEST_SCALE)
         y = t / (largest if self.weight_grad == "through_max" else largest.detach())
-        y.detach().add_(1.0).mul_(n / 2.0).round_().mul_(2.0 / n).sub_(1.0)  # 2 q(y / 2 + 1/2) - 1, behind autograd's back
+        # 2 q(y / 2 + 1/2) - 1, behind autograd's back
+        y.detach().add_(1.0).mul_(n / 2.0).round_().mul_(2.0 / n).sub_(1.0)
         return straight_through(weight, y) if self.weight_grad == "identity" else y
 
     @torch.no_grad()

@@ -1,10 +1,12 @@
-"""The arithmetic of fake-quant: round onto a grid in the forward pass, pass gradients by a mask of our own in the backward pass.
+"""The arithmetic of fake-quant: round onto a grid in the forward pass, pass gradients by a mask of our own in the
+backward pass.
 
-    y = scale * round(clamp(x, lo, hi) / scale)      dx = g where lo <= x <= hi, else 0       (arXiv:1712.05877, section 3; arXiv:1308.3432)
+    y = scale * round(clamp(x, lo, hi) / scale)      dx = g where lo <= x <= hi, else 0       (arXiv:1712.05877, section
+                                                     3; arXiv:1308.3432)
 
-Bounds and scales are Python numbers on a CPU (fastest: one new tensor, then in place, about the cost of two ReLUs) and tensors elsewhere,
-where nothing may wait for the device. The mask is ours because library clamps differ at the bounds: torch's hardtanh drops the gradient
-of the largest element, which sits exactly on an observed maximum.
+Bounds and scales are Python numbers on a CPU (fastest: one new tensor, then in place, about the cost of two ReLUs) and
+tensors elsewhere, where nothing may wait for the device. The mask is ours because library clamps differ at the bounds:
+torch's hardtanh drops the gradient of the largest element, which sits exactly on an observed maximum.
 
 Example:
     >>> x = torch.tensor([-1.0, 0.24, 0.26, 9.0])
@@ -36,7 +38,10 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def _fake_quantize(x: Tensor, lo: float, hi: float, scale: float, relu: bool, through: bool) -> Tensor:
-    """With numbers: torch's own clamp and its gradient, the rounding done behind autograd's back. No Python runs in the backward pass."""
+    """With numbers: torch's own clamp and its gradient, the rounding done behind autograd's back.
+
+    No Python runs in the backward pass.
+    """
     y = x.clone() if through else F.hardtanh(x, lo if relu else _below(lo), _above(hi))
     values = y.detach()  # the same memory
     if through:
@@ -45,26 +50,34 @@ def _fake_quantize(x: Tensor, lo: float, hi: float, scale: float, relu: bool, th
     return y
 
 
-def fake_quantize(x: Tensor, lo: Number, hi: Number, scale: Number, relu: bool = False, through: bool = False) -> Tensor:
+def fake_quantize(
+    x: Tensor, lo: Number, hi: Number, scale: Number, relu: bool = False, through: bool = False
+) -> Tensor:
     """Fake-quantize x of any shape; keeps shape, dtype and memory format.
 
-    lo, hi and scale are Python numbers or tensors that broadcast over x; lo and hi are multiples of scale. `relu` says that the clamp at
-    lo = 0 is the group's ReLU: then x = 0 gets no gradient, as in torch's ReLU. `through` gives clamped values a gradient too. Arithmetic
-    is float32 for a bfloat16 or float16 x, so autocast rounds once, at the end.
+    lo, hi and scale are Python numbers or tensors that broadcast over x; lo and hi are multiples of scale. `relu` says
+    that the clamp at lo = 0 is the group's ReLU: then x = 0 gets no gradient, as in torch's ReLU. `through` gives
+    clamped values a gradient too. Arithmetic is float32 for a bfloat16 or float16 x, so autocast rounds once, at the
+    end.
     """
     function = _FakeQuantize.apply if isinstance(scale, Tensor) else _fake_quantize
     return function(widen(x), lo, hi, scale, relu, through).to(x.dtype)
 
 
 def fake_quantize_weight(w: Tensor, scale: Tensor) -> Tensor:
-    """Round weights of any shape onto a symmetric grid, unclamped; `scale` broadcasts over w; the gradient passes straight through."""
+    """Round weights of any shape onto a symmetric grid, unclamped;
+
+    `scale` broadcasts over w; the gradient passes straight through.
+    """
     y = w.clone()
     y.detach().div_(scale).round_().mul_(scale)
     return y
 
 
 def straight_through(x: Tensor, y: Tensor) -> Tensor:
-    """The values of y, with the gradient of x: exactly y, where the usual x + (y - x).detach() is off by a rounding error."""
+    """The values of y, with the gradient of x: exactly y, where the usual x + (y - x).detach() is off by a rounding
+    error.
+    """
     z = x.clone()
     z.detach().copy_(y)
     return z
@@ -76,7 +89,9 @@ def round_to_grid(x: Tensor, lo: Number, hi: Number, scale: Number) -> Tensor:
     return (y.div_(scale) if isinstance(scale, Tensor) else y.mul_(1.0 / scale)).round_().mul_(scale)
 
 
-def inside(grad: Tensor, x: Tensor, lo: Number, hi: Number, open_below: bool = False, open_above: bool = False) -> Tensor:
+def inside(
+    grad: Tensor, x: Tensor, lo: Number, hi: Number, open_below: bool = False, open_above: bool = False
+) -> Tensor:
     """`grad` where lo <= x <= hi, 0 elsewhere; `open_below` and `open_above` exclude the bounds themselves."""
     if isinstance(hi, Tensor):
         above_lo, below_hi = x > lo if open_below else x >= lo, x < hi if open_above else x <= hi
@@ -86,7 +101,9 @@ def inside(grad: Tensor, x: Tensor, lo: Number, hi: Number, open_below: bool = F
 
 
 def numbers(*values: Tensor) -> tuple[Number, ...]:
-    """0-dim tensors as Python numbers on a CPU, where asking costs nothing; as they are elsewhere and where they have several elements."""
+    """0-dim tensors as Python numbers on a CPU, where asking costs nothing; as they are elsewhere and where they have
+    several elements.
+    """
     return tuple(v.item() if v.device.type == "cpu" and v.dim() == 0 else v.detach() for v in values)
 
 

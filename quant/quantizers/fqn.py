@@ -1,8 +1,9 @@
-"""`fqn`, Fully Quantized Network for object detection (Li et al., CVPR 2019): affine grids over ranges without their outliers.
+"""`fqn`, Fully Quantized Network for object detection (Li et al., CVPR 2019): affine grids over ranges without their
+outliers.
 
 Weights      nudged affine grid over [min w_c, max w_c] of each output channel
-Activations  bounds are the (1-percentile, percentile) quantiles of the batch: averaged over the first `calib_batches`, then a moving
-             average; values and gradients are clipped outside
+Activations  bounds are the (1-percentile, percentile) quantiles of the batch: averaged over the first `calib_batches`,
+             then a moving average; values and gradients are clipped outside
 The paper freezes batch norm while fine-tuning: QuantConfig(freeze_bn=True).
 """
 
@@ -16,10 +17,12 @@ from quant.quantizers.ranges import MovingRange, affine_weight_grid, symmetric_s
 
 
 class FqnWeight(WeightQuantizer):
-    """granularity "channel" or "tensor"; zero_point=False is the MXNet operator's form: the grid starts at the minimum, zero is not on
-    it (padding and pruned weights move), gradients pass everywhere, and there is no integer form."""
+    """granularity "channel" or "tensor"; zero_point=False is the MXNet operator's form: the grid starts at the minimum,
+    zero is not on it (padding and pruned weights move), gradients pass everywhere, and there is no integer form."""
 
-    def __init__(self, bits: int = 4, limit: int = 127, axis: int = 0, granularity: str = "channel", zero_point: bool = True):
+    def __init__(
+        self, bits: int = 4, limit: int = 127, axis: int = 0, granularity: str = "channel", zero_point: bool = True
+    ):
         super().__init__(bits, limit, axis)
         self.granularity, self.zero_point = choose("granularity", granularity, "channel", "tensor"), zero_point
 
@@ -47,8 +50,16 @@ class FqnWeight(WeightQuantizer):
 class FqnActivation(MovingRange):
     """percentile (the paper's gamma), calib_batches (its n), momentum of the moving average that follows."""
 
-    def __init__(self, bits: int = 4, floor: float = -INF, ceiling: float = INF, signed: bool = True, percentile: float = 0.999,
-                 calib_batches: int = 20, momentum: float = 0.01):  # fmt: skip
+    def __init__(
+        self,
+        bits: int = 4,
+        floor: float = -INF,
+        ceiling: float = INF,
+        signed: bool = True,
+        percentile: float = 0.999,
+        calib_batches: int = 20,
+        momentum: float = 0.01,
+    ):
         super().__init__(bits, floor, ceiling, signed, momentum)
         check_range("calib_batches", calib_batches, 0)
         if not 0.5 < percentile < 1.0:

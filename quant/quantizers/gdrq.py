@@ -1,9 +1,11 @@
-"""`gdrq`, group-based distribution reshaping, arXiv:1908.01477: clip at a multiple of the mean, so that a bell becomes nearly uniform.
+"""`gdrq`, group-based distribution reshaping, arXiv:1908.01477: clip at a multiple of the mean, so that a bell becomes
+nearly uniform.
 
-    T = k mean|x|, y = s round(clip(x, -T, T) / s), s = T / levels         (k = 2: a uniform distribution on [-T, T] has mean|x| = T / 2)
-Weights take T from their current values; activations keep T <- T - momentum (T - k mean|x|). Two stages: for the first `reshape`
-training batches values are clipped only, then rounded as well. One T a tensor, or one for each group of `group_size` filters (weights) or
-channels (activations).
+    T = k mean|x|, y = s round(clip(x, -T, T) / s), s = T / levels         (k = 2: a uniform distribution on [-T, T] has
+    mean|x| = T / 2)
+Weights take T from their current values; activations keep T <- T - momentum (T - k mean|x|). Two stages: for the first
+`reshape` training batches values are clipped only, then rounded as well. One T a tensor, or one for each group of
+`group_size` filters (weights) or channels (activations).
 """
 
 import torch
@@ -16,13 +18,27 @@ from quant.quantizers.grid import SMALLEST_SCALE, QParams, positive_levels
 
 
 class GdrqWeight(WeightQuantizer):
-    """k, group_size (-1: one group), reshape as above; grad "ste" (gradient everywhere) or "clip" (none beyond T); levels "signed" or
+    """k, group_size (-1: one group), reshape as above; grad "ste" (gradient everywhere) or "clip" (none beyond T);
+    levels "signed" or
     "seed" (quant.quantizers.grid.positive_levels)."""
 
-    def __init__(self, bits: int = 4, limit: int = 127, axis: int = 0, k: float = 2.0, group_size: int = -1, grad: str = "ste",
-                 reshape: int = 0, levels: str = "signed"):  # fmt: skip
+    def __init__(
+        self,
+        bits: int = 4,
+        limit: int = 127,
+        axis: int = 0,
+        k: float = 2.0,
+        group_size: int = -1,
+        grad: str = "ste",
+        reshape: int = 0,
+        levels: str = "signed",
+    ):
         super().__init__(bits, limit, axis)
-        self.k, self.group_size, self.reshape = check_range("k", k, 0.0), group_size, check_range("reshape", reshape, 0) or -1
+        self.k, self.group_size, self.reshape = (
+            check_range("k", k, 0.0),
+            group_size,
+            check_range("reshape", reshape, 0) or -1,
+        )
         self.grad, self.levels = choose("grad", grad, "ste", "clip"), choose("levels", levels, "signed", "seed")
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -34,7 +50,9 @@ class GdrqWeight(WeightQuantizer):
 
     def codes(self, weight: Tensor) -> Tensor:
         if self.batches <= self.reshape:
-            raise QuantError(f"reshape: {self.reshape} batches are only clipped, {self.batches} have passed; train on to convert")
+            raise QuantError(
+                f"reshape: {self.reshape} batches are only clipped, {self.batches} have passed; train on to convert"
+            )
         return super().codes(weight)
 
     def quantize(self, weight: Tensor) -> Tensor:
@@ -54,10 +72,23 @@ class GdrqWeight(WeightQuantizer):
 
 
 class GdrqActivation(ActivationQuantizer):
-    """k, group_size, momentum, reshape as above; levels: "signed" counts 2^bits - 1 above zero where values cannot be negative."""
+    """k, group_size, momentum, reshape as above; levels:
 
-    def __init__(self, bits: int = 4, floor: float = -INF, ceiling: float = INF, signed: bool = True, k: float = 2.0, group_size: int = -1,
-                 momentum: float = 1e-3, reshape: int = 0, levels: str = "signed"):  # fmt: skip
+    "signed" counts 2^bits - 1 above zero where values cannot be negative.
+    """
+
+    def __init__(
+        self,
+        bits: int = 4,
+        floor: float = -INF,
+        ceiling: float = INF,
+        signed: bool = True,
+        k: float = 2.0,
+        group_size: int = -1,
+        momentum: float = 1e-3,
+        reshape: int = 0,
+        levels: str = "signed",
+    ):
         super().__init__(bits, floor, ceiling, signed)
         self.k, self.group_size, self.reshape = check_range("k", k, 0.0), group_size, check_range("reshape", reshape, 0)
         self.momentum = check_range("momentum", momentum, 0.0, 1.0)
@@ -87,9 +118,13 @@ class GdrqActivation(ActivationQuantizer):
 
     def grid(self) -> QParams:
         if self.batches <= self.reshape:
-            raise QuantError(f"reshape: {self.reshape} batches are only clipped, {self.batches} have passed; train on to convert")
+            raise QuantError(
+                f"reshape: {self.reshape} batches are only clipped, {self.batches} have passed; train on to convert"
+            )
         if self.largest.dim():
-            raise QuantError(f"group_size {self.group_size}: activations with one scale a group have no integer form; leave it out")
+            raise QuantError(
+                f"group_size {self.group_size}: activations with one scale a group have no integer form; leave it out"
+            )
         return self.around_zero(max(self.largest.item() / self.positive, SMALLEST_SCALE), self.positive)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
@@ -100,7 +135,8 @@ class GdrqActivation(ActivationQuantizer):
 
 
 def grouped_mean(x: Tensor, group_size: int, axis: int) -> Tensor:
-    """The mean of x within each group of `group_size` slices along `axis`, repeated so that it broadcasts over x; -1: of all of x.
+    """The mean of x within each group of `group_size` slices along `axis`, repeated so that it broadcasts over x; -1:
+    of all of x.
 
     >>> grouped_mean(torch.tensor([[1.0], [3.0], [5.0], [5.0]]), 2, 0).flatten()
     tensor([2., 2., 5., 5.])

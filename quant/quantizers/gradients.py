@@ -2,12 +2,15 @@
 
     q = clamp(floor((g - base) / step + u), low, high)      dx = base + step * q      u ~ U(0, 1)
 
-Rounding up with probability equal to the fraction is unbiased: E[dx] = g. u = 1/2 rounds to the nearest. A gradient whose range is zero
-passes unchanged, so nothing here divides by zero: behind a batch norm that starts at weight 0 every gradient is zero.
+Rounding up with probability equal to the fraction is unbiased: E[dx] = g. u = 1/2 rounds to the nearest. A gradient
+whose range is zero passes unchanged, so nothing here divides by zero: behind a batch norm that starts at weight 0 every
+gradient is zero.
 
-    dorefa   base = -M, step = 2 M / (2^b - 1), M the largest |g| of each sample                      arXiv:1606.06160, equation 12
+    dorefa   base = -M, step = 2 M / (2^b - 1), M the largest |g| of each sample                      arXiv:1606.06160,
+             equation 12
     minmax   base = min g, step = (max g - min g) / (2^b - 1), over the whole tensor                  arXiv:1805.11046
-    minmax, zero_point=True   base = 0 and a step over 2^b - 2, so that zeros (ReLU's) stay zero and both ends stay inside the codes
+    minmax, zero_point=True   base = 0 and a step over 2^b - 2, so that zeros (ReLU's) stay zero and both ends stay
+                              inside the codes
 
 Example:
     >>> layer = nn.Sequential(nn.Conv2d(3, 8, 3), DorefaGradient(6), nn.ReLU(inplace=True))
@@ -27,9 +30,11 @@ SMALLEST_STEP = torch.finfo(torch.float32).tiny  # below it 1 / step overflows
 
 
 def on_grid(x: Tensor, base: Tensor, step: Tensor, low: Number, high: Number, uniform: Tensor | None = None) -> Tensor:
-    """base + step * q, q integer in [low, high]; a new tensor of x's shape and memory format, which is x where the step is zero.
+    """base + step * q, q integer in [low, high]; a new tensor of x's shape and memory format, which is x where the step
+    is zero.
 
-    base and step broadcast over x. `uniform` in [0, 1), of x's shape, is added before rounding down; None rounds to the nearest.
+    base and step broadcast over x. `uniform` in [0, 1), of x's shape, is added before rounding down; None rounds to the
+    nearest.
     """
     base, step = numbers(base, step)
     usable = step >= SMALLEST_STEP
@@ -59,7 +64,9 @@ def dorefa_gradient(grad: Tensor, bits: int, uniform: Tensor) -> Tensor:
 
 
 def minmax_gradient(grad: Tensor, bits: int, uniform: Tensor, zero_point: bool = False) -> Tensor:
-    """The affine grid of at most 2^bits values between the smallest and the largest element; with `zero_point` zero is one of them."""
+    """The affine grid of at most 2^bits values between the smallest and the largest element; with `zero_point` zero is
+    one of them.
+    """
     grad, dtype = widen(grad), grad.dtype
     lo, hi, levels = grad.amin(), grad.amax(), 2**bits - 1
     if not zero_point:
@@ -71,8 +78,9 @@ def minmax_gradient(grad: Tensor, bits: int, uniform: Tensor, zero_point: bool =
 
 
 class NoiseStream(nn.Module):
-    """Uniform noise. Draw k on rank r is a function of (seed, r, k): every rank has its own, and the checkpoint need only hold seed and k,
-    so a run resumes bit for bit, from another rank's checkpoint too. The generator lives on the device of the tensor."""
+    """Uniform noise. Draw k on rank r is a function of (seed, r, k): every rank has its own, and the checkpoint need
+    only hold seed and k, so a run resumes bit for bit, from another rank's checkpoint too. The generator lives on the
+    device of the tensor."""
 
     def __init__(self, seed: int = 0):
         super().__init__()
@@ -86,7 +94,9 @@ class NoiseStream(nn.Module):
         self.draws += 1
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         generator = torch.Generator(x.device).manual_seed(mix(self.seed, rank, self.draws))
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None, generator=generator)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(
+            -(2**63), None, generator=generator
+        )
         cells = words.view(torch.int16)[: x.numel()].to(torch.promote_types(x.dtype, torch.float32))
         return cells.add_(2**15 + 0.5).mul_(2**-16).as_strided(x.shape, torch.empty_like(x, device="meta").stride())
 

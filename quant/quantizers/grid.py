@@ -16,9 +16,9 @@ from quant.errors import QuantError
 ENGINES = ("reference", "fbgemm", "qnnpack", "x86", "onednn", "onnxruntime", "openvino")
 LEVELS = ("signed", "unsigned", "seed")
 SMALLEST_SCALE = 1e-8  # a zero range must never divide
-# What averages of codes are multiplied with before they are rounded: one in sixteen of a doubled picture's lies halfway between two codes,
-# where the last bit of a float would decide, in every engine otherwise. All of them go away from zero now, and in
-# resizes by up to four no others move.
+# What averages of codes are multiplied with before they are rounded: one in sixteen of a doubled picture's lies halfway
+# between two codes, where the last bit of a float would decide, in every engine otherwise. All of them go away from
+# zero now, and in resizes by up to four no others move.
 HALVES_AWAY = 1 + 2.0**-14
 
 
@@ -54,8 +54,8 @@ class QParams:
 def affine_qparams(lo: float, hi: float, levels: int, ceiling: float = float("inf")) -> QParams:
     """The grid for values in [lo, hi], with `levels` steps across and real zero exactly on it.
 
-    The range is widened to contain zero and nudged onto the integers (arXiv:1712.05877, section 3.1). `ceiling` is the upper bound of a
-    fused ReLU6, applied exactly. Raises QuantError for a range that is not finite.
+    The range is widened to contain zero and nudged onto the integers (arXiv:1712.05877, section 3.1). `ceiling` is the
+    upper bound of a fused ReLU6, applied exactly. Raises QuantError for a range that is not finite.
     """
     if not (math.isfinite(lo) and math.isfinite(hi)):
         raise QuantError(f"the range of an activation is {lo} to {hi}: training has diverged; lower the learning rate")
@@ -67,7 +67,8 @@ def affine_qparams(lo: float, hi: float, levels: int, ceiling: float = float("in
 
 
 def positive_levels(bits: int, levels: str = "signed") -> int:
-    """Steps on the positive side of zero: `bits` counts the whole code, sign included, unless a published variant counts otherwise.
+    """Steps on the positive side of zero: `bits` counts the whole code, sign included, unless a published variant
+    counts otherwise.
 
     "signed"    2^(bits-1) - 1 on either side
     "unsigned"  2^bits - 1 above zero and none below
@@ -88,9 +89,10 @@ def has_vnni() -> bool:
 def weight_qmax(engine: str) -> int:
     """The largest weight code for an engine: 63 where its kernels add pairs of 8-bit products in 16 bits, else 127.
 
-    fbgemm and x86 do so in depthwise convolutions on any CPU, and everywhere on CPUs without VNNI, as onednn, onnxruntime and openvino
-    then do too. With weights up to 63 the largest pair is 2 * 255 * 63 = 32130 < 2^15: nothing can saturate, whatever the activations.
-    qnnpack and the reference add in 32 bits, and so does every engine on ARM. Raises QuantError for an unknown engine.
+    fbgemm and x86 do so in depthwise convolutions on any CPU, and everywhere on CPUs without VNNI, as onednn,
+    onnxruntime and openvino then do too. With weights up to 63 the largest pair is 2 * 255 * 63 = 32130 < 2^15: nothing
+    can saturate, whatever the activations. qnnpack and the reference add in 32 bits, and so does every engine on ARM.
+    Raises QuantError for an unknown engine.
     """
     if engine not in ENGINES:
         raise QuantError(f"engine: {engine!r} is not one of {', '.join(ENGINES)}")

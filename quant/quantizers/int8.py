@@ -1,8 +1,10 @@
-"""`int8`, arXiv:1712.05877: ranges are observed, nothing is learned. Right at 8 bits; a maximum follows outliers, so it fails at 2.
+"""`int8`, arXiv:1712.05877: ranges are observed, nothing is learned. Right at 8 bits; a maximum follows outliers, so it
+fails at 2.
 
-Weights      scale_c = max|w_c| / qmax, codes -qmax..qmax, recomputed from the current weight at every step (a moving average would clip
-             weights that grow); `scheme="affine"`: the nudged range [min w_c, max w_c] instead
-Activations  lo, hi follow the batch minimum and maximum; `scheme="symmetric"`: T follows max|x|, grid -T..T (TensorRT's form)
+Weights      scale_c = max|w_c| / qmax, codes -qmax..qmax, recomputed from the current weight at every step (a moving
+             average would clip weights that grow); `scheme="affine"`: the nudged range [min w_c, max w_c] instead
+Activations  lo, hi follow the batch minimum and maximum; `scheme="symmetric"`: T follows max|x|, grid -T..T (TensorRT's
+             form)
 """
 
 import torch
@@ -21,11 +23,20 @@ class Int8Weight(WeightQuantizer):
     scheme        "symmetric" or "affine"
     granularity   "channel" or "tensor"
     levels        quant.quantizers.grid.positive_levels, for the symmetric scheme
-    bias_correct  add each channel's mean error back (a variant of the MXNet operator); leaves the grid, so it has no integer form
+    bias_correct  add each channel's mean error back (a variant of the MXNet operator); leaves the grid, so it has no
+                  integer form
     """
 
-    def __init__(self, bits: int = 8, limit: int = 127, axis: int = 0, scheme: str = "symmetric", granularity: str = "channel",
-                 levels: str = "signed", bias_correct: bool = False):  # fmt: skip
+    def __init__(
+        self,
+        bits: int = 8,
+        limit: int = 127,
+        axis: int = 0,
+        scheme: str = "symmetric",
+        granularity: str = "channel",
+        levels: str = "signed",
+        bias_correct: bool = False,
+    ):
         super().__init__(bits, limit, axis)
         self.scheme = choose("scheme", scheme, "symmetric", "affine")
         self.granularity = choose("granularity", granularity, "channel", "tensor")
@@ -53,20 +64,33 @@ class Int8Weight(WeightQuantizer):
     @torch.no_grad()
     def _affine(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         inside = self.one_grid(weight, self.granularity)
-        return affine_weight_grid(weight.amin(inside, keepdim=True), weight.amax(inside, keepdim=True), self.bits, self.limit)
+        return affine_weight_grid(
+            weight.amin(inside, keepdim=True), weight.amax(inside, keepdim=True), self.bits, self.limit
+        )
 
 
 class Int8Activation(MovingRange):
     """Activations on one grid for the tensor.
 
     scheme    "affine" or "symmetric"
-    levels    quant.quantizers.grid.positive_levels, for the symmetric scheme; "unsigned" is for values that cannot be negative
+    levels    quant.quantizers.grid.positive_levels, for the symmetric scheme; "unsigned" is for values that cannot be
+              negative
     delay     training batches during which ranges are tracked and nothing is rounded, in evaluation neither
     momentum, grad  as in MovingRange
     """
 
-    def __init__(self, bits: int = 8, floor: float = -INF, ceiling: float = INF, signed: bool = True, scheme: str = "affine",
-                 levels: str = "signed", momentum: float = 0.05, delay: int = 0, grad: str = "clip"):  # fmt: skip
+    def __init__(
+        self,
+        bits: int = 8,
+        floor: float = -INF,
+        ceiling: float = INF,
+        signed: bool = True,
+        scheme: str = "affine",
+        levels: str = "signed",
+        momentum: float = 0.05,
+        delay: int = 0,
+        grad: str = "clip",
+    ):
         super().__init__(bits, floor, ceiling, signed, momentum, choose("grad", grad, "clip", "ste"))
         self.scheme, self.delay = choose("scheme", scheme, "affine", "symmetric"), check_range("delay", delay, 0)
         positive_levels(bits, levels)

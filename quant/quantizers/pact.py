@@ -1,8 +1,9 @@
 """`pact`, arXiv:1805.06085: a ReLU whose ceiling is learned.
 
-    y = round(clip(x, 0, alpha) n / alpha) alpha / n,  n = 2^bits - 1        dx = g [0 <= x < alpha]        d alpha = sum g [x >= alpha]
-Loss + l2 * alpha^2 pulls alpha down (the paper: with the coefficient of the weights' L2 term). Where values can be negative (a sum
-without ReLU, the pictures) the clip is to [-alpha, alpha], with 2^(bits-1) - 1 levels on either side.
+    y = round(clip(x, 0, alpha) n / alpha) alpha / n,  n = 2^bits - 1        dx = g [0 <= x < alpha]        d alpha =
+                                                       sum g [x >= alpha]
+Loss + l2 * alpha^2 pulls alpha down (the paper: with the coefficient of the weights' L2 term). Where values can be
+negative (a sum without ReLU, the pictures) the clip is to [-alpha, alpha], with 2^(bits-1) - 1 levels on either side.
 """
 
 import torch
@@ -36,23 +37,35 @@ class _LearnedClip(torch.autograd.Function):
 
 
 def learned_clip(x: Tensor, alpha: Tensor, levels: int, signed: bool = False, alpha_grad: str = "paper") -> Tensor:
-    """x clipped at the 0-dim Parameter `alpha` (at 0 below, or at -alpha if `signed`) and rounded to `levels` steps up to it.
+    """x clipped at the 0-dim Parameter `alpha` (at 0 below, or at -alpha if `signed`) and rounded to `levels` steps up
+    to it.
 
-    alpha_grad  "paper": only clipped elements pull at alpha; "lsq": rounding errors inside do too, as in arXiv:1902.08153
+    alpha_grad  "paper": only clipped elements pull at alpha; "lsq": rounding errors inside do too, as in
+                arXiv:1902.08153
     """
     return _LearnedClip.apply(x, alpha, levels, signed, alpha_grad == "lsq")
 
 
 class PactActivation(ActivationQuantizer):
-    """alpha is None: the first batch's 99.9 % quantile is where it starts; a number: there (the paper's networks start at 10).
+    """alpha is None: the first batch's 99.9 % quantile is where it starts; a number: there (the paper's networks start
+    at 10).
 
     l2          coefficient of alpha^2 in extra_loss()
     alpha_grad  "paper" or "lsq" (learned_clip)
     levels      "signed", or "seed" for 2^bits - 1 on either side, where values are signed
     """
 
-    def __init__(self, bits: int = 4, floor: float = -INF, ceiling: float = INF, signed: bool = True, alpha: float | None = None,
-                 l2: float = 2e-4, alpha_grad: str = "paper", levels: str = "signed"):  # fmt: skip
+    def __init__(
+        self,
+        bits: int = 4,
+        floor: float = -INF,
+        ceiling: float = INF,
+        signed: bool = True,
+        alpha: float | None = None,
+        l2: float = 2e-4,
+        alpha_grad: str = "paper",
+        levels: str = "signed",
+    ):
         super().__init__(bits, floor, ceiling, signed)
         if alpha is not None and alpha <= 0:
             raise QuantError(f"alpha: {alpha}, must be above 0")

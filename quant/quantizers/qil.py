@@ -1,16 +1,27 @@
 """`qil`, quantization interval learning, arXiv:1808.05779: what to prune and where to clip is learned.
 
-The interval [c - d, c + d] is mapped onto [0, 1] (equations 3 to 5); below it is 0, above it 1; then rounding to q steps:
+The interval [c - d, c + d] is mapped onto [0, 1] (equations 3 to 5); below it is 0, above it 1; then rounding to q
+steps:
     weights      v = sign(w) (|w| / 2d + 1/2 - c / 2d)^gamma        q = 2^(bits-1) - 1 (2 bits: ternary)
     activations  v = x / 2d + 1/2 - c / 2d                          q = 2^bits - 1
-Values are in [-1, 1] and [0, 1] whatever the input's size is: a batch norm behind the layer absorbs that. Bits are best lowered step by
-step (Schedule(bits=(5, 4, 3, 2))), with a learning rate for intervals 100 times smaller than for weights.
+Values are in [-1, 1] and [0, 1] whatever the input's size is: a batch norm behind the layer absorbs that. Bits are best
+lowered step by step (Schedule(bits=(5, 4, 3, 2))), with a learning rate for intervals 100 times smaller than for
+weights.
 """
 
 import torch
 from torch import Tensor, nn
 
-from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, check_range, choose, inner, quantiles
+from quant.quantizers.base import (
+    INF,
+    ActivationQuantizer,
+    WeightQuantizer,
+    agree_mean,
+    check_range,
+    choose,
+    inner,
+    quantiles,
+)
 from quant.quantizers.fake_quant import Number, at_least, inside, numbers
 from quant.quantizers.grid import QParams, positive_levels
 
@@ -42,13 +53,19 @@ class _WeightInterval(torch.autograd.Function):
 
 
 class _LinearInterval(torch.autograd.Function):
-    """The same with gamma = 1, in few passes: sign(x) max(0, min(|x|, c + d) - (c - d)) is the difference of two clamps."""
+    """The same with gamma = 1, in few passes: sign(x) max(0, min(|x|, c + d) - (c - d)) is the difference of two
+    clamps.
+    """
 
     @staticmethod
     def forward(ctx, x, c, d, q, signed):
         ctx.interval, ctx.signed = (c, d), signed = in_order(*numbers(c, d)), signed
         ctx.save_for_backward(x)
-        y = torch.clamp(x, -(c + d), c + d).sub_(torch.clamp(x, d - c, c - d)) if signed else torch.clamp(x, c - d, c + d).sub_(c - d)
+        y = (
+            torch.clamp(x, -(c + d), c + d).sub_(torch.clamp(x, d - c, c - d))
+            if signed
+            else torch.clamp(x, c - d, c + d).sub_(c - d)
+        )
         return y.mul_(q / (2.0 * d)).round_().mul_(1.0 / q)
 
     @staticmethod
@@ -107,16 +124,27 @@ class _Interval:
 class QilWeight(_Interval, WeightQuantizer):
     """gamma "fixed" at 1 or "learned"; levels "signed" (the paper's count) or "seed" (2^bits - 1 on either side).
 
-    The interval starts as [0, reach * rms(w)], but not beyond the largest weight: intervals learn slowly, and two bits over all of a
-    bell's tails would leave most weights at zero.
+    The interval starts as [0, reach * rms(w)], but not beyond the largest weight: intervals learn slowly, and two bits
+    over all of a bell's tails would leave most weights at zero.
     """
 
-    def __init__(self, bits: int = 4, limit: int = 127, axis: int = 0, gamma: str = "fixed", levels: str = "signed", reach: float = 2.0):
+    def __init__(
+        self,
+        bits: int = 4,
+        limit: int = 127,
+        axis: int = 0,
+        gamma: str = "fixed",
+        levels: str = "signed",
+        reach: float = 2.0,
+    ):
         super().__init__(bits, limit, axis)
         self.reach = check_range("reach", reach, 0.0)
         self.levels = choose("levels", levels, "signed", "seed")
         self.make_interval()
-        self.gamma = nn.Parameter(torch.tensor(1.0), requires_grad=choose("gamma", gamma, "fixed", "learned") == "learned")  # fixed: 1
+        # fixed: 1
+        self.gamma = nn.Parameter(
+            torch.tensor(1.0), requires_grad=choose("gamma", gamma, "fixed", "learned") == "learned"
+        )
 
     @property
     def positive(self) -> int:
@@ -138,8 +166,8 @@ class QilWeight(_Interval, WeightQuantizer):
 
 
 class QilActivation(_Interval, ActivationQuantizer):
-    """Starts at the first batch's 99.9 % quantile. Where values can be negative it works on their size and puts the sign back, with the
-    levels of weights."""
+    """Starts at the first batch's 99.9 % quantile. Where values can be negative it works on their size and puts the
+    sign back, with the levels of weights."""
 
     transforms = True
 
@@ -165,6 +193,9 @@ class QilActivation(_Interval, ActivationQuantizer):
         return activation_interval(self.cut(x), self.c, self.d, self.positive)
 
     def grid(self) -> QParams:
-        """Of the transformed values. The ceiling of a fused ReLU6 acts before the transform, so it does not bound them."""
+        """Of the transformed values.
+
+        The ceiling of a fused ReLU6 acts before the transform, so it does not bound them.
+        """
         q = self.positive
         return QParams(1.0 / q, q if self.signed else 0, 0, 2 * q if self.signed else q)

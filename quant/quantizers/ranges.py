@@ -12,11 +12,18 @@ class MovingRange(ActivationQuantizer):
     """Affine activations whose bounds follow those of the batches: hi <- hi + momentum * (batch hi - hi), likewise lo.
 
     momentum  weight of the newest batch; the first batch sets the range
-    grad      "clip": no gradient outside the range (arXiv:1712.05877); "ste": gradient everywhere (the MXNet operator's default)
+    grad      "clip": no gradient outside the range (arXiv:1712.05877); "ste": gradient everywhere (the MXNet operator's
+              default)
     """
 
     def __init__(
-        self, bits: int, floor: float = -INF, ceiling: float = INF, signed: bool = True, momentum: float = 0.05, grad: str = "clip"
+        self,
+        bits: int,
+        floor: float = -INF,
+        ceiling: float = INF,
+        signed: bool = True,
+        momentum: float = 0.05,
+        grad: str = "clip",
     ):
         super().__init__(bits, floor, ceiling, signed)
         self.momentum, self.grad = check_range("momentum", momentum, 0.0, 1.0), grad
@@ -25,7 +32,8 @@ class MovingRange(ActivationQuantizer):
 
     def batch_range(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The bounds of one batch, before the fused activation."""
-        lo = x.new_zeros(()) if self.floor == 0.0 else x.amin()  # two reductions: torch.aminmax is several times slower on a CPU
+        # two reductions: torch.aminmax is several times slower on a CPU
+        lo = x.new_zeros(()) if self.floor == 0.0 else x.amin()
         return lo, x.amax()
 
     def newest_weight(self) -> float:

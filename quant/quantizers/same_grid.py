@@ -11,8 +11,9 @@ from quant.quantizers.grid import HALVES_AWAY, QParams
 class SameGrid(Quantizer):
     """Rounds averages of values of the quantizer `of` (a bilinear resizing makes such) to the grid of `of`.
 
-    It has no range of its own and observes nothing: averages of values on a grid lie within its bounds. The gradient passes straight
-    through. `of` is no submodule: it stands in the model under its own name, and whatever moves its range or switches it moves this too.
+    It has no range of its own and observes nothing: averages of values on a grid lie within its bounds. The gradient
+    passes straight through. `of` is no submodule: it stands in the model under its own name, and whatever moves its
+    range or switches it moves this too.
     """
 
     def __init__(self, of: ActivationQuantizer):

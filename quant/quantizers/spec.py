@@ -1,4 +1,7 @@
-"""Methods by name, and how a user writes them: `method[:bits][,option=value]..`, as in "dorefa:3" or "pact:4,alpha_grad=lsq"."""
+"""Methods by name, and how a user writes them:
+
+`method[:bits][,option=value]..`, as in "dorefa:3" or "pact:4,alpha_grad=lsq".
+"""
 
 import inspect
 import math
@@ -15,13 +18,26 @@ from quant.quantizers.lsq import LsqActivation, LsqWeight
 from quant.quantizers.pact import PactActivation
 from quant.quantizers.qil import QilActivation, QilWeight
 
-WEIGHT_QUANTIZERS = {"int8": Int8Weight, "fqn": FqnWeight, "dorefa": DorefaWeight, "qil": QilWeight, "gdrq": GdrqWeight, "lsq": LsqWeight}
+WEIGHT_QUANTIZERS = {
+    "int8": Int8Weight,
+    "fqn": FqnWeight,
+    "dorefa": DorefaWeight,
+    "qil": QilWeight,
+    "gdrq": GdrqWeight,
+    "lsq": LsqWeight,
+}
 ACTIVATION_QUANTIZERS = {
-    "int8": Int8Activation, "fqn": FqnActivation, "pact": PactActivation, "dorefa": DorefaActivation, "qil": QilActivation,
-    "gdrq": GdrqActivation, "lsq": LsqActivation,
-}  # fmt: skip
+    "int8": Int8Activation,
+    "fqn": FqnActivation,
+    "pact": PactActivation,
+    "dorefa": DorefaActivation,
+    "qil": QilActivation,
+    "gdrq": GdrqActivation,
+    "lsq": LsqActivation,
+}
 FLOAT = "float"  # written in place of a spec: no quantizer
-_GIVEN = ("self", "bits", "limit", "axis", "floor", "ceiling", "signed", "seed")  # set by the place of a quantizer, not by its user
+# set by the place of a quantizer, not by its user
+_GIVEN = ("self", "bits", "limit", "axis", "floor", "ceiling", "signed", "seed")
 
 
 @dataclass(frozen=True)
@@ -37,7 +53,8 @@ class Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """Read a spec; 8 bits where it names none. QuantError where it is not one; methods and options are checked when it is used.
+    """Read a spec; 8 bits where it names none. QuantError where it is not one; methods and options are checked when it
+    is used.
 
     >>> parse_spec("gdrq:3,k=2.5,group_size=4")
     Spec(method='gdrq', bits=3, options={'k': 2.5, 'group_size': 4})
@@ -81,7 +98,9 @@ def _make(table: dict, kind: str, spec: Spec, **given):
     known = {name: p for name, p in inspect.signature(quantizer.__init__).parameters.items() if name not in _GIVEN}
     for name, value in spec.options.items():
         if name not in known:
-            raise QuantError(f"{str(spec)!r}: {spec.method} has no option {name!r}; it has {', '.join(known) or 'none'}")
+            raise QuantError(
+                f"{str(spec)!r}: {spec.method} has no option {name!r}; it has {', '.join(known) or 'none'}"
+            )
         if not _fits(value, known[name].annotation):
             kind = getattr(known[name].annotation, "__name__", known[name].annotation)
             raise QuantError(f"{str(spec)!r}: {name} is {value!r}, must be of type {kind} and finite")

@@ -1,17 +1,21 @@
-"""Quantized back-propagation with gradient bifurcation (arXiv:1805.11046, section 4): layers whose three products are all low-bit.
+"""Quantized back-propagation with gradient bifurcation (arXiv:1805.11046, section 4): layers whose three products are
+all low-bit.
 
     forward    y  = conv(Q8(x), Q8(w)) + Q16(b)
     backward   dx = conv_transposed(Q8(g), Q8(w))      the 8-bit copy of the gradient: sequential, on the critical path
-               dw = correlate(Q16(g), Q8(x))           the 16-bit copy (or g itself): off the critical path, and it decides the update
+               dw = correlate(Q16(g), Q8(x))           the 16-bit copy (or g itself): off the critical path, and it
+                                                       decides the update
                db = sum Q16(g)
 
-    x    one affine grid; its ends are the means over the samples of each sample's minimum and maximum, so the largest samples are clipped
+    x    one affine grid; its ends are the means over the samples of each sample's minimum and maximum, so the largest
+         samples are clipped
     w    an affine grid for each output channel; b: 2 * bits on one grid
     g    affine over the whole tensor, rounded stochastically (quant.quantizers.gradients)
 
-Roundings of x, w and b pass gradients straight through. A tensor whose range is zero is not rounded: a bias starts at zero, and so do
-the gradients behind a batch norm that starts at weight zero; dividing by such a range is what made the published code train on NaN.
-One autograd function does each operation, forward once. Arithmetic under autocast: rounding in float32, products in the autocast type.
+Roundings of x, w and b pass gradients straight through. A tensor whose range is zero is not rounded: a bias starts at
+zero, and so do the gradients behind a batch norm that starts at weight zero; dividing by such a range is what made the
+published code train on NaN. One autograd function does each operation, forward once. Arithmetic under autocast:
+rounding in float32, products in the autocast type.
 """
 
 import torch
@@ -46,10 +50,12 @@ def round_affine(x: Tensor, bits: int, per_slice: bool = False) -> Tensor:
 
 
 class SampleRange(nn.Module):
-    """Rounds activations (N, ..) to the nearest of 2^bits values between the mean of the samples' minima and that of their maxima.
+    """Rounds activations (N, ..) to the nearest of 2^bits values between the mean of the samples' minima and that of
+    their maxima.
 
-    In training the range is the batch's own, on each rank, and the running one follows it with weight `momentum` (torch's sense; the first
-    batch sets it; ranks take their mean). Evaluation uses the running range; before any training it leaves x as it is.
+    In training the range is the batch's own, on each rank, and the running one follows it with weight `momentum`
+    (torch's sense; the first batch sets it; ranks take their mean). Evaluation uses the running range; before any
+    training it leaves x as it is.
     """
 
     def __init__(self, bits: int = 8, momentum: float = 0.1):
@@ -78,7 +84,8 @@ class SampleRange(nn.Module):
 
 
 class Bifurcation(nn.Module):
-    """A gradient's two copies: (`bits` for the layers below, `weight_bits` for the weights), both unbiased, from one draw of noise.
+    """A gradient's two copies: (`bits` for the layers below, `weight_bits` for the weights), both unbiased, from one
+    draw of noise.
 
     weight_bits  16, or 32 for the gradient itself
     zero_point   keep zeros exactly zero in both
@@ -93,7 +100,9 @@ class Bifurcation(nn.Module):
     def forward(self, grad: Tensor) -> tuple[Tensor, Tensor]:
         uniform = self.noise.uniform_like(grad)
         below = minmax_gradient(grad, self.bits, uniform, self.zero_point)
-        return below, grad if self.weight_bits == 32 else minmax_gradient(grad, self.weight_bits, uniform, self.zero_point)
+        return below, grad if self.weight_bits == 32 else minmax_gradient(
+            grad, self.weight_bits, uniform, self.zero_point
+        )
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, weight_bits={self.weight_bits}, zero_point={self.zero_point}"
@@ -114,7 +123,9 @@ class _Conv2d(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         back = torch.ops.aten.convolution_backward
         dx = back(for_input, x, weight, None, *ctx.options, (True, False, False))[0] if needs_x else None
-        _, dweight, dbias = back(for_weight, x, weight, weight.shape[:1], *ctx.options, (False, needs_weight, needs_bias))
+        _, dweight, dbias = back(
+            for_weight, x, weight, weight.shape[:1], *ctx.options, (False, needs_weight, needs_bias)
+        )
         return dx, dweight, dbias, None, None, None, None, None
 
 
@@ -136,11 +147,18 @@ class _Linear(torch.autograd.Function):
 
 
 class _QBPLayer:
-    """Mixed into a float layer class: the float layer's fields and Parameters, the range of its input, the split of its gradient."""
+    """Mixed into a float layer class: the float layer's fields and Parameters, the range of its input, the split of its
+    gradient.
+    """
 
     @classmethod
-    def from_float(cls, layer: nn.Module, bits: int = 8, grad_weight_bits: int = 16, zero_point: bool = False, seed: int = 0) -> nn.Module:
-        """The layer in `bits`; weight and bias stay the same objects, so optimizer state stays valid. QuantError where it has hooks."""
+    def from_float(
+        cls, layer: nn.Module, bits: int = 8, grad_weight_bits: int = 16, zero_point: bool = False, seed: int = 0
+    ) -> nn.Module:
+        """The layer in `bits`; weight and bias stay the same objects, so optimizer state stays valid.
+
+        QuantError where it has hooks.
+        """
         new = take_over(cls, layer)
         new.bits = bits
         new.input_range, new.bifurcation = SampleRange(bits), Bifurcation(bits, grad_weight_bits, zero_point, seed)

@@ -2,14 +2,16 @@
 
     y = gamma (x - mean) / S + beta      S = sqrt(scale^2 + eps)      scale = C(n) * mean over the chunks of (max - min)
 
-The N * H * W values of a channel, in that order, are cut into at most 16 chunks of n values (`chunks_for`). C(n), by `constant`:
+The N * H * W values of a channel, in that order, are cut into at most 16 chunks of n values (`chunks_for`). C(n), by
+`constant`:
 
-    gauss     1 / E[range of n standard Gaussians]: the scale then follows sigma, so that a trained BatchNorm converts. The default
+    gauss     1 / E[range of n standard Gaussians]: the scale then follows sigma, so that a trained BatchNorm converts.
+              The default
     released  0.175 (1 + sqrt(pi ln 4)) / sqrt(2 ln n), what the published code has: 0.81 to 0.99 sigma
     paper     1 / sqrt(2 ln n): 1.5 to 1.9 sigma
 
-eps stands where batch norm has it (the published code has S = scale + eps: there a channel that is constant, say because the rounding of
-its input swallowed it, multiplies gradients by 1 / eps).
+eps stands where batch norm has it (the published code has S = scale + eps: there a channel that is constant, say
+because the rounding of its input swallowed it, multiplies gradients by 1 / eps).
 
 The gradient passes through the mean and, by way of each chunk's first largest and smallest element, through the scale:
 
@@ -43,11 +45,15 @@ def range_constant(n: int, constant: str = "gauss") -> float:
     """C(n): what multiplies the range of n >= 2 values."""
     if constant == "gauss":
         return 1.0 / gaussian_range(n)
-    return (1.0 if constant == "paper" else 0.175 * (1.0 + math.sqrt(math.pi * math.log(4.0)))) / math.sqrt(2.0 * math.log(n))
+    return (1.0 if constant == "paper" else 0.175 * (1.0 + math.sqrt(math.pi * math.log(4.0)))) / math.sqrt(
+        2.0 * math.log(n)
+    )
 
 
 def gaussian_range(n: int) -> float:
-    """E[max - min] of n standard Gaussians: the integral of 1 - P^n - (1 - P)^n over the line, P the normal distribution function."""
+    """E[max - min] of n standard Gaussians: the integral of 1 - P^n - (1 - P)^n over the line, P the normal
+    distribution function.
+    """
     below = torch.special.ndtr(torch.linspace(-12.0, 12.0, 4801, dtype=torch.float64, device="cpu"))
     return float((1.0 - below**n - (1.0 - below) ** n).sum() * 0.005)
 
@@ -70,7 +76,8 @@ class _RangeNorm(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, *_):
         x, weight, mean, scale, top, bottom = ctx.saved_tensors
-        # torch's kernel for fixed statistics: dx = gamma / S g, dweight = sum g (x - mean) / S, dbias = sum g, in one pass
+        # torch's kernel for fixed statistics: dx = gamma / S g, dweight = sum g (x - mean) / S, dbias = sum g, in one
+        # pass
         dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             grad, x, weight, mean, scale.square(), None, None, False, ctx.eps, [True, True, True]
         )
@@ -99,15 +106,19 @@ def _add_at(dx: Tensor, index: Tensor, value: Tensor, chunk: int) -> None:
 
 
 class _RangeBN(nn.Module):
-    """x (N, C, ..) -> same shape. Running statistics follow the batch with weight `momentum` (torch's sense) and serve in evaluation.
+    """x (N, C, ..) -> same shape. Running statistics follow the batch with weight `momentum` (torch's sense) and serve
+    in evaluation.
 
     constant  "gauss", "released" or "paper", see above; QuantError for others
-    A batch with a single value per channel has no range; it is normalised with the running statistics, which stay as they are.
+    A batch with a single value per channel has no range; it is normalised with the running statistics, which stay as
+    they are.
     """
 
     dims: tuple[int, ...]  # of x
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, constant: str = "gauss"):
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, constant: str = "gauss"
+    ):
         super().__init__()
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.constant = choose("constant", constant, *CONSTANTS)
@@ -118,9 +129,15 @@ class _RangeBN(nn.Module):
 
     @classmethod
     def from_float(cls, layer: nn.BatchNorm1d | nn.BatchNorm2d, constant: str = "gauss", **options) -> nn.Module:
-        """A Range BN with the batch norm's Parameter objects that computes the same in evaluation. QuantError where none can."""
+        """A Range BN with the batch norm's Parameter objects that computes the same in evaluation.
+
+        QuantError where none can.
+        """
         if layer.running_var is None or layer.momentum is None:
-            raise QuantError(f"{type(layer).__name__}: needs running statistics with a momentum (track_running_stats=True, momentum=0.1)")
+            raise QuantError(
+                f"{type(layer).__name__}: needs running statistics with a momentum (track_running_stats=True, "
+                "momentum=0.1)"
+            )
         new = cls(layer.num_features, layer.eps, layer.momentum, affine=False, constant=constant, **options)
         new.weight, new.bias = layer.weight, layer.bias
         new.running_mean = layer.running_mean.clone()
@@ -129,14 +146,18 @@ class _RangeBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() not in self.dims or x.shape[1] != self.num_features:
-            raise QuantError(f"{type(self).__name__}: got shape {tuple(x.shape)}, needs {self.num_features} channels in axis 1")
+            raise QuantError(
+                f"{type(self).__name__}: got shape {tuple(x.shape)}, needs {self.num_features} channels in axis 1"
+            )
         weight = torch.ones_like(self.running_scale) if self.weight is None else self.weight
         bias = torch.zeros_like(self.running_mean) if self.bias is None else self.bias
         values = x.numel() // self.num_features
         if not self.training or values < 2:
             return _normalise(x, self.running_mean, self.running_scale, weight, bias, self.eps)
         chunks = chunks_for(values)
-        y, mean, scale = _RangeNorm.apply(x, weight, bias, self.eps, chunks, range_constant(values // chunks, self.constant))
+        y, mean, scale = _RangeNorm.apply(
+            x, weight, bias, self.eps, chunks, range_constant(values // chunks, self.constant)
+        )
         self._follow(mean, scale)
         return y
 

@@ -13,8 +13,8 @@ from quant.errors import QuantError
 
 @dataclass(frozen=True)
 class Phase:
-    """What is on during an epoch. `progress` is how much of quantized training has passed at its beginning, in [0, 1); `bits` is the
-    width of a progressive schedule, None where there is none."""
+    """What is on during an epoch. `progress` is how much of quantized training has passed at its beginning, in [0, 1);
+    `bits` is the width of a progressive schedule, None where there is none."""
 
     name: str
     fake_quant: bool
@@ -29,11 +29,13 @@ class Schedule:
     """Lengths of the phases.
 
     epochs            all epochs together
-    float_epochs      epochs before the quantizers are attached (StatAssist; 0 turns it off, `epochs` trains a float model only)
+    float_epochs      epochs before the quantizers are attached (StatAssist; 0 turns it off, `epochs` trains a float
+                      model only)
     observer_freeze   fraction of the quantized epochs after which ranges stand still
     bn_freeze         fraction of the quantized epochs after which batch-norm statistics stand still
-    bits              widths that follow one another in equal shares of the quantized epochs, such as (5, 4, 3, 2): progressive
-                      fine-tuning (arXiv:1808.05779). The two fractions are then of the last width's epochs: ranges move before
+    bits              widths that follow one another in equal shares of the quantized epochs, such as (5, 4, 3, 2):
+                      progressive fine-tuning (arXiv:1808.05779). The two fractions are then of the last width's epochs:
+                      ranges move before
     """
 
     epochs: int
@@ -49,12 +51,15 @@ class Schedule:
             raise QuantError(f"float_epochs: {self.float_epochs}, must lie between 0 and epochs ({self.epochs})")
         if not 0.0 < self.observer_freeze <= self.bn_freeze <= 1.0:
             raise QuantError(
-                f"observer_freeze {self.observer_freeze} and bn_freeze {self.bn_freeze}: need 0 < observer_freeze <= bn_freeze <= 1"
+                f"observer_freeze {self.observer_freeze} and bn_freeze {self.bn_freeze}: need 0 < observer_freeze <= "
+                "bn_freeze <= 1"
             )
         if not all(isinstance(width, int) and 1 <= width <= 8 for width in self.bits):
             raise QuantError(f"bits: {self.bits}, each must be a whole number from 1 to 8")
         if 0 < self.quantized_epochs < len(self.bits):
-            raise QuantError(f"bits: {len(self.bits)} widths need as many quantized epochs, there are {self.quantized_epochs}")
+            raise QuantError(
+                f"bits: {len(self.bits)} widths need as many quantized epochs, there are {self.quantized_epochs}"
+            )
 
     @property
     def quantized_epochs(self) -> int:
@@ -64,8 +69,8 @@ class Schedule:
 def phase_at(schedule: Schedule, epoch: int) -> Phase:
     """The phase of an epoch, counted from 0.
 
-    The first quantized epoch of the last width always observes; the last of several is frozen, unless bn_freeze is 1, however short
-    the schedule.
+    The first quantized epoch of the last width always observes; the last of several is frozen, unless bn_freeze is 1,
+    however short the schedule.
 
     >>> [phase_at(Schedule(epochs=6, float_epochs=1), e).name for e in range(6)]
     ['float', 'qat', 'qat', 'qat', 'freeze_observers', 'freeze_bn']

@@ -1,13 +1,15 @@
-"""8-bit training (arXiv:1805.11046): a float model's layers exchanged for ones that compute forward and backward in 8 bits.
+"""8-bit training (arXiv:1805.11046): a float model's layers exchanged for ones that compute forward and backward in 8
+bits.
 
     model = quant.train_8bit(zoo.build("resnet18"))     # then train as ever, from scratch or on from a float checkpoint
 
-Exchanged are Conv2d, Linear (quant.training.backprop) and BatchNorm1d/2d (Range BN); everything else (sums, ReLU, pooling, the loss, the weight
-update) stays float. First and last layer are exchanged too, as in the paper. torch.nn itself is left alone.
+Exchanged are Conv2d, Linear (quant.training.backprop) and BatchNorm1d/2d (Range BN); everything else (sums, ReLU,
+pooling, the loss, the weight update) stays float. First and last layer are exchanged too, as in the paper. torch.nn
+itself is left alone.
 
-The 8 bits are simulated in float, so a step takes longer than in float: on one CPU core at 32 px 1.7 times for ResNet-20, 3 times for
-MobileNetV2-0.5. Layers whose samples have few values (a BatchNorm1d behind ten logits) clip much, since their range is the mean over
-samples of a few values' extremes: name them in `ignore`.
+The 8 bits are simulated in float, so a step takes longer than in float: on one CPU core at 32 px 1.7 times for
+ResNet-20, 3 times for MobileNetV2-0.5. Layers whose samples have few values (a BatchNorm1d behind ten logits) clip
+much, since their range is the mean over samples of a few values' extremes: name them in `ignore`.
 """
 
 from fnmatch import fnmatchcase
@@ -31,16 +33,18 @@ def train_8bit(
     ignore: tuple[str, ...] = (),
     seed: int = 0,
 ) -> nn.Module:
-    """The model, changed in place: its modules are exchanged, its Parameters stay the same objects, so an optimizer may hold them already.
+    """The model, changed in place: its modules are exchanged, its Parameters stay the same objects, so an optimizer may
+    hold them already.
 
     bits              of activations, weights and gradients, 2..8 (biases have twice as many)
     grad_weight_bits  of the copy of the gradient that makes weight gradients: 16, or 32 for the float gradient
     zero_point        keep zeros in gradients exactly zero (ReLU's masks stay sparse); off in the published code
-    constant          of Range BN: "gauss" continues a trained batch norm, "released" and "paper" are for training from scratch
+    constant          of Range BN: "gauss" continues a trained batch norm, "released" and "paper" are for training from
+                      scratch
     ignore            globs of module names that stay float
     seed              of the stochastic rounding; each layer has a stream of its own
-    Layers of other classes, subclasses included, stay float. Raises QuantError for a bad setting, for layers with hooks, and where there is
-    nothing to exchange.
+    Layers of other classes, subclasses included, stay float. Raises QuantError for a bad setting, for layers with
+    hooks, and where there is nothing to exchange.
     """
     if not 2 <= bits <= 8:
         raise QuantError(f"bits: {bits}, takes 2 to 8")
@@ -52,7 +56,9 @@ def train_8bit(
         if any(fnmatchcase(name, glob) for glob in ignore):
             continue
         if type(layer) in LAYERS:
-            new = LAYERS[type(layer)].from_float(layer, grad_weight_bits=grad_weight_bits, seed=mix(seed, index), **options)
+            new = LAYERS[type(layer)].from_float(
+                layer, grad_weight_bits=grad_weight_bits, seed=mix(seed, index), **options
+            )
         elif type(layer) in NORMS:
             new = NORMS[type(layer)].from_float(layer, constant, seed=mix(seed, index), **options)
         else:

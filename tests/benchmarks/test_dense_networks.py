@@ -1,4 +1,6 @@
-"""benchmarks/dense_networks.py, its page, and dense_step.py: what made-up figures say, and tiny networks through whole measurements."""
+"""benchmarks/dense_networks.py, its page, and dense_step.py: what made-up figures say, and tiny networks through whole
+measurements.
+"""
 
 import json
 import math
@@ -12,15 +14,27 @@ from common.files import read_json, write_json
 from latency_lut.bench.contenders import FROZEN, SESSION
 from latency_lut.bench.results import identity, median_ms
 
-MS = dict(zip(NAMES, (10.0, 8.0, 5.0, 20.0, 3.0, 4.0, 2.0), strict=True))  # float torch, ort; fbgemm, qnnpack, x86, onednn; ort
+# float torch, ort; fbgemm, qnnpack, x86, onednn; ort
+MS = dict(zip(NAMES, (10.0, 8.0, 5.0, 20.0, 3.0, 4.0, 2.0), strict=True))
 STEPS = {"layers": 70, "layer_steps": 1.0, "worst_layer": "stem_quant", "output_steps": 3.4, "agreement": 1.0}
-ONNX = {"bytes": 1_250_000, "integer_layers": 50, "layer_steps": 1, "output_steps": 2.0, "agreement": 1.0, "float_ops": ["gate_quant"]}
+ONNX = {
+    "bytes": 1_250_000,
+    "integer_layers": 50,
+    "layer_steps": 1,
+    "output_steps": 2.0,
+    "agreement": 1.0,
+    "float_ops": ["gate_quant"],
+}
 
 
 def made_up(ms=MS, steps=STEPS, missing=(), **fields) -> dict:
     """One network's results."""
-    rows = [{"name": name, "reason": "QuantError: no place"} if name in missing else {"name": name, "rounds_ms": [ms[name]] * 3}
-            for name in NAMES]  # fmt: skip
+    rows = [
+        {"name": name, "reason": "QuantError: no place"}
+        if name in missing
+        else {"name": name, "rounds_ms": [ms[name]] * 3}
+        for name in NAMES
+    ]
     gate = ["gate_quant (Hardsigmoid)"]
     found = {
         "task": "segmentation",
@@ -36,11 +50,19 @@ def made_up(ms=MS, steps=STEPS, missing=(), **fields) -> dict:
 
 
 def written(asked=1, **networks) -> str:
-    about = {"sizes": dense_networks.SIZES, "classes": dense_networks.CLASSES, "rounds": 8, "pictures": 1, "machine": identity()}
-    return page({"about": about, "networks": {name.replace("__", ":"): found for name, found in networks.items()}}, asked)
+    about = {
+        "sizes": dense_networks.SIZES,
+        "classes": dense_networks.CLASSES,
+        "rounds": 8,
+        "pictures": 1,
+        "machine": identity(),
+    }
+    return page(
+        {"about": about, "networks": {name.replace("__", ":"): found for name, found in networks.items()}}, asked
+    )
 
 
-# ---- what the figures say ----------------------------------------------------------------------------------------------------------------
+# ---- what the figures say ----------------------------------------------------------------------------------
 
 
 def test_the_fastest_forms_are_compared_without_what_comes_behind_them():
@@ -56,7 +78,11 @@ def test_the_fastest_forms_are_compared_without_what_comes_behind_them():
 def test_the_summary_of_good_and_of_bad_figures():
     good = summarized({"lraspp:mobilenet_v2": made_up()}, 2)
     assert good["parity_holds"] and good["parity_worst_steps"] == 1 and good["onnx_exported"] == 1
-    assert good["int8_over_float"] == {"lraspp:mobilenet_v2": 0.25} and good["failures"] == {} and good["fastest_is_float"] == []
+    assert (
+        good["int8_over_float"] == {"lraspp:mobilenet_v2": 0.25}
+        and good["failures"] == {}
+        and good["fastest_is_float"] == []
+    )
     assert good["slower_than_own_float"] == {"lraspp:mobilenet_v2": {"qnnpack": 2.0}}
     assert not summarized({"espnet": made_up(steps=STEPS | {"layer_steps": 2.5})}, 1)["parity_holds"]
     assert not summarized({}, 1)["parity_holds"]
@@ -64,21 +90,26 @@ def test_the_summary_of_good_and_of_bad_figures():
 
 def test_what_was_not_compared_holds_nothing():
     parity = made_up()["parity"] | {"x86": {"reason": "QuantError: no place"}}
-    summary = summarized({"espnet": made_up(parity=parity, onnx={"": {"reason": "QuantError: none"}}, missing=("x86",))}, 1)
+    summary = summarized(
+        {"espnet": made_up(parity=parity, onnx={"": {"reason": "QuantError: none"}}, missing=("x86",))}, 1
+    )
     assert not summary["parity_holds"] and summary["onnx_exported"] == 0
     assert set(summary["failures"]["espnet"]) == {"parity x86", "ONNX", "latency x86"}
     assert failures(made_up()) == {}
 
 
-# ---- the page ----------------------------------------------------------------------------------------------------------------------------
+# ---- the page ----------------------------------------------------------------------------------------------
 
 
 def test_the_sentences_follow_the_figures():
     text = written(
-        asked=3, lraspp__mobilenet_v2=made_up(), espnet=made_up(ms=MS | {"onnxruntime": 8.0, "x86": 8.8, "onednn": 9, "fbgemm": 9})
+        asked=3,
+        lraspp__mobilenet_v2=made_up(),
+        espnet=made_up(ms=MS | {"onnxruntime": 8.0, "x86": 8.8, "onednn": 9, "fbgemm": 9}),
     )
     assert "**2 of 3 networks so far.**" in text
-    assert "from 25 % (lraspp:mobilenet_v2) to 100 % (espnet)" in text and "takes 50 % of the time" in text  # sqrt(1/4 * 1)
+    # sqrt(1/4 * 1)
+    assert "from 25 % (lraspp:mobilenet_v2) to 100 % (espnet)" in text and "takes 50 % of the time" in text
     assert "| lraspp:mobilenet_v2 | segmentation | 1.700 | 7000 | 1.702 | 7180 |" in text
     assert "The worst layer of all is off by 1 step(s); 2 are allowed" in text
     assert "| lraspp:mobilenet_v2 | qnnpack | 2.00 | quantized::conv2d x9 91 % |" in text
@@ -106,20 +137,36 @@ def test_networks_all_in_integers_are_named():
 
 
 def test_parts_stand_side_by_side():
-    parts = {"features": {"params": 1_000_000, "macs": 3_000_000, "inputs": 1}, "box_head": {"params": 4e5, "macs": 2.7e6, "inputs": 150}}
+    parts = {
+        "features": {"params": 1_000_000, "macs": 3_000_000, "inputs": 1},
+        "box_head": {"params": 4e5, "macs": 2.7e6, "inputs": 150},
+    }
     parity = {engine: {"parts": {name: STEPS for name in parts}, "float_ops": [], "resizes": 0} for engine in INT8}
     text = written(faster_rcnn=made_up(parts=parts, parity=parity, onnx={name: ONNX for name in parts}))
     assert "| 1.000 + 0.400 | 3 + 150 regions x 2.7 |" in text and "| 140 | 1 / 3 + 1 / 3 |" in text
     assert "| faster_rcnn box_head | 1.25 | 50 | 1 / 2 | gate_quant |" in text
 
 
-# ---- whole measurements ------------------------------------------------------------------------------------------------------------------
+# ---- whole measurements ------------------------------------------------------------------------------------
 
 
 def test_a_tiny_network_through_the_whole_measurement(tmp_path, capsys, monkeypatch):
-    words = ["--smoke", "--rounds", "0", "--networks", "lraspp:mobilenet_v3_small_relu_x0_5", "--output", str(tmp_path / "dense")]
+    words = [
+        "--smoke",
+        "--rounds",
+        "0",
+        "--networks",
+        "lraspp:mobilenet_v3_small_relu_x0_5",
+        "--output",
+        str(tmp_path / "dense"),
+    ]
     summary = dense_networks.main(words)
-    assert summary["parity_holds"] and summary["onnx_exported"] == 1 and summary["failures"] == {} and summary["int8_over_float"] == {}
+    assert (
+        summary["parity_holds"]
+        and summary["onnx_exported"] == 1
+        and summary["failures"] == {}
+        and summary["int8_over_float"] == {}
+    )
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == summary
     (found,) = read_json(tmp_path / "dense.json")["networks"].values()
     assert set(found["parity"]) == set(INT8) and all(row["resizes"] == 1 for row in found["parity"].values())
@@ -152,12 +199,15 @@ def test_a_broken_file_is_named(tmp_path, capsys):
     assert "dense.json: about.sizes: missing" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words, part", (
-    (["--networks", "resnet18"], "networks: 'resnet18' is neither"),
-    (["--networks", "ssdlite:nothing"], "'nothing'"),
-    (["--rounds", "1"], "rounds: 1, must be 0 or 3 to 1000"),
-    (["--pictures", "0"], "pictures: 0"),
-))  # fmt: skip
+@pytest.mark.parametrize(
+    "words, part",
+    (
+        (["--networks", "resnet18"], "networks: 'resnet18' is neither"),
+        (["--networks", "ssdlite:nothing"], "'nothing'"),
+        (["--rounds", "1"], "rounds: 1, must be 0 or 3 to 1000"),
+        (["--pictures", "0"], "pictures: 0"),
+    ),
+)
 def test_mistakes_are_named(words, part, tmp_path, capsys):
     with pytest.raises(SystemExit):
         dense_networks.main([*words, "--output", str(tmp_path / "dense")])
@@ -176,7 +226,8 @@ def test_what_comes_behind_a_network_sees_the_outputs_that_are_there():
     subject = dense_networks.Subject("segmentation", Head(), dense_networks.classes_of, images)
     behind, found = dense_networks.after(subject, {"": images[:1]})
     assert found == 64 * 64 and calls == [(1, 3, 64, 64)]
-    assert torch.equal(behind(), dense_networks.classes_of(Head(), images[:1])) and len(calls) == 2  # the second is the comparison's own
+    # the second is the comparison's own
+    assert torch.equal(behind(), dense_networks.classes_of(Head(), images[:1])) and len(calls) == 2
 
 
 def test_every_network_of_the_list_exists():
@@ -185,7 +236,7 @@ def test_every_network_of_the_list_exists():
             assert sum(p.numel() for p in dense_networks.build(name, dense_networks.SIZES).parameters()) > 1e5
 
 
-# ---- the training step -------------------------------------------------------------------------------------------------------------------
+# ---- the training step -------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -195,8 +246,13 @@ def test_a_tiny_training_step(capsys):
     printed = capsys.readouterr().out
     assert json.loads(printed.splitlines()[-1]) == json.loads(json.dumps(result)) and "## backward" in printed
     for found in result.values():
-        assert found["ms"]["float"] > 0 and found["ratio"] == pytest.approx(found["ms"]["qat"] / found["ms"]["float"], rel=0.02)
-        assert set(found["reading"]) == {"0 workers", "1 workers"} and 0 <= found["reading"]["0 workers"]["training_waits"] <= 1
+        assert found["ms"]["float"] > 0 and found["ratio"] == pytest.approx(
+            found["ms"]["qat"] / found["ms"]["float"], rel=0.02
+        )
+        assert (
+            set(found["reading"]) == {"0 workers", "1 workers"}
+            and 0 <= found["reading"]["0 workers"]["training_waits"] <= 1
+        )
 
 
 def test_reading_in_words():
@@ -205,11 +261,14 @@ def test_reading_in_words():
     assert "DOES NOT KEEP UP" in dense_step.reading_words(row | {"pictures_per_s": 19.0})
 
 
-@pytest.mark.parametrize("words, part", (
-    (["--tasks", "style"], "tasks: 'style'"),
-    (["--data-root", "/data/bccd"], "data_root: '/data/bccd', must be detection=FOLDER"),
-    (["--network", "tdsod"], "network: name the one task"),
-))  # fmt: skip
+@pytest.mark.parametrize(
+    "words, part",
+    (
+        (["--tasks", "style"], "tasks: 'style'"),
+        (["--data-root", "/data/bccd"], "data_root: '/data/bccd', must be detection=FOLDER"),
+        (["--network", "tdsod"], "network: name the one task"),
+    ),
+)
 def test_mistakes_of_the_training_step_are_named(words, part, capsys):
     with pytest.raises(SystemExit):
         dense_step.main(words)

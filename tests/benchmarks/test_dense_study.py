@@ -1,4 +1,6 @@
-"""benchmarks/detection_study.py and segmentation_study.py: recipes, the order of the work, and the numbers and words on their pages."""
+"""benchmarks/detection_study.py and segmentation_study.py: recipes, the order of the work, and the numbers and words on
+their pages.
+"""
 
 import functools
 import json
@@ -30,14 +32,20 @@ def config(**rest) -> DenseConfig:
     return Pairs(**small | rest)
 
 
-# ---- columns -------------------------------------------------------------------------------------------------
+# ---- columns -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("column", "looks", "in_float", "lr", "boost"),
-    [("base", 8, 8, 0.1, "off"), ("float", 2, 2, 0.02, "off"), ("finetune", 2, 0, 0.02, "off"), ("naive", 10, 0, 0.1, "off"),
-     ("statassist", 10, 1, 0.1, "off"), ("both", 10, 1, 0.1, "paper")],
-)  # fmt: skip
+    [
+        ("base", 8, 8, 0.1, "off"),
+        ("float", 2, 2, 0.02, "off"),
+        ("finetune", 2, 0, 0.02, "off"),
+        ("naive", 10, 0, 0.1, "off"),
+        ("statassist", 10, 1, 0.1, "off"),
+        ("both", 10, 1, 0.1, "paper"),
+    ],
+)
 def test_every_column_has_its_recipe(column, looks, in_float, lr, boost):
     found = recipe(config(), Cell(NET, 3, column))
     assert (found.schedule.epochs, found.schedule.float_epochs, found.lr, found.boost) == (looks, in_float, lr, boost)
@@ -71,8 +79,10 @@ def test_what_a_wanted_column_goes_on_from_is_computed_too_and_before_it():
 
 
 def test_every_stage_needs_only_what_came_before_and_pictures_come_as_soon_as_they_can():
-    jobs = [[job.args[1].column if job.func is dense_study.run_cell else job.func.__name__ for job in stage]
-            for stage in dense_study.stages(config(), STUDY)]  # fmt: skip
+    jobs = [
+        [job.args[1].column if job.func is dense_study.run_cell else job.func.__name__ for job in stage]
+        for stage in dense_study.stages(config(), STUDY)
+    ]
     trained = [["base", "both"], ["float", "finetune"], ["draw_sheet"], ["ptq", "straight", "naive", "statassist"]]
     assert jobs == [["measure_latencies"], *trained]
     done = set()
@@ -95,11 +105,13 @@ def test_both_studies_take_their_flags():
 
 def test_the_command_repeats_what_was_chosen_and_not_where():
     found = dense_study.command(config(lr=0.1, seeds=(0, 1), runs="elsewhere", minutes=5.0))
-    assert "benchmarks/detection_study.py --data-root FOLDER" in found and "--seeds 0 1" in found and "--lr 0.1" in found
+    assert (
+        "benchmarks/detection_study.py --data-root FOLDER" in found and "--seeds 0 1" in found and "--lr 0.1" in found
+    )
     assert "elsewhere" not in found and "minutes" not in found and "--batch-size" not in found
 
 
-# ---- going on ------------------------------------------------------------------------------------------------
+# ---- going on ----------------------------------------------------------------------------------------------
 
 
 def test_a_cell_is_made_once_and_what_diverged_is_a_result(tmp_path, monkeypatch):
@@ -128,28 +140,57 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
         claim(config(runs=str(tmp_path), tune_lr=0.5), FREE)
 
 
-# ---- the page ------------------------------------------------------------------------------------------------
+# ---- the page ----------------------------------------------------------------------------------------------
 
 
 def made(column, ap, seed=0, network=NET, **rest):
     """A cell whose groups of pictures lie half a point around its score, evenly."""
-    own = {"scores": {"ap": ap, "ap50": 2 * ap}, "groups": [ap - 0.005, ap + 0.005] * 4, "pictures": 40, "refused": None, "seconds": 60.0}
-    integer = {"fake_quant": {"ap": ap + 0.001, "ap50": 2 * ap}, "agreement": 0.98, "float_ops": []} if column != "float" else {}
+    own = {
+        "scores": {"ap": ap, "ap50": 2 * ap},
+        "groups": [ap - 0.005, ap + 0.005] * 4,
+        "pictures": 40,
+        "refused": None,
+        "seconds": 60.0,
+    }
+    integer = (
+        {"fake_quant": {"ap": ap + 0.001, "ap50": 2 * ap}, "agreement": 0.98, "float_ops": []}
+        if column != "float"
+        else {}
+    )
     return {"network": network, "seed": seed, "column": column, "curve": [[3, ap / 2], [6, ap]]} | own | integer | rest
 
 
 def result(*cells, **rest):
-    return {"command": "python study", "task": "detection", "title": "Detection", "score": "ap", "reported": ["ap", "ap50"],
-            "settings": asdict(config()),
-            "float_epochs": 3, "machine": "CPU", "torch": "2", "chosen": ["why"], "networks": [NET], "planned": len(cells),
-            "cells": list(cells), "latency": None} | rest  # fmt: skip
+    return {
+        "command": "python study",
+        "task": "detection",
+        "title": "Detection",
+        "score": "ap",
+        "reported": ["ap", "ap50"],
+        "settings": asdict(config()),
+        "float_epochs": 3,
+        "machine": "CPU",
+        "torch": "2",
+        "chosen": ["why"],
+        "networks": [NET],
+        "planned": len(cells),
+        "cells": list(cells),
+        "latency": None,
+    } | rest
 
 
 def test_a_difference_is_paired_by_seeds_and_by_pictures():
-    cells = [made("both", 0.30), made("naive", 0.20), made("both", 0.34, seed=1), made("naive", 0.22, seed=1), made("both", 0.9, seed=2)]
+    cells = [
+        made("both", 0.30),
+        made("naive", 0.20),
+        made("both", 0.34, seed=1),
+        made("naive", 0.22, seed=1),
+        made("both", 0.9, seed=2),
+    ]
     found = dense_report.difference(result(*cells), (NET, "both"), (NET, "naive"))
     assert found["mean"] == pytest.approx(0.11) and found["seeds"] == 2
-    assert found["error"] == pytest.approx(0.01)  # seeds alone: all groups of pictures agree on the difference; stdev(.1, .12) / sqrt(2)
+    # seeds alone: all groups of pictures agree on the difference; stdev(.1, .12) / sqrt(2)
+    assert found["error"] == pytest.approx(0.01)
 
 
 def test_the_error_by_pictures_is_that_of_a_mean_over_groups():
@@ -159,9 +200,17 @@ def test_the_error_by_pictures_is_that_of_a_mean_over_groups():
 
 
 def test_groups_without_objects_are_left_out_of_every_pair():
-    one = made("both", 0.3, groups=[0.0, None, 0.2, 0.4, 0.6]), made("both", 0.3, seed=1, groups=[0.0, None, 0.2, 0.4, 0.6])
-    other = made("naive", 0.3, groups=[0.3, 0.9, 0.3, 0.3, 0.3]), made("naive", 0.3, seed=1, groups=[0.3, None, 0.3, 0.3, 0.3])
-    assert dense_report.difference(result(*one, *other), (NET, "both"), (NET, "naive"))["error"] == pytest.approx(0.2581989 / 2)
+    one = (
+        made("both", 0.3, groups=[0.0, None, 0.2, 0.4, 0.6]),
+        made("both", 0.3, seed=1, groups=[0.0, None, 0.2, 0.4, 0.6]),
+    )
+    other = (
+        made("naive", 0.3, groups=[0.3, 0.9, 0.3, 0.3, 0.3]),
+        made("naive", 0.3, seed=1, groups=[0.3, None, 0.3, 0.3, 0.3]),
+    )
+    assert dense_report.difference(result(*one, *other), (NET, "both"), (NET, "naive"))["error"] == pytest.approx(
+        0.2581989 / 2
+    )
 
 
 def pictures(sizes):
@@ -170,7 +219,13 @@ def pictures(sizes):
     def read(index):
         boxes = torch.tensor([[0.0, 0.0, sizes[index], sizes[index]]] if sizes[index] else []).view(-1, 4)
         none = torch.zeros(len(boxes), dtype=torch.bool)
-        target = {"boxes": boxes, "labels": none.long(), "difficult": none, "crowd": none, "size": torch.tensor([32, 32])}
+        target = {
+            "boxes": boxes,
+            "labels": none.long(),
+            "difficult": none,
+            "crowd": none,
+            "size": torch.tensor([32, 32]),
+        }
         return torch.zeros(3, 32, 32, dtype=torch.uint8), target | {"number": torch.tensor(index)}
 
     source = SimpleNamespace(read=read, name=str, __len__=lambda: len(sizes))
@@ -180,10 +235,17 @@ def pictures(sizes):
 def test_a_group_of_pictures_without_objects_has_no_score_and_keeps_its_place():
     class Machinery:
         def detections(self, model, images):
-            box = {"boxes": torch.tensor([[0.0, 0.0, 8.0, 8.0]]), "scores": torch.ones(1), "labels": torch.zeros(1, dtype=torch.long)}
+            box = {
+                "boxes": torch.tensor([[0.0, 0.0, 8.0, 8.0]]),
+                "scores": torch.ones(1),
+                "labels": torch.zeros(1, dtype=torch.long),
+            }
             return [box] * len(images)
 
-    task, some = Detection(Machinery(), ("a",)), [None if index // 2 == 3 else 8.0 if index < 8 else 20.0 for index in range(16)]
+    task, some = (
+        Detection(Machinery(), ("a",)),
+        [None if index // 2 == 3 else 8.0 if index < 8 else 20.0 for index in range(16)],
+    )
     found = dense_study.scores(task, torch.nn.Identity(), pictures(some))
     assert found["groups"] == [1.0, 1.0, 1.0, None, 0.0, 0.0, 0.0, 0.0] and found["pictures"] == 16
     with pytest.raises(UserError, match="no objects"):  # a study without any is stopped
@@ -192,10 +254,12 @@ def test_a_group_of_pictures_without_objects_has_no_score_and_keeps_its_place():
 
 @pytest.mark.parametrize(
     ("both", "naive", "base", "says"),
-    [(0.30, 0.20, 0.30, ["reaches the float baseline within the noise: +0.0", "beats naive QAT: +10.0"]),
-     (0.20, 0.30, 0.30, ["falls short of the float baseline: -10.0", "is below naive QAT: -10.0"]),
-     (0.30, 0.30, 0.20, ["is above the float baseline: +10.0", "cannot be told from naive QAT: +0.0"])],
-)  # fmt: skip
+    [
+        (0.30, 0.20, 0.30, ["reaches the float baseline within the noise: +0.0", "beats naive QAT: +10.0"]),
+        (0.20, 0.30, 0.30, ["falls short of the float baseline: -10.0", "is below naive QAT: -10.0"]),
+        (0.30, 0.30, 0.20, ["is above the float baseline: +10.0", "cannot be told from naive QAT: +0.0"]),
+    ],
+)
 def test_the_verdicts_follow_the_numbers(both, naive, base, says):
     words = "\n".join(dense_report.reading(result(made("both", both), made("naive", naive), made("float", base)), NET))
     assert all(f"StatAssist with GradBoost from scratch {text}" in words for text in says)
@@ -221,7 +285,14 @@ def test_trainings_that_learned_nothing_are_not_compared():
 
 
 def test_a_training_that_diverged_is_counted_and_named():
-    lost = {"network": NET, "seed": 1, "column": "naive", "curve": [], "scores": None, "refused": "the loss became nan; the rest"}
+    lost = {
+        "network": NET,
+        "seed": 1,
+        "column": "naive",
+        "curve": [],
+        "scores": None,
+        "refused": "the loss became nan; the rest",
+    }
     here = result(made("both", 0.3), made("naive", 0.2), lost)
     assert "| naive (1 of 2 diverged) | 20.0 | 40.0 | 20.1 | 98.0 % | 1.0 |" in dense_report.table(here, NET)
     assert "- *naive* diverged in 1 of 2 seed(s): the loss became nan." in dense_report.reading(here, NET)
@@ -229,21 +300,31 @@ def test_a_training_that_diverged_is_counted_and_named():
 
 
 def test_the_table_gives_mean_and_spread_and_the_time_of_the_float_training_before():
-    cells = [made("base", 0.1, scores=None, groups=[]), made("float", 0.30), made("float", 0.32, seed=1), made("ptq", 0.1)]
+    cells = [
+        made("base", 0.1, scores=None, groups=[]),
+        made("float", 0.30),
+        made("float", 0.32, seed=1),
+        made("ptq", 0.1),
+    ]
     lines = dense_report.table(result(*cells), NET)
     assert lines[0] == "| column | AP | AP50 | AP of fake-quant | same answer | minutes |"
     assert lines[2] == "| float | 31.0 ± 1.4 | 62.0 ± 2.8 | - | - | 2.0 |"
     assert lines[3] == "| ptq | 10.0 | 20.0 | 10.1 | 98.0 % | 3.0 |"
 
 
-@pytest.mark.parametrize(("ms", "says"), [(2.1, "about the same INT8 latency as"), (4.0, "more INT8 latency than"), (1.0, "less INT8")])
+@pytest.mark.parametrize(
+    ("ms", "says"), [(2.1, "about the same INT8 latency as"), (4.0, "more INT8 latency than"), (1.0, "less INT8")]
+)
 def test_networks_are_compared_at_their_latencies(ms, says):
     rows = {
         name: {"params": 1e6, "macs": 2e7, "int8_ms": value, "float_ms": 6.0, "int8_spread": 0.01, "float_spread": 0.0}
         for name, value in ((NET, ms), ("other", 2.0))
     }
     here = result(
-        made("both", 0.3), made("both", 0.2, network="other"), networks=[NET, "other"], latency={"networks": rows, "timed_on": [1]}
+        made("both", 0.3),
+        made("both", 0.2, network="other"),
+        networks=[NET, "other"],
+        latency={"networks": rows, "timed_on": [1]},
     )
     words = "\n".join(dense_report.latencies(here))
     assert says in words and f"*both* {NET} is better than other: +10.0 points" in words
@@ -254,7 +335,9 @@ def test_the_page_the_json_and_the_curves_are_written_and_say_what_is_missing(tm
     path = dense_report.write(str(tmp_path), here)
     dense_pictures.sheet_path(tmp_path, "detection", NET, 0).write_bytes(b"")
     page = dense_report.page(tmp_path, read_json(path))
-    assert "**3 of 7 cells so far.**" in page and "detection_ssdlite_frostnet_small_0_5_0.png" in page and "- why" in page
+    assert (
+        "**3 of 7 cells so far.**" in page and "detection_ssdlite_frostnet_small_0_5_0.png" in page and "- why" in page
+    )
     assert (tmp_path / "detection_curves.png").is_file()
     assert read_json(path)["effects"][NET]["both, against float"]["mean"] == pytest.approx(-0.1)
     dense_report.write(str(tmp_path), result())  # no cell yet
@@ -280,26 +363,43 @@ def test_boxes_that_are_found_are_drawn_at_the_pictures_own_size():
 
     task = Named()
     task.machinery = Machinery()
-    found = detection_study.paint(task, "model", torch.zeros(3, 64, 128, dtype=torch.uint8), torch.zeros(1, 3, 32, 32), {})
+    found = detection_study.paint(
+        task, "model", torch.zeros(3, 64, 128, dtype=torch.uint8), torch.zeros(1, 3, 32, 32), {}
+    )
     ys, xs = found.sum(0).nonzero(as_tuple=True)
-    assert abs(int(xs.min()) - 32) <= 2 and abs(int(xs.max()) - 96) <= 2 and abs(int(ys.min()) - 16) <= 2 and abs(int(ys.max()) - 48) <= 2
+    assert (
+        abs(int(xs.min()) - 32) <= 2
+        and abs(int(xs.max()) - 96) <= 2
+        and abs(int(ys.min()) - 16) <= 2
+        and abs(int(ys.max()) - 48) <= 2
+    )
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    assert not detection_study.paint(task, None, torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(1, 3, 8, 8), nothing).any()
+    assert not detection_study.paint(
+        task, None, torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(1, 3, 8, 8), nothing
+    ).any()
 
 
 def test_masks_are_drawn_where_classes_are_and_not_where_there_is_none():
     truth = torch.full((8, 8), 255, dtype=torch.uint8)
     truth[:4, :4], truth[:4, 4:] = 0, 1
-    found = segmentation_study.paint(Named(), None, torch.zeros(3, 16, 16, dtype=torch.uint8), torch.zeros(1, 3, 8, 8), truth)
+    found = segmentation_study.paint(
+        Named(), None, torch.zeros(3, 16, 16, dtype=torch.uint8), torch.zeros(1, 3, 8, 8), truth
+    )
     first, second = (torch.tensor(c) * 0.6 for c in dense_pictures.palette(2))
-    assert (found[:, 3, 3] - first).abs().max() <= 1 and (found[:, 3, 12] - second).abs().max() <= 1 and not found[:, 12].any()
+    assert (
+        (found[:, 3, 3] - first).abs().max() <= 1
+        and (found[:, 3, 12] - second).abs().max() <= 1
+        and not found[:, 12].any()
+    )
     logits = torch.zeros(1, 2, 4, 4).index_fill(3, torch.tensor([2, 3]), 1.0)
     logits[:, 0] = 0.5
-    found = segmentation_study.paint(Named(), lambda x: logits, torch.zeros(3, 16, 16, dtype=torch.uint8), torch.zeros(1, 3, 8, 8), truth)
+    found = segmentation_study.paint(
+        Named(), lambda x: logits, torch.zeros(3, 16, 16, dtype=torch.uint8), torch.zeros(1, 3, 8, 8), truth
+    )
     assert (found[:, 12, 1] - first).abs().max() <= 1 and (found[:, 1, 14] - second).abs().max() <= 1
 
 
-# ---- end to end ----------------------------------------------------------------------------------------------
+# ---- end to end --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

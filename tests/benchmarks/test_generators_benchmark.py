@@ -1,4 +1,6 @@
-"""benchmarks/generators.py: what made-up figures say, and tiny generators, untrained and of a run, through whole measurements."""
+"""benchmarks/generators.py: what made-up figures say, and tiny generators, untrained and of a run, through whole
+measurements.
+"""
 
 import json
 from dataclasses import asdict
@@ -25,16 +27,24 @@ def made_up(ms=MS, psnr=(47.25,), **fields) -> dict:
     """One network's results; a number of PSNR for each part."""
     names = [""] if len(psnr) == 1 else ["a_to_b", "b_to_a"]
     rows = {name: {"layers": 40, "layer_steps": 1.0, "psnr": db} for name, db in zip(names, psnr, strict=True)}
-    file = {"bytes": 7_960_000, "integer_layers": 18, "layer_steps": 1, "output_steps": 2.0, "agreement": 1.0, "float_ops": ["tanh_quant"]}
+    file = {
+        "bytes": 7_960_000,
+        "integer_layers": 18,
+        "layer_steps": 1,
+        "output_steps": 2.0,
+        "agreement": 1.0,
+        "float_ops": ["tanh_quant"],
+    }
     found = {
         "task": "untrained, 256 px",
         "parts": {name: {"params": 7_841_411, "macs": 42_303_750_144, "inputs": 1} for name in names},
         "parity": {engine: {"parts": rows, "float_ops": ["1 Tanh"], "resizes": 2} for engine in benchmark.ENGINES},
         "onnx": dict.fromkeys(names, file),
         "latency": [{"name": name, "rounds_ms": [value] * 3} for name, value in ms.items()],
-        "profile": {}, "found": 196_608,
+        "profile": {},
+        "found": 196_608,
         "seen": {"date": "2020-01-01 00:00:00", "seconds": 1.0, "load": 0.5, "steal": 0.01},
-    }  # fmt: skip
+    }
     return found | fields
 
 
@@ -42,12 +52,15 @@ def written(asked=(), **networks) -> str:
     return benchmark.page({"about": benchmark.GeneratorsConfig().about(), "networks": networks}, asked)
 
 
-# ---- the page ----------------------------------------------------------------------------------------------------------------------------
+# ---- the page ----------------------------------------------------------------------------------------------
 
 
 def test_one_table_holds_cost_and_latency():
     text = written(["unet_256"], resnet_6blocks=made_up())
-    assert "| resnet_6blocks | untrained, 256 px | 7.84 | 42.30 | 900.0 | 800.0 | 500.0 | 460.0 | 450.0 | 400.0 | 0.50 |" in text
+    assert (
+        "| resnet_6blocks | untrained, 256 px | 7.84 | 42.30 | 900.0 | 800.0 | 500.0 | 460.0 | 450.0 | 400.0 | 0.50 |"
+        in text
+    )
     assert "| resnet_6blocks | 1 / 47.2 |" in text and "| 7.96; 18; 1 / 2 |" in text
     assert "**Not measured yet: unet_256.**" in text and "amplify single codes" in text and identity()["torch"] in text
     assert "What did not work" not in text and "| 1 Tanh |" in text
@@ -72,10 +85,13 @@ def test_float_can_win():
 def test_the_least_psnr_is_that_of_any_part_on_any_engine():
     worse = {"parts": {"": {"layers": 40, "layer_steps": 1.0, "psnr": 12.5}}, "float_ops": [], "resizes": 0}
     found = made_up(parity=made_up()["parity"] | {"openvino": worse, "x86": {"reason": "none"}})
-    assert benchmark.least_of({"a": found, "b": made_up(psnr=(50.0, 44.0)), "c": made_up(parity={})}) == {"a": 12.5, "b": 44.0}
+    assert benchmark.least_of({"a": found, "b": made_up(psnr=(50.0, 44.0)), "c": made_up(parity={})}) == {
+        "a": 12.5,
+        "b": 44.0,
+    }
 
 
-# ---- whole measurements ------------------------------------------------------------------------------------------------------------------
+# ---- whole measurements ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -110,10 +126,14 @@ def run(tmp_path):
         for split in ("train", "test"):
             (tmp_path / "data" / f"{split}{folder}").mkdir(parents=True)
             for number in range(2):
-                Image.fromarray(np.full((40, 40, 3), colour, np.uint8)).save(tmp_path / "data" / f"{split}{folder}" / f"{number}.png")
+                Image.fromarray(np.full((40, 40, 3), colour, np.uint8)).save(
+                    tmp_path / "data" / f"{split}{folder}" / f"{number}.png"
+                )
     network, config = Network("frost_generator", 32, 3, task="cyclegan"), quant.QuantConfig(engine="fbgemm")
     torch.manual_seed(0)
-    graph = parts.calibrate(network.build(), [torch.rand(2, 3, 32, 32) * 2 - 1], config, "minmax", lambda m, x: m.b_to_a(m.a_to_b(x)))
+    graph = parts.calibrate(
+        network.build(), [torch.rand(2, 3, 32, 32) * 2 - 1], config, "minmax", lambda m, x: m.b_to_a(m.a_to_b(x))
+    )
     made = Run(tmp_path / "runs" / "mine")
     given = {"data": "unpaired", "data_root": str(tmp_path / "data"), "bad_data": "refuse", "direction": "a_to_b"}
     made.write_json("config.json", {"program": "retrain", "quantizers": asdict(config), **given})
@@ -125,10 +145,15 @@ def run(tmp_path):
 
 def test_generators_of_a_run_are_compared_on_its_own_pictures(few, run, tmp_path):
     subject = benchmark.of_run(str(run.path), None)
-    assert subject.what == "frost_generator, cyclegan of unpaired, 32 px" and set(subject.inputs) == {"a_to_b", "b_to_a"}
+    assert subject.what == "frost_generator, cyclegan of unpaired, 32 px" and set(subject.inputs) == {
+        "a_to_b",
+        "b_to_a",
+    }
     for name, red, blue in (("a_to_b", 250, 40), ("b_to_a", 40, 250)):
         x = (subject.inputs[name] + 1) * 127.5
-        assert x.shape == (2, 3, 32, 32) and (x[:, 0].mean().item(), x[:, 2].mean().item()) == pytest.approx((red, blue), abs=1)
+        assert x.shape == (2, 3, 32, 32) and (x[:, 0].mean().item(), x[:, 2].mean().item()) == pytest.approx(
+            (red, blue), abs=1
+        )
     found = benchmark.measure(lambda: subject)
     assert found["latency"] == [] and set(found["onnx"]) == {"a_to_b", "b_to_a"}
     assert all(set(row["parts"]) == {"a_to_b", "b_to_a"} for row in found["parity"].values())
@@ -143,16 +168,19 @@ def test_a_run_trained_with_larger_weights_is_not_compared_on_engines_that_take_
     assert row == {"reason": "UserError: it was trained with weights up to 127, fbgemm takes 63 here"}
 
 
-# ---- mistakes ----------------------------------------------------------------------------------------------------------------------------
+# ---- mistakes ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words, part", (
-    (["--networks", "resnet_8blocks"], "networks: 'resnet_8blocks' is no generator"),
-    (["--input-size", "130", "--networks", "resnet_6blocks"], "input_size: 130, must be a multiple of 4"),
-    (["--smoke", "--networks", "unet_256"], "input_size: 32, must be a multiple of 256"),
-    (["--run", "runs/a", "other/a"], "run: two folders have one name"),
-    (["--run", "nowhere"], "run: nowhere is not the folder of a run"),
-))  # fmt: skip
+@pytest.mark.parametrize(
+    "words, part",
+    (
+        (["--networks", "resnet_8blocks"], "networks: 'resnet_8blocks' is no generator"),
+        (["--input-size", "130", "--networks", "resnet_6blocks"], "input_size: 130, must be a multiple of 4"),
+        (["--smoke", "--networks", "unet_256"], "input_size: 32, must be a multiple of 256"),
+        (["--run", "runs/a", "other/a"], "run: two folders have one name"),
+        (["--run", "nowhere"], "run: nowhere is not the folder of a run"),
+    ),
+)
 def test_mistakes_are_named(words, part, tmp_path, capsys):
     with pytest.raises(SystemExit):
         benchmark.main([*words, "--output", str(tmp_path / "g")])
@@ -161,5 +189,7 @@ def test_mistakes_are_named(words, part, tmp_path, capsys):
 
 def test_a_run_of_another_task_is_refused(run, monkeypatch):
     monkeypatch.setattr(benchmark.trained, "load", lambda path: type("Found", (), {"task": "segmentation"}))
-    with pytest.raises(benchmark.UserError, match="run: .*mine is one of segmentation; name runs of pix2pix or cyclegan"):
+    with pytest.raises(
+        benchmark.UserError, match="run: .*mine is one of segmentation; name runs of pix2pix or cyclegan"
+    ):
         benchmark.of_run(str(run.path), None)

@@ -1,4 +1,6 @@
-"""benchmarks/latency_tables.py, inference_memory.py and parity.py: the bars, the pages, going on; memory on known weights."""
+"""benchmarks/latency_tables.py, inference_memory.py and parity.py: the bars, the pages, going on; memory on known
+weights.
+"""
 
 import json
 import math
@@ -14,7 +16,8 @@ from common.files import read_json, write_json
 from latency_lut.bench.contenders import EAGER, FLOATS, FROZEN, SESSION
 from latency_lut.bench.results import Results
 
-MS = dict(zip(NAMES, (10.0, 8.0, 5.0, 4.5, 20.0, 3.0, 4.0, 2.0)))  # eager, frozen, ort; fbgemm, qnnpack, x86, onednn; ort
+# eager, frozen, ort; fbgemm, qnnpack, x86, onednn; ort
+MS = dict(zip(NAMES, (10.0, 8.0, 5.0, 4.5, 20.0, 3.0, 4.0, 2.0)))
 
 
 def rows(ms=MS, missing=(), convs=0) -> list[dict]:
@@ -50,7 +53,7 @@ def result(job=None, arch="frostnet_small_1_0", **fields) -> dict:
     return {**about, "rounds": 12, "rows": rows(), "profile": profile, "seen": seen, **fields}
 
 
-# ---- what the figures say ------------------------------------------------------------------------------------
+# ---- what the figures say ----------------------------------------------------------------------------------
 
 
 def test_the_bars_of_a_frostnet():
@@ -86,7 +89,10 @@ def test_medians_decide_and_minima_stand_beside_them(tmp_path):
     assert judged["convolutions left float"]["minimum"] is None
     page = written(tmp_path, result(rows=made))
     assert "| frostnet_small_1_0 | best torch engine / eager float | 0.7 | 0.3 | 0.4 | **missed** |" in page
-    assert "| frostnet_small_1_0 | convolutions left float | 0 | - | 0 | met |" in page and "median of the interleaved rounds" in page
+    assert (
+        "| frostnet_small_1_0 | convolutions left float | 0 | - | 0 | met |" in page
+        and "median of the interleaved rounds" in page
+    )
 
 
 def test_what_could_not_be_measured_meets_no_bar():
@@ -115,7 +121,7 @@ def test_a_profile_in_words():
     assert where(result()["profile"]["qnnpack"]) == "quantized::conv2d x9 91 %" and where([]) == "-"
 
 
-# ---- the page ------------------------------------------------------------------------------------------------
+# ---- the page ----------------------------------------------------------------------------------------------
 
 
 def written(tmp_path, *results) -> str:
@@ -133,7 +139,10 @@ def test_the_page_shows_each_network_beside_the_published_numbers(tmp_path):
     line = "10.00 | 8.00 | 5.00 | 4.50 | 20.00 | 3.00 | 4.00 | **2.00** | 0 | -80 % | -75 % | -60 % |"
     assert f"| frostnet_small_1_0 | 5.00 | 1000 | {line}" in page
     assert "| frostnet_small_1_0 | 185 | 62 | -66 % | 10.0 | 3.0 | -70 % | -62 % | -60 % |" in page
-    assert "| shufflenet_v2_x1_0 | 255 | 372 | +46 % | +36 % | 26.4 % | 10.0 | 4.5 | -55 % | +100 % | -44 % | 27.0 % |" in page
+    assert (
+        "| shufflenet_v2_x1_0 | 255 | 372 | +46 % | +36 % | 26.4 % | 10.0 | 4.5 | -55 % | +100 % | -44 % | 27.0 % |"
+        in page
+    )
     assert "| frostnet_small_1_0 | qnnpack | 2.50 | quantized::conv2d x9 91 % |" in page
     assert "On every network the fastest INT8 engine beats every float form." in page
     assert "| frostnet_small_1_0 | 10.00 | 2.70 | 2.70 | 27.0 % | 27.0 % |" in page
@@ -156,7 +165,7 @@ def test_the_memory_table_is_put_into_the_page(tmp_path):
         written(tmp_path, result())
 
 
-# ---- the run -------------------------------------------------------------------------------------------------
+# ---- the run -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -172,7 +181,9 @@ def counted(monkeypatch):
 
 
 def run(tmp_path, *words):
-    return latency_tables.main(["--networks", "frostnet_small_0_35", "resnet18", "--output", str(tmp_path / "latency"), *words])
+    return latency_tables.main(
+        ["--networks", "frostnet_small_0_35", "resnet18", "--output", str(tmp_path / "latency"), *words]
+    )
 
 
 def test_a_run_goes_on_where_it_was_and_ends_with_a_line_of_json(tmp_path, counted, capsys):
@@ -195,12 +206,18 @@ def test_the_page_is_made_anew_from_another_machines_json_without_measuring(tmp_
     (tmp_path / "latency.md").unlink()
     assert run(tmp_path, "--minutes", "0", "--rounds", "5")["networks"] == 2 and len(counted) == 2
     page = (tmp_path / "latency.md").read_text()
-    assert "Machine: Other CPU" in page and "12 interleaved rounds" in page and read_json(tmp_path / "latency.json") == data
+    assert (
+        "Machine: Other CPU" in page
+        and "12 interleaved rounds" in page
+        and read_json(tmp_path / "latency.json") == data
+    )
     with pytest.raises(SystemExit):
         run(tmp_path)
 
 
-@pytest.mark.parametrize("words, message", [(["--large-rounds", "0"], "large_rounds: 0, must be 3"), (["--output", "."], "output: '.'")])
+@pytest.mark.parametrize(
+    "words, message", [(["--large-rounds", "0"], "large_rounds: 0, must be 3"), (["--output", "."], "output: '.'")]
+)
 def test_settings_that_cannot_be_are_refused(words, message, counted, capsys):
     with pytest.raises(SystemExit):
         latency_tables.main(words)
@@ -220,11 +237,13 @@ def test_an_unknown_network_is_refused_and_costs_no_old_results(tmp_path, counte
     assert run(tmp_path) == kept and len(counted) == 2
 
 
-# ---- memory --------------------------------------------------------------------------------------------------
+# ---- memory ------------------------------------------------------------------------------------------------
 
 
 def test_memory_of_a_network_is_that_of_its_weights_and_little_more(tmp_path):
-    config = MemoryConfig(networks=("alexnet",), forms=(EAGER,), input_size=64, repeats=1, output=str(tmp_path / "m.json"))
+    config = MemoryConfig(
+        networks=("alexnet",), forms=(EAGER,), input_size=64, repeats=1, output=str(tmp_path / "m.json")
+    )
     row = inference_memory.measured(config, "alexnet", 1, EAGER)
     weights = 61.1e6 * 4 / 2**20  # 233 MiB
     assert weights < row["running_mib"] < 1.2 * weights and row["running_mib"] <= row["peak_mib"] < 1.5 * weights
@@ -245,7 +264,10 @@ def test_memory_rows_are_kept_and_gone_on_with(tmp_path, monkeypatch, capsys):
     assert len(json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]) == 4
     with pytest.raises(SystemExit):
         inference_memory.main([*words, "--batch", "1", "--repeats", "2"])
-    assert "m.json: repeats: measured with 3, here is 2; choose another --output" in capsys.readouterr().err and len(measured) == 4
+    assert (
+        "m.json: repeats: measured with 3, here is 2; choose another --output" in capsys.readouterr().err
+        and len(measured) == 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -282,7 +304,7 @@ def test_a_form_that_does_not_run_here_is_refused(monkeypatch, capsys):
     assert "forms: 'nosuch' is not one of" in capsys.readouterr().err
 
 
-# ---- parity --------------------------------------------------------------------------------------------------
+# ---- parity ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -308,7 +330,9 @@ def test_parity_compares_only_what_is_missing_and_keeps_the_rest(tmp_path, compa
     compare_on(tmp_path, ["onnxruntime"], "resnet32")
     found = compare_on(tmp_path, ["fbgemm", "onnxruntime"], "resnet20")
     assert compared == [("resnet20", ("fbgemm",)), ("resnet32", ("onnxruntime",)), ("resnet20", ("onnxruntime",))]
-    assert set(found["networks"]["resnet20"]) == {"fbgemm", "onnxruntime"} and read_json(tmp_path / "parity.json") == found
+    assert (
+        set(found["networks"]["resnet20"]) == {"fbgemm", "onnxruntime"} and read_json(tmp_path / "parity.json") == found
+    )
     page = (tmp_path / "parity.md").read_text()
     assert "| network | layers | fbgemm | onnxruntime |" in page and "| resnet32 | 9 | - | 1 / 4 / 2 |" in page
     assert "| resnet20 | 9 | 1 / 4 / 2 | 1 / 4 / 2 |" in page
@@ -317,7 +341,11 @@ def test_parity_compares_only_what_is_missing_and_keeps_the_rest(tmp_path, compa
 def test_parity_of_nothing_holds_nothing_and_writes_nothing(tmp_path, compared, capsys):
     compare_on(tmp_path, ["fbgemm"], "resnet20", words=["--minutes", "0"])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (last["rows"], last["layer_steps"], last["holds"]) == (0, None, False) and not list(tmp_path.iterdir()) and not compared
+    assert (
+        (last["rows"], last["layer_steps"], last["holds"]) == (0, None, False)
+        and not list(tmp_path.iterdir())
+        and not compared
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The bookkeeping of benchmarks/low_bit.py: which cells, in which order, until when, and what the page says about them."""
+"""The bookkeeping of benchmarks/low_bit.py: which cells, in which order, until when, and what the page says
+about them.
+"""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,9 @@ from common.files import write_json
 
 
 def config(tmp_path, **changes):
-    return LowBitConfig(**{"data_root": "pictures", "runs": str(tmp_path / "runs"), "output": str(tmp_path / "out")} | changes)
+    return LowBitConfig(
+        **{"data_root": "pictures", "runs": str(tmp_path / "runs"), "output": str(tmp_path / "out")} | changes
+    )
 
 
 def store(config, name, **result):

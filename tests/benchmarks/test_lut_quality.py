@@ -1,4 +1,7 @@
-"""The study of the tables' quality: its figures, its bars, and that it goes on where it was stopped. Nothing is measured."""
+"""The study of the tables' quality: its figures, its bars, and that it goes on where it was stopped.
+
+Nothing is measured.
+"""
 
 from dataclasses import replace
 
@@ -11,15 +14,27 @@ from latency_lut.timing import Timing
 from tests.latency_lut.test_table import made_up
 
 ROW = {
-    "seconds": 40.0, "cpu_seconds": 30.0, "repeat_p50": 0.01, "repeat_p95": 0.05, "repeat_max": 0.2, "bias": 0.0, "mape": 0.02,
-    "within_10": 1.0, "spearman": 0.99, "load": 1.0, "steal": None, "date": "2026-01-01 00:00",
-}  # fmt: skip
+    "seconds": 40.0,
+    "cpu_seconds": 30.0,
+    "repeat_p50": 0.01,
+    "repeat_p95": 0.05,
+    "repeat_max": 0.2,
+    "bias": 0.0,
+    "mape": 0.02,
+    "within_10": 1.0,
+    "spearman": 0.99,
+    "load": 1.0,
+    "steal": None,
+    "date": "2026-01-01 00:00",
+}
 
 
 @pytest.fixture
 def fake(monkeypatch):
     calls = []
-    monkeypatch.setattr(study, "measured", lambda engine, size, folder: calls.append((engine, size, folder.name)) or dict(ROW))
+    monkeypatch.setattr(
+        study, "measured", lambda engine, size, folder: calls.append((engine, size, folder.name)) or dict(ROW)
+    )
     return calls
 
 
@@ -30,7 +45,10 @@ def run(tmp_path, *words):
 def test_repeatability_is_relative_to_the_quicker_of_the_two(tmp_path):
     table = made_up(tmp_path / "a.json")
     keys = list(table.entries)
-    other = {key: Timing(tuple(r * factor for r in table.entries[key].rounds)) for key, factor in zip(keys, [1.1, 1 / 1.2] + [1.0] * 999)}
+    other = {
+        key: Timing(tuple(r * factor for r in table.entries[key].rounds))
+        for key, factor in zip(keys, [1.1, 1 / 1.2] + [1.0] * 999)
+    }
     found = study.repeatability(table, replace(table, entries=other))
     assert found["repeat_max"] == pytest.approx(0.2) and found["repeat_p50"] == 0
     assert study.repeatability(table, table)["repeat_p95"] == 0
@@ -42,10 +60,13 @@ def test_repeatability_is_relative_to_the_quicker_of_the_two(tmp_path):
         ("fbgemm 32 as it is", {}, []),
         ("fbgemm 32 as it is", {"seconds": 70.0}, ["seconds_32"]),
         ("fbgemm 224 as it is", {"seconds": 70.0}, []),
-        ("fbgemm 224 as it is", {"mape": 0.05, "spearman": 0.9, "within_10": 0.9, "repeat_p95": 0.1},
-         ["repeat_p95", "mape", "within_10", "spearman"]),
+        (
+            "fbgemm 224 as it is",
+            {"mape": 0.05, "spearman": 0.9, "within_10": 0.9, "repeat_p95": 0.1},
+            ["repeat_p95", "mape", "within_10", "spearman"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_missed_bar_is_named(name, change, missed):
     assert study.misses(name, {**ROW, **change}) == missed
 
@@ -56,7 +77,10 @@ def test_what_was_measured_is_not_measured_again(tmp_path, fake):
     assert [(engine, size) for engine, size, _ in fake] == [("fbgemm", 32), ("fbgemm", 224)]
     run(tmp_path, "--sizes", "32", "--restart")
     assert len(fake) == 3
-    assert len(read_json(tmp_path / "lut.json")["rows"]) == 2 and "fbgemm 224 as it is" in (tmp_path / "lut.md").read_text()
+    assert (
+        len(read_json(tmp_path / "lut.json")["rows"]) == 2
+        and "fbgemm 224 as it is" in (tmp_path / "lut.md").read_text()
+    )
 
 
 def test_busy_rows_stand_beside_the_others(tmp_path, fake):

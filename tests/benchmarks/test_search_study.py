@@ -21,7 +21,15 @@ def cell(int8, seed=0):
 
 
 def network(name, kind, target, values, **known):
-    row = {"name": name, "kind": kind, "family": kind, "target_ms": target, "source": "", "int8_ms": target, "float_ms": 2 * target}
+    row = {
+        "name": name,
+        "kind": kind,
+        "family": kind,
+        "target_ms": target,
+        "source": "",
+        "int8_ms": target,
+        "float_ms": 2 * target,
+    }
     row |= {"params": 10**6, "macs": 10**7, "cells": [cell(v, i) for i, v in enumerate(values)]}
     return row | {"score": None, "inherited_top1": None, "supernet_top1": None, "predicted_ms": None} | known
 
@@ -36,7 +44,10 @@ NETWORKS = [
     network("found_0_5", "found", 0.5, [0.52, 0.56], supernet_top1=0.4, score=3.0),
     network("mobilenet_v2_x0_5", "hand-made", 0.5, [0.50, 0.50]),
     network("frostnet_small_x0_5", "hand-made", 0.5, [0.53]),
-    *(network(f"random_{i}", "random", 0.5, [0.40 + 0.01 * i], supernet_top1=0.30 + 0.01 * i, score=-float(i)) for i in range(5)),
+    *(
+        network(f"random_{i}", "random", 0.5, [0.40 + 0.01 * i], supernet_top1=0.30 + 0.01 * i, score=-float(i))
+        for i in range(5)
+    ),
 ]
 
 
@@ -45,7 +56,9 @@ def test_of_each_family_the_widest_network_that_is_fast_enough_is_taken(tmp_path
     write_json(tmp_path / "widths.json", dict.fromkeys(search_study.FAMILIES, rows))
     entries = search_study.rivals(replace(CONFIG, runs=str(tmp_path)))
     assert [(e.target_ms, e.family) for e in entries] == [(t, f) for t in (0.5, 0.7) for f in search_study.FAMILIES]
-    assert {e.name for e in entries if e.family == "mobilenet_v2"} == {"mobilenet_v2_x1_0"}, "0.509 is within 2 % of 0.5; 0.75 is slower"
+    assert {e.name for e in entries if e.family == "mobilenet_v2"} == {"mobilenet_v2_x1_0"}, (
+        "0.509 is within 2 % of 0.5; 0.75 is slower"
+    )
     assert all(e.source.endswith(".json") == e.family.startswith("frostnet") for e in entries)
     with pytest.raises(UserError, match="targets: no frostnet_small .* as fast as 0.3 ms"):
         search_study.rivals(replace(CONFIG, targets=(0.3,), runs=str(tmp_path)))
@@ -108,15 +121,25 @@ def test_files_are_written_with_a_picture(tmp_path):
 
 
 def test_cells_come_seed_by_seed_and_random_networks_once(monkeypatch):
-    entries = [search_study.Entry(n, k, k, 0.5, n) for n, k in (("found", "found"), ("rival", "hand-made"), ("random", "random"))]
+    entries = [
+        search_study.Entry(n, k, k, 0.5, n)
+        for n, k in (("found", "found"), ("rival", "hand-made"), ("random", "random"))
+    ]
     seen = []
-    monkeypatch.setattr(search_study, "in_parallel", lambda pool, jobs, *_: seen.extend(job.args[1] for job in jobs) or ())
+    monkeypatch.setattr(
+        search_study, "in_parallel", lambda pool, jobs, *_: seen.extend(job.args[1] for job in jobs) or ()
+    )
     search_study.train_all(replace(CONFIG, seeds=(0, 1)), [*entries, entries[1]], math.inf)
-    assert seen == [Cell("found", "found", 0), Cell("rival", "rival", 0), Cell("random", "random", 0), Cell("found", "found", 1),
-                    Cell("rival", "rival", 1)]  # fmt: skip
+    assert seen == [
+        Cell("found", "found", 0),
+        Cell("rival", "rival", 0),
+        Cell("random", "random", 0),
+        Cell("found", "found", 1),
+        Cell("rival", "rival", 1),
+    ]
 
 
-# ---- the bottleneck ------------------------------------------------------------------------------------------
+# ---- the bottleneck ----------------------------------------------------------------------------------------
 
 
 def test_the_bottleneck_page_ranks_blocks_and_averages_ingredients(tmp_path):
@@ -134,16 +157,27 @@ def test_the_bottleneck_page_ranks_blocks_and_averages_ingredients(tmp_path):
         ]
         write_json(tmp_path / f"search_{seed}" / "front.json", {"networks": rows})
     chosen = bottleneck_study.candidates(config)
-    assert set(chosen) == {"mb_k3_e3", "frost_k5_e3_r2_hard_swish", "se_k3_e3_r4"}, "of each inside the best by the mean"
+    assert set(chosen) == {"mb_k3_e3", "frost_k5_e3_r2_hard_swish", "se_k3_e3_r4"}, (
+        "of each inside the best by the mean"
+    )
     assert chosen["se_k3_e3_r4"].endswith("search_0/tried/derived_3.json")
     kinds = {b: bottleneck_study.INSIDES[bottleneck_study.inside(b)] for b in blocks}
     found = {
-        "settings": {"engine": "fbgemm", "width": 0.5, "preset": "demo", "target_ms": 0.5, "train_images": 10, "epochs": 3},
-        "seeds": [0, 1], "cpu": "a CPU", "torch": "2",
+        "settings": {
+            "engine": "fbgemm",
+            "width": 0.5,
+            "preset": "demo",
+            "target_ms": 0.5,
+            "train_images": 10,
+            "epochs": 3,
+        },
+        "seeds": [0, 1],
+        "cpu": "a CPU",
+        "torch": "2",
         "chosen": [{"op": "frost", "kernel_size": 3, "squeeze_factor": 2, "activation": "relu"}],
         "blocks": {b: {"inside": kinds[b], "networks": rows} for b, rows in bottleneck_study.tried(config).items()},
         "alone": {"frost k3 e3 r2": [cell(0.5), cell(0.6, 1)], "mb k3 e3": []},
-    }  # fmt: skip
+    }
     text = bottleneck_study.page(found)
     assert text.index("| frost k5 e3 r2 hard_swish |") < text.index("| frost k3 e3 r2 |") < text.index("| mb k3 e3 |")
     assert "| squeeze-and-concat, r 2 | 62.5 |" in text and "| hard_swish | 65.0 |" in text

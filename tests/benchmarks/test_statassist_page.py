@@ -8,8 +8,18 @@ from benchmarks.statassist_answers import answers
 from benchmarks.statassist_columns import (
     ARMS,
     COLUMNS,
-)  # fmt: skip
-from benchmarks.statassist_numbers import METRICS, difference, fall, metric_named, metric_of, seed_noise, together, values, verdict
+)
+from benchmarks.statassist_numbers import (
+    METRICS,
+    difference,
+    fall,
+    metric_named,
+    metric_of,
+    seed_noise,
+    together,
+    values,
+    verdict,
+)
 from benchmarks.statassist_report import mean_curve, page, score_cell, write
 from benchmarks.statassist_shares import BOOSTS, DEFAULT_BOOST, DEFAULT_SHARE, SHARES, alike, recommended, shares
 from benchmarks.statassist_twins import twins
@@ -21,30 +31,61 @@ from retrain import RetrainConfig
 ARM, PLAIN, OTHER = "cifar10_frostnet", "cifar10_frostnet_plain", "segmentation"
 
 
-# ---- numbers -------------------------------------------------------------------------------------------------
+# ---- numbers -----------------------------------------------------------------------------------------------
 
 
 def made(column, score, seed=0, arm=ARM, name="top1", **rest):
     """A cell whose groups of pictures lie around its score, evenly: between two such cells all groups differ alike."""
-    own = {"scores": {name: score}, "score": name, "groups": [score - 0.005, score + 0.005] * 4, "pictures": 40, "refused": None}
+    own = {
+        "scores": {name: score},
+        "score": name,
+        "groups": [score - 0.005, score + 0.005] * 4,
+        "pictures": 40,
+        "refused": None,
+    }
     integer = {"fake_quant": {name: score + 0.001}, "float_ops": []} if column != "float" else {}
     return (
-        {"arm": arm, "seed": seed, "column": column, "curve": [[0.5, score / 2], [1.0, score]], "cell_seconds": 60.0} | own | integer | rest
+        {"arm": arm, "seed": seed, "column": column, "curve": [[0.5, score / 2], [1.0, score]], "cell_seconds": 60.0}
+        | own
+        | integer
+        | rest
     )
 
 
 def made_none(column, seed):
-    return {"arm": ARM, "seed": seed, "column": column, "curve": [], "scores": None, "refused": "nan", "cell_seconds": 1.0}
+    return {
+        "arm": ARM,
+        "seed": seed,
+        "column": column,
+        "curve": [],
+        "scores": None,
+        "refused": "nan",
+        "cell_seconds": 1.0,
+    }
 
 
 def result(*cells, arms=(ARM, PLAIN, OTHER), **rest):
     rows = {name: asdict(ARMS[name]) for name in arms}
-    return {"command": "python study", "settings": {"engine": "onednn"}, "machine": "CPU", "torch": "2", "planned": len(cells),
-            "left_out": {}, "arms": rows, "cells": list(cells)} | rest  # fmt: skip
+    return {
+        "command": "python study",
+        "settings": {"engine": "onednn"},
+        "machine": "CPU",
+        "torch": "2",
+        "planned": len(cells),
+        "left_out": {},
+        "arms": rows,
+        "cells": list(cells),
+    } | rest
 
 
 def test_a_difference_is_paired_over_seeds():
-    cells = [made("both", 0.30), made("naive", 0.20), made("both", 0.34, seed=1), made("naive", 0.22, seed=1), made("both", 0.9, seed=2)]
+    cells = [
+        made("both", 0.30),
+        made("naive", 0.20),
+        made("both", 0.34, seed=1),
+        made("naive", 0.22, seed=1),
+        made("both", 0.9, seed=2),
+    ]
     found = difference(result(*cells), ARM, "both", "naive")
     assert found["mean"] == pytest.approx(11) and found["seeds"] == 2
     assert found["own_error"] == pytest.approx(1) and found["error"] == pytest.approx(1)  # stdev(10, 12) / sqrt(2)
@@ -73,7 +114,8 @@ def test_seed_noise_is_that_of_most_columns_after_what_a_seed_does_to_all():
     assert seed_noise(noisy, ARM) == pytest.approx(2**0.5 / (7 / 9) ** 1.5)  # stdev(1, -1), of four columns out of five
     found = difference(noisy, ARM, "sa_1", "both")  # these two go up and down together, by chance
     assert found["own_error"] == pytest.approx(0, abs=1e-9) and found["error"] == pytest.approx(seed_noise(noisy, ARM))
-    one = result(*scores(0.01, -0.01, 0.02, -0.02))  # their median distance from the middle one, that of `naive`, is 1 point
+    # their median distance from the middle one, that of `naive`, is 1 point
+    one = result(*scores(0.01, -0.01, 0.02, -0.02))
     assert seed_noise(one, ARM) == pytest.approx(1 / 0.6745)
     assert difference(one, ARM, "both", "naive")["error"] == pytest.approx(2**0.5 / 0.6745)
     assert seed_noise(result(made("both", 0.3), made("naive", 0.2)), ARM) is None
@@ -85,13 +127,18 @@ def test_where_nothing_says_what_a_seed_does_there_is_no_verdict():
     here = result(made("both", 0.9), made("naive", 0.1))
     found = difference(here, ARM, "both", "naive")
     assert (found["mean"], found["error"], verdict(found)) == (pytest.approx(80), None, 0)
-    assert effect_in(here, ARM, "both", "naive") == "+80.0 ± ?" and together(here, [ARM], "both", "naive")["error"] is None
+    assert (
+        effect_in(here, ARM, "both", "naive") == "+80.0 ± ?" and together(here, [ARM], "both", "naive")["error"] is None
+    )
     assert f"In {ARM} nothing says yet" in "\n".join(answers(result(made("float", 0.9), made("naive", 0.1)), [ARM]))
 
 
 def test_feature_distances_are_better_when_smaller_and_no_groups_judge_them():
-    cells = [made(c, score, seed, name="distance", groups=[0.1, 0.9, 0.4])
-             for seed in (0, 1) for c, score in (("both", 0.5), ("naive", 0.75 + 0.25 * seed))]  # fmt: skip
+    cells = [
+        made(c, score, seed, name="distance", groups=[0.1, 0.9, 0.4])
+        for seed in (0, 1)
+        for c, score in (("both", 0.5), ("naive", 0.75 + 0.25 * seed))
+    ]
     found = difference(result(*cells), ARM, "both", "naive")
     assert found["mean"] == pytest.approx(0.375) and found["error"] == pytest.approx(0.125)
     assert effect_in(result(*cells), ARM, "both", "naive") == "**+0.375** ± 0.125"
@@ -107,23 +154,35 @@ def test_a_score_that_nothing_is_known_of_is_an_error():
 
 def test_less_is_better_where_the_metric_says_so_and_scores_keep_their_units():
     here = result(made("both", 0.2, name="l1"), made("naive", 0.3, name="l1"))
-    assert difference(here, ARM, "both", "naive")["mean"] == pytest.approx(0.1) and values(here, ARM, "both") == {0: pytest.approx(0.2)}
+    assert difference(here, ARM, "both", "naive")["mean"] == pytest.approx(0.1) and values(here, ARM, "both") == {
+        0: pytest.approx(0.2)
+    }
     here = result(made("both", 21.5, name="psnr"), made("naive", 20.25, name="psnr"))
     assert difference(here, ARM, "both", "naive")["mean"] == pytest.approx(1.25)
     assert score_cell(here, ARM, "both", 1) == "21.50" and METRICS["psnr"].unit == "dB"
 
 
 def test_arms_in_percent_count_alike_in_a_mean_and_others_do_not():
-    cells = [made("both", 0.30), made("naive", 0.20), made("both", 0.40, arm=OTHER, name="miou", groups=[0.0, 0.2, 0.4, 0.6]),
-             made("naive", 0.36, arm=OTHER, name="miou", groups=[0.3] * 4), made("both", 30.0, arm=PLAIN, name="psnr"),
-             made("naive", 20.0, arm=PLAIN, name="psnr")]  # fmt: skip
-    cells += [
-        made(c, score, arm=arm, name=name) for arm, name, score in ((ARM, "top1", 0.3), (OTHER, "miou", 0.4)) for c in ("sa_1", "sa_2")
+    cells = [
+        made("both", 0.30),
+        made("naive", 0.20),
+        made("both", 0.40, arm=OTHER, name="miou", groups=[0.0, 0.2, 0.4, 0.6]),
+        made("naive", 0.36, arm=OTHER, name="miou", groups=[0.3] * 4),
+        made("both", 30.0, arm=PLAIN, name="psnr"),
+        made("naive", 20.0, arm=PLAIN, name="psnr"),
     ]
-    cells += [made("gb_paper", score, arm=arm, name=name) for arm, name, score in ((ARM, "top1", 0.3), (OTHER, "miou", 0.4))]
+    cells += [
+        made(c, score, arm=arm, name=name)
+        for arm, name, score in ((ARM, "top1", 0.3), (OTHER, "miou", 0.4))
+        for c in ("sa_1", "sa_2")
+    ]
+    cells += [
+        made("gb_paper", score, arm=arm, name=name) for arm, name, score in ((ARM, "top1", 0.3), (OTHER, "miou", 0.4))
+    ]
     found = together(result(*cells), (ARM, PLAIN, OTHER), "both", "naive")
     assert found["mean"] == pytest.approx(7) and found["arms"] == [ARM, OTHER]
-    assert found["error"] == pytest.approx(12.909944 / 2)  # of the pictures; the arms lie stdev(10, 4) / sqrt(2) = 3 apart
+    # of the pictures; the arms lie stdev(10, 4) / sqrt(2) = 3 apart
+    assert found["error"] == pytest.approx(12.909944 / 2)
     for cell in cells:
         cell["groups"] = [0.1] * 4
     assert together(result(*cells), (ARM, PLAIN, OTHER), "both", "naive")["error"] == pytest.approx(3)
@@ -131,7 +190,8 @@ def test_arms_in_percent_count_alike_in_a_mean_and_others_do_not():
 
 
 @pytest.mark.parametrize(
-    ("mean", "error", "says"), [(2.1, 1.0, 1), (-2.1, 1.0, -1), (2.0, 1.0, 0), (-1.0, 1.0, 0), (0.0, 0.0, 0), (9.0, None, 0)]
+    ("mean", "error", "says"),
+    [(2.1, 1.0, 1), (-2.1, 1.0, -1), (2.0, 1.0, 0), (-1.0, 1.0, 0), (0.0, 0.0, 0), (9.0, None, 0)],
 )
 def test_only_what_is_more_than_two_errors_is_told_from_noise(mean, error, says):
     assert verdict({"mean": mean, "error": error}) == says
@@ -152,12 +212,12 @@ def test_a_fall_is_to_less_than_half_of_the_best_score_so_far(scores, lost):
     assert fall({"curve": [[i, v] for i, v in enumerate(scores)]}) == lost
 
 
-# ---- the page ------------------------------------------------------------------------------------------------
+# ---- the page ----------------------------------------------------------------------------------------------
 
 
 def study(seeds, failing=0.0, **more):
-    """Three arms in percent: the float share of 2 % is 3 points better than none where the recipe is the usual one; everything else is
-    alike. In the plain arm naive QAT loses `failing`."""
+    """Three arms in percent: the float share of 2 % is 3 points better than none where the recipe is the usual one;
+    everything else is alike. In the plain arm naive QAT loses `failing`."""
     gains = {"float": 0.04, "sa_2": 0.03, "both": 0.02, "both_released": 0.02, "sa_10": 0.02} | more
     cells = []
     for arm, name in ((ARM, "top1"), (PLAIN, "top1"), (OTHER, "miou")):
@@ -171,16 +231,34 @@ def study(seeds, failing=0.0, **more):
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_the_answers_follow_the_numbers(seeds):
     words = "\n".join(answers(study(seeds, failing=0.3), [ARM, PLAIN, OTHER]))
-    assert "| StatAssist (10 %), against naive | **+2.0** ± 0.0 | **+2.0** ± 0.0 | **+32.0** ± 0.0 | **+2.0** ± 0.0 |" in words
+    assert (
+        "| StatAssist (10 %), against naive | **+2.0** ± 0.0 | **+2.0** ± 0.0 | **+32.0** ± 0.0 | **+2.0** ± 0.0 |"
+        in words
+    )
     assert f"The mean is over {ARM}, {OTHER}, in points (over fewer where a cell says so)." in words
-    assert "- A gain in that mean: StatAssist (10 %), against naive (+2.0 ± 0.0); Both (`paper`), against naive (+2.0 ± 0.0)" in words
+    assert (
+        "- A gain in that mean: StatAssist (10 %), against naive (+2.0 ± 0.0); Both (`paper`), against naive (+2.0 ± "
+        "0.0)" in words
+    )
     assert "- A loss in that mean: PTQ, against float (-4.0 ± 0.0)" in words
-    assert "GradBoost (`paper`) on top of StatAssist (+0.0 ± 0.0)" in words.partition("- Not told from noise in that mean: ")[2]
+    assert (
+        "GradBoost (`paper`) on top of StatAssist (+0.0 ± 0.0)"
+        in words.partition("- Not told from noise in that mean: ")[2]
+    )
     assert f"In {PLAIN} it ends below float: -34.0 ± 0.0 points, a loss (StatAssist gives +32.0" in words
-    assert f"- {ARM}, best of 6, seed{'s 0, 1, 2' if len(seeds) > 1 else ' 0'}: 2 % (against none +3.0 ± 0.0 points, a gain); all" in words
-    assert "points against the default (a third of the epochs), mean over cifar10_frostnet, judged on val: none +0.0 ± 0.0" in words
+    assert (
+        f"- {ARM}, best of 6, seed{'s 0, 1, 2' if len(seeds) > 1 else ' 0'}: 2 % (against none +3.0 ± 0.0 points, a "
+        "gain); all" in words
+    )
+    assert (
+        "points against the default (a third of the epochs), mean over cifar10_frostnet, judged on val: none +0.0 ± 0.0"
+        in words
+    )
     assert "**Recommended: 2 %**, the best of 5, a gain." in words
-    assert "Float share, 2 % against the default in the arms judged on test, which had no part in this (segmentation): +3.0" in words
+    assert (
+        "Float share, 2 % against the default in the arms judged on test, which had no part in this (segmentation): "
+        "+3.0" in words
+    )
     assert "**None is told from the default as better, so it stays what it is: `paper`.**" in words
 
 
@@ -194,7 +272,8 @@ def test_defaults_are_those_of_retraining():
 def test_what_is_better_on_top_of_statassist_is_recommended():
     words = "\n".join(recommended(study((0,), both_released=0.05, both=0.03), [ARM, PLAIN, OTHER]))
     assert "off -1.0 ± 0.0, `released` +2.0 ± 0.0. **Recommended: `released`**" in words
-    words = "\n".join(recommended(study((0,), both_released=0.01, both=0.01), [ARM, PLAIN, OTHER]))  # 1 point less than without it
+    # 1 point less than without it
+    words = "\n".join(recommended(study((0,), both_released=0.01, both=0.01), [ARM, PLAIN, OTHER]))
     assert "off +1.0 ± 0.0, `released` +0.0 ± 0.0. **Recommended: off**" in words
 
 
@@ -208,7 +287,10 @@ def test_no_default_is_given_up_within_the_noise_and_none_by_arms_judged_on_test
         and "within the noise of it: none, 0.5 %" in shares(here, [ARM])[0]
     )
     words = recommended(here, [ARM, OTHER])[0]
-    assert "2 % +3.0 ± " in words and "**None is told from the default as better, so it stays what it is: a third of the epochs.**" in words
+    assert (
+        "2 % +3.0 ± " in words
+        and "**None is told from the default as better, so it stays what it is: a third of the epochs.**" in words
+    )
     assert "no arm judged on val has all columns yet; the default stays" in recommended(study((0,)), [OTHER])[0]
 
 
@@ -229,7 +311,9 @@ def test_what_diverged_with_a_seed_is_never_the_best_and_is_said():
 def test_a_default_that_diverged_cannot_be_compared_with():
     here = study((0,))
     here["cells"] = [c for c in here["cells"] if (c["arm"], c["column"]) != (ARM, "sa_33")] + [made_none("sa_33", 0)]
-    assert recommended(here, [ARM])[0].startswith("- Float share: 33 % is out, it diverged in cifar10_frostnet; these numbers cannot say")
+    assert recommended(here, [ARM])[0].startswith(
+        "- Float share: 33 % is out, it diverged in cifar10_frostnet; these numbers cannot say"
+    )
 
 
 def test_shares_are_compared_on_the_seeds_that_all_have():
@@ -244,7 +328,9 @@ def test_pairs_without_a_value_are_named():
         alike({"none": None, "1 %": same, "2 %": none, "10 %": worse})
         == "within the noise of it: 1 %; not known how far from it: none, 2 %"
     )
-    assert alike({"none": None}) == "not known how far from it: none" and alike({"none": worse}).startswith("all others")
+    assert alike({"none": None}) == "not known how far from it: none" and alike({"none": worse}).startswith(
+        "all others"
+    )
 
 
 def test_naive_that_keeps_up_is_said_to():
@@ -255,12 +341,19 @@ def test_naive_that_keeps_up_is_said_to():
 
 
 def test_falls_and_divergences_are_named_with_their_numbers():
-    cells = [made("float", 0.6, curve=[[1.0, 0.6]]), made("naive", 0.3, curve=[[0.1, 0.5], [0.2, 0.1], [1.0, 0.3]]),
-             made_none("both", 3)]  # fmt: skip
+    cells = [
+        made("float", 0.6, curve=[[1.0, 0.6]]),
+        made("naive", 0.3, curve=[[0.1, 0.5], [0.2, 0.1], [1.0, 0.3]]),
+        made_none("both", 3),
+    ]
     words = "\n".join(answers(result(*cells), [ARM]))
-    assert f"- {ARM}, *naive*: the learning curve fell from 50.0 to 10.0 on the way (top-1, %; 1 of 1 seed(s))." in words
+    assert (
+        f"- {ARM}, *naive*: the learning curve fell from 50.0 to 10.0 on the way (top-1, %; 1 of 1 seed(s))." in words
+    )
     assert f"- {ARM}, *both* diverged with seed 3." in words
-    assert score_cell(result(*cells), ARM, "both", 2) == "diverged" and score_cell(result(*cells), ARM, "sa_1", 2) == "-"
+    assert (
+        score_cell(result(*cells), ARM, "both", 2) == "diverged" and score_cell(result(*cells), ARM, "sa_1", 2) == "-"
+    )
 
 
 def test_what_the_recipe_has_to_do_with_it_is_said_by_the_pair_of_arms():
@@ -268,9 +361,17 @@ def test_what_the_recipe_has_to_do_with_it_is_said_by_the_pair_of_arms():
     text = "\n".join(twins(here, [ARM, PLAIN, OTHER]))
     assert "Its float network ends at 54.0, the other one's at 54.0 (top-1, %)." in text
     assert "| naive | **-34.0** ± 0.0 | **-4.0** ± 0.0 | **+30.0** ± 0.0 |" in text
-    assert "- Naive QAT against float: without them -34.0 ± 0.0 points, a loss; with them -4.0 ± 0.0 points, a loss." in text
-    assert "*sa_2*, the best of 9 that did not diverge: +33.0 ± 0.0 points, a gain; against float -1.0 ± 0.0 points, a loss." in text
-    here["cells"] = [c for c in here["cells"] if (c["arm"], c["column"]) != (PLAIN, "sa_2")] + [made_none("sa_2", 0) | {"arm": PLAIN}]
+    assert (
+        "- Naive QAT against float: without them -34.0 ± 0.0 points, a loss; with them -4.0 ± 0.0 points, a loss."
+        in text
+    )
+    assert (
+        "*sa_2*, the best of 9 that did not diverge: +33.0 ± 0.0 points, a gain; against float -1.0 ± 0.0 points, a "
+        "loss." in text
+    )
+    here["cells"] = [c for c in here["cells"] if (c["arm"], c["column"]) != (PLAIN, "sa_2")] + [
+        made_none("sa_2", 0) | {"arm": PLAIN}
+    ]
     text = "\n".join(twins(here, [ARM, PLAIN, OTHER]))
     assert "; diverged: sa_2 with seed 0." in text and "the best of 8 that did not diverge: +32.0" in text
     assert "| sa_2 | diverged | **-1.0** ± 0.0 | - |" in text and twins(here, [ARM]) == ["- Nothing yet."]
@@ -279,19 +380,27 @@ def test_what_the_recipe_has_to_do_with_it_is_said_by_the_pair_of_arms():
 def test_the_page_says_how_generators_are_fine_tuned_and_where_nothing_is_clipped():
     text = page(result(made("float", 0.3), made("finetune", 0.3), arms=(ARM, PLAIN, "pix2pix")))
     assert (
-        "- In pix2pix *finetune* trains the generator at a smaller peak learning rate, 5e-05, against" in text and "go on at 0.0002" in text
+        "- In pix2pix *finetune* trains the generator at a smaller peak learning rate, 5e-05, against" in text
+        and "go on at 0.0002" in text
     )
     assert "discriminators" not in page(result(made("float", 0.3), made("finetune", 0.3), arms=(ARM, PLAIN)))
-    assert "branches train cifar10_frostnet_plain, to show" in text and "; pix2pix, as their published recipe has neither" in text
     assert (
-        f"Judged are {ARM}, {PLAIN} on val; pix2pix on test." in text and "5 % in cifar10_frostnet, cifar10_frostnet_plain; 0 % in" in text
+        "branches train cifar10_frostnet_plain, to show" in text
+        and "; pix2pix, as their published recipe has neither" in text
+    )
+    assert (
+        f"Judged are {ARM}, {PLAIN} on val; pix2pix on test." in text
+        and "5 % in cifar10_frostnet, cifar10_frostnet_plain; 0 % in" in text
     )
     assert "one in twenty passes" not in text and "chose nothing" not in text
 
 
 def test_a_table_cell_has_mean_spread_and_how_many_seeds_it_lacks():
     here = result(made("both", 0.50), made("both", 0.52, seed=1), made_none("both", 2), made("naive", 0.4))
-    assert score_cell(here, ARM, "both", 3) == "51.0 ± 1.4 (2, 1 diverged)" and score_cell(here, ARM, "naive", 3) == "40.0 (1)"
+    assert (
+        score_cell(here, ARM, "both", 3) == "51.0 ± 1.4 (2, 1 diverged)"
+        and score_cell(here, ARM, "naive", 3) == "40.0 (1)"
+    )
 
 
 def test_curves_are_means_over_seeds_and_fine_tuning_begins_where_float_ends():
@@ -308,7 +417,9 @@ def test_the_page_the_json_and_the_curves_are_written_and_say_what_is_missing(tm
     assert f"**{len(here['cells'])} of 1000 cells so far.**" in text and "pix2pix is left out: no folder." in text
     assert (tmp_path / "statassist.png").is_file() and "![learning curves](statassist.png)" in text
     assert found["effects"][PLAIN]["naive"]["both"]["mean"] == pytest.approx(32)
-    assert ("which is taken for what another seed would do" in text) == (len(seeds) == 1) and ("55.0 ± 1.0 |" in text) == (len(seeds) == 3)
+    assert ("which is taken for what another seed would do" in text) == (len(seeds) == 1) and (
+        "55.0 ± 1.0 |" in text
+    ) == (len(seeds) == 3)
     assert "| **+32.0** ± 0.0 |" in text and all(f"- *{name}*: " in text for name in COLUMNS)
 
 

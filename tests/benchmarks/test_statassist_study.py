@@ -22,7 +22,7 @@ from benchmarks.statassist_columns import (
     recipe,
     seeds_of,
     stretch,
-)  # fmt: skip
+)
 from common.errors import UserError
 from common.files import read_json
 from quant import phase_at
@@ -36,15 +36,25 @@ def config(**rest) -> StudyConfig:
     return StudyConfig(**{"arms": (ARM, PLAIN), **ROOTS} | rest)
 
 
-# ---- columns -------------------------------------------------------------------------------------------------
+# ---- columns -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("column", "percent", "boost"),
-    [("float", 100, "off"), ("naive", 0, "off"), ("sa_0.5", 0.5, "off"), ("sa_1", 1, "off"), ("sa_2", 2, "off"), ("sa_10", 10, "off"),
-     ("sa_33", 33, "off"), ("gb_paper", 0, "paper"), ("gb_released", 0, "released"), ("both", 10, "paper"),
-     ("both_released", 10, "released")],
-)  # fmt: skip
+    [
+        ("float", 100, "off"),
+        ("naive", 0, "off"),
+        ("sa_0.5", 0.5, "off"),
+        ("sa_1", 1, "off"),
+        ("sa_2", 2, "off"),
+        ("sa_10", 10, "off"),
+        ("sa_33", 33, "off"),
+        ("gb_paper", 0, "paper"),
+        ("gb_released", 0, "released"),
+        ("both", 10, "paper"),
+        ("both_released", 10, "released"),
+    ],
+)
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_column_has_exactly_the_float_steps_of_its_name(arm, column, percent, boost):
     row, found = ARMS[arm], recipe(config(), Cell(arm, 3, column))
@@ -56,12 +66,22 @@ def test_every_column_has_exactly_the_float_steps_of_its_name(arm, column, perce
 
 def test_fine_tuning_is_quantized_from_its_first_step_for_a_tenth_of_the_steps_more():
     found = recipe(config(), Cell(ARM, 0, "finetune"))
-    assert (found.schedule.epochs, found.schedule.float_epochs, found.lr, found.boost) == (PARTS // 10, 0, ARMS[ARM].tune_lr, "off")
+    assert (found.schedule.epochs, found.schedule.float_epochs, found.lr, found.boost) == (
+        PARTS // 10,
+        0,
+        ARMS[ARM].tune_lr,
+        "off",
+    )
 
 
 def test_every_arm_can_be_cut_into_parts_and_has_a_known_recipe():
     for arm in ARMS.values():
-        assert arm.steps % PARTS == 0 and arm.optimizer in OPTIMIZERS and arm.decay in DECAYS and hasattr(StudyConfig, arm.root)
+        assert (
+            arm.steps % PARTS == 0
+            and arm.optimizer in OPTIMIZERS
+            and arm.decay in DECAYS
+            and hasattr(StudyConfig, arm.root)
+        )
     assert not ARMS[PLAIN].usual and (ARMS[PLAIN].clip_norm, ARMS[PLAIN].silent) == (0.0, False)
 
 
@@ -92,7 +112,10 @@ def test_every_column_is_computed_once_behind_the_one_that_it_goes_on_from():
     assert sorted(order) == sorted(COLUMNS)
     stage_of = {column: i for i, stage in enumerate(STAGES) for column in stage}
     assert all(stage_of[column.after] < stage_of[name] for name, column in COLUMNS.items() if column.after)
-    assert [c.column for c in planned(config(arms=(ARM,), columns=("ptq",), seeds=(4,), other_seeds=(9,)))] == ["float", "ptq"]
+    assert [c.column for c in planned(config(arms=(ARM,), columns=("ptq",), seeds=(4,), other_seeds=(9,)))] == [
+        "float",
+        "ptq",
+    ]
 
 
 def test_the_first_seed_of_all_arms_comes_first_and_of_it_the_most_telling_columns():
@@ -119,14 +142,16 @@ def test_names_that_are_not_known_are_refused(wrong):
 
 
 def test_the_command_repeats_what_was_chosen_and_not_where():
-    found = statassist_study.command(config(seeds=(0, 1, 2), camvid_root=None, pairs_root=None, runs="elsewhere", minutes=5.0))
+    found = statassist_study.command(
+        config(seeds=(0, 1, 2), camvid_root=None, pairs_root=None, runs="elsewhere", minutes=5.0)
+    )
     assert "statassist_study.py --cifar10-root FOLDER --bccd-root FOLDER --arms" in found and "--seeds 0 1 2" in found
     judged = statassist_study.command(config(judge="/a/eyes", palette="/a/colours.json"))
     assert "--pairs-root FOLDER --judge RUN --palette FILE" in judged and "judge" not in found and "/a/" not in judged
     assert "elsewhere" not in found and "minutes" not in found and "camvid-root" not in found and "other" not in found
 
 
-# ---- going on ------------------------------------------------------------------------------------------------
+# ---- going on ----------------------------------------------------------------------------------------------
 
 
 def test_a_cell_is_made_once_and_what_diverged_is_a_result(tmp_path, monkeypatch):
@@ -139,7 +164,9 @@ def test_a_cell_is_made_once_and_what_diverged_is_a_result(tmp_path, monkeypatch
     with pytest.raises(UserError, match="disk"):
         statassist_study.run_cell(here, cell)
     assert statassist_study.result_of(here, cell) is None
-    monkeypatch.setattr(statassist_study, "make", functools.partial(failing, _diverged("the loss became nan", 3, "qat")))
+    monkeypatch.setattr(
+        statassist_study, "make", functools.partial(failing, _diverged("the loss became nan", 3, "qat"))
+    )
     assert "the loss became nan" in statassist_study.run_cell(here, cell)
     monkeypatch.setattr(statassist_study, "make", lambda *_: pytest.fail("made again"))
     assert "the loss became nan" in statassist_study.run_cell(here, cell)
@@ -169,7 +196,9 @@ def test_the_judge_and_the_palette_are_of_the_recipe_of_arms_that_make_pictures_
     with pytest.raises(UserError, match="judge: eyes then, None now"):
         statassist_study.run_of(here, Cell("pix2pix", 0, "float"))
     with pytest.raises(UserError, match="palette: False then, True now"):
-        statassist_study.run_of(config(runs=str(tmp_path), judge="eyes", palette="file.json"), Cell("pix2pix", 0, "float"))
+        statassist_study.run_of(
+            config(runs=str(tmp_path), judge="eyes", palette="file.json"), Cell("pix2pix", 0, "float")
+        )
 
 
 def test_loading_a_judge_does_not_change_what_a_seed_draws(monkeypatch):
@@ -182,7 +211,8 @@ def test_loading_a_judge_does_not_change_what_a_seed_draws(monkeypatch):
 
     monkeypatch.setattr(statassist_study, "load", lambda *_: None)
     monkeypatch.setattr(statassist_study, "network_of", lambda *_: SimpleNamespace(build=lambda: torch.nn.Linear(2, 2)))
-    monkeypatch.setattr(statassist_study, "judge_of", functools.cache(lambda _: torch.rand(7) is None))  # loaded by the first cell alone
+    # loaded by the first cell alone
+    monkeypatch.setattr(statassist_study, "judge_of", functools.cache(lambda _: torch.rand(7) is None))
     monkeypatch.setattr(statassist_study, "task_of", task_of)
     for _ in range(2):
         with pytest.raises(UserError, match="enough"):
@@ -226,7 +256,7 @@ def test_checkpoints_are_kept_at_looks_alone(tmp_path):
     assert step == ARMS[ARM].steps // 10
 
 
-# ---- end to end ----------------------------------------------------------------------------------------------
+# ---- end to end --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

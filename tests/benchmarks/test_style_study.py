@@ -15,20 +15,41 @@ SCORES = {"l1": 0.1139, "psnr": 16.04, "ssim": 0.4551, "distance": 1.51}
 
 
 def config(folder, **rest) -> StyleConfig:
-    places = {"runs": str(folder / "runs"), "output": str(folder / "out"), "pairs_root": "pairs", "unpaired_root": "unpaired"}
+    places = {
+        "runs": str(folder / "runs"),
+        "output": str(folder / "out"),
+        "pairs_root": "pairs",
+        "unpaired_root": "unpaired",
+    }
     return StyleConfig(**places | {"arms": ("pix2pix",)} | rest)
 
 
 def made(column, seed=0, judge=None, **more):
-    return {"arm": "pix2pix", "seed": seed, "column": column, "scores": SCORES | more, "pictures": 9, "seconds": 60.0, "judge": judge}
+    return {
+        "arm": "pix2pix",
+        "seed": seed,
+        "column": column,
+        "scores": SCORES | more,
+        "pictures": 9,
+        "seconds": 60.0,
+        "judge": judge,
+    }
 
 
 def result(*cells, judge=None, seen=None, eyes="random features"):
     here = StyleConfig(judge=judge)
     before = {"seed": 0, "agreement": {"naive": 50.0}, "ceiling": {}} | (seen or {})
-    return {"command": "python study", "settings": {"engine": "onednn"}, "machine": "CPU", "torch": "2", "planned": len(cells),
-            "arms": {"pix2pix": statassist_study.row_of(here, "pix2pix")}, "cells": list(cells), "seen": {"pix2pix": before},
-            "eyes": eyes}  # fmt: skip
+    return {
+        "command": "python study",
+        "settings": {"engine": "onednn"},
+        "machine": "CPU",
+        "torch": "2",
+        "planned": len(cells),
+        "arms": {"pix2pix": statassist_study.row_of(here, "pix2pix")},
+        "cells": list(cells),
+        "seen": {"pix2pix": before},
+        "eyes": eyes,
+    }
 
 
 def row_of(text: str, column: str, seed: int) -> list[str]:
@@ -38,7 +59,9 @@ def row_of(text: str, column: str, seed: int) -> list[str]:
 
 def test_what_int8_makes_of_one_seed_is_not_said_of_the_others():
     text = page(result(made("float"), made("naive"), made("naive", seed=1)))
-    assert row_of(text, "naive", 0)[-1] == "50.0" and row_of(text, "naive", 1)[-1] == "-" == row_of(text, "float", 0)[-1]
+    assert (
+        row_of(text, "naive", 0)[-1] == "50.0" and row_of(text, "naive", 1)[-1] == "-" == row_of(text, "float", 0)[-1]
+    )
     assert "INT8 to fake-quant and the pictures below are of seed 0." in text
     assert "are of seed 0" not in page(result(made("float"), made("naive")))
 
@@ -62,7 +85,9 @@ def test_what_the_judge_sees_in_real_photos_stands_below():
 
 def test_the_head_names_whose_features_are_compared(tmp_path, monkeypatch):
     assert eyes_words(config(tmp_path)) == "random features"
-    monkeypatch.setattr(style_study, "load_network", lambda run: (SimpleNamespace(name=f"lraspp in {run.path.name}"), {}))
+    monkeypatch.setattr(
+        style_study, "load_network", lambda run: (SimpleNamespace(name=f"lraspp in {run.path.name}"), {})
+    )
     assert eyes_words(config(tmp_path, judge="some/folder/eyes")) == "the run *eyes* of lraspp in eyes"
     assert "in the features of the eyes of a cat;" in page(result(made("float"), eyes="the eyes of a cat"))
 
@@ -72,7 +97,7 @@ def test_it_says_how_generators_are_fine_tuned():
     assert "*finetune*" not in page(result(made("float")))
 
 
-# ---- what is looked at ---------------------------------------------------------------------------------------
+# ---- what is looked at -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -83,7 +108,9 @@ def looked(monkeypatch):
     monkeypatch.setattr(style_study, "network", lambda *_: torch.nn.Identity())
     monkeypatch.setattr(style_study, "ceiling", lambda *_: {})
     monkeypatch.setattr(style_study.parts, "convert", lambda model, engine: model)
-    monkeypatch.setattr(style_study, "contact_sheet", lambda rows, path: (count.append(path.name), write_json(path, [])))
+    monkeypatch.setattr(
+        style_study, "contact_sheet", lambda rows, path: (count.append(path.name), write_json(path, []))
+    )
     monkeypatch.setattr(statassist_study, "task_of", lambda *_: task)
     monkeypatch.setattr(statassist_study, "load", lambda *_: SimpleNamespace(test=Shown(range(9))))
     return count

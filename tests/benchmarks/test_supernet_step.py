@@ -16,7 +16,9 @@ CONFIG = StepConfig(rounds=1, paths=2, input_size=16, batch_size=8)
 
 
 def tiny(count: int):
-    stages = (replace(s, slots=tuple(Slot(slot.candidates[:count]) for slot in s.slots)) for s in tiny_space(16, 10).stages)
+    stages = (
+        replace(s, slots=tuple(Slot(slot.candidates[:count]) for slot in s.slots)) for s in tiny_space(16, 10).stages
+    )
     return replace(tiny_space(16, 10), stages=tuple(stages))
 
 
@@ -45,18 +47,26 @@ def test_the_plain_network_is_that_of_the_path():
     bench = Bench(tiny(3), CONFIG)
     for path, plain in zip(bench.paths, bench.plain, strict=True):
         state = bench.search.supernet.path_state(path)
-        assert [name for name, _ in plain.model.named_parameters()] == [k for k in state if k in dict(plain.model.named_parameters())]
+        assert [name for name, _ in plain.model.named_parameters()] == [
+            k for k in state if k in dict(plain.model.named_parameters())
+        ]
         assert all(state[k].shape == p.shape for k, p in plain.model.named_parameters())
     bench.kinds["path"](1)
     trained = [k for k, p in bench.search.supernet.named_parameters() if p.grad is not None]
     names = [f"stages.{i}.{j}.{op}." for i, row in enumerate(bench.paths[1].ops) for j, op in enumerate(row)]
-    assert {next(n for n in ("stem.", "head.", *names) if k.startswith(n)) for k in trained} == {"stem.", "head.", *names}
+    assert {next(n for n in ("stem.", "head.", *names) if k.startswith(n)) for k in trained} == {
+        "stem.",
+        "head.",
+        *names,
+    }
 
 
 def test_the_spaces_differ_in_their_candidates_alone():
     two, eight = cut(2, CONFIG), cut(8, CONFIG)
     assert [len(slot.candidates) for stage in eight.stages[1:] for slot in stage.slots] == [8] * 23
-    assert all(a.candidates == b.candidates[:2] for s, t in zip(two.stages, eight.stages) for a, b in zip(s.slots, t.slots))
+    assert all(
+        a.candidates == b.candidates[:2] for s, t in zip(two.stages, eight.stages) for a, b in zip(s.slots, t.slots)
+    )
 
 
 def row(path, proxyless, peak):

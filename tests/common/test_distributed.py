@@ -46,7 +46,8 @@ def train(path, task=None):
 
 
 def stopped_and_resumed(path):
-    for already, stop in ((0, 3), (3, 6), (4, 15)):  # in the first epoch, in quantized training, when batch norm stands still
+    # in the first epoch, in quantized training, when batch norm stands still
+    for already, stop in ((0, 3), (3, 6), (4, 15)):
         with contextlib.suppress(Stopped):
             train(path, watched(already, stop_at=stop))
         torch.manual_seed(distributed.rank() + 99)  # what was drawn before is forgotten
@@ -57,7 +58,16 @@ def searching() -> Search:
     torch.manual_seed(0)
     space = tiny_space(8, 3)
     train, val = Stream(pictures(50), 6, seed=0), Stream(pictures(30, 1), 6, seed=1)
-    return Search(Supernet(space), Plan(2, 3, 3, 6), latency_of(space), 0.9, F.cross_entropy, train.batch, val.batch, QuantConfig())
+    return Search(
+        Supernet(space),
+        Plan(2, 3, 3, 6),
+        latency_of(space),
+        0.9,
+        F.cross_entropy,
+        train.batch,
+        val.batch,
+        QuantConfig(),
+    )
 
 
 def searched(search: Search) -> tuple[dict, list[dict]]:
@@ -94,7 +104,9 @@ def unequal():
 
 
 def statistics():
-    """Batch norm's running statistics after a step in which each rank saw other data, and those of one that stands still."""
+    """Batch norm's running statistics after a step in which each rank saw other data, and those of one that stands
+    still.
+    """
     moving, still = nn.BatchNorm1d(2), nn.BatchNorm1d(2).eval()
     moving(torch.tensor([[0.0, 1.0], [2.0, 5.0]]) + 10.0 * distributed.rank())
     still.running_mean += distributed.rank()
@@ -121,7 +133,10 @@ def one_rank(number: int, port: int, path: Path) -> None:
         }
         torch.save(found, path / f"{number}.pt")
         distributed.only_main()
-        torch.save({"numbers": [distributed.rank(), distributed.world_size(), distributed.is_main()]}, path / f"alone{number}.pt")
+        torch.save(
+            {"numbers": [distributed.rank(), distributed.world_size(), distributed.is_main()]},
+            path / f"alone{number}.pt",
+        )
 
 
 def trouble(case: str) -> None:
@@ -145,7 +160,11 @@ def program(case: str) -> None:
 def troubled_rank(number: int, ports: dict[str, int], path: Path) -> None:
     for case, port in ports.items():
         as_rank(number, port)
-        with open(path / f"{case} {number}", "w") as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with (
+            open(path / f"{case} {number}", "w") as said,
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(said),
+        ):
             with pytest.raises(SystemExit) as end:
                 program(case)
             print("exit", end.value.code)
@@ -154,7 +173,13 @@ def troubled_rank(number: int, ports: dict[str, int], path: Path) -> None:
 
 def as_rank(number: int, port: int) -> None:
     """The environment that torchrun makes."""
-    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     torch.set_num_threads(1)
 
 
@@ -203,7 +228,9 @@ def test_two_ranks_have_the_gradient_of_one_with_twice_the_batch(two):
         for got, wanted in zip(row["gradients"], expected, strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-14)
     assert same(two[0][0]["gradients"], two[0][1]["gradients"])
-    assert not torch.allclose(expected[0], gradients(double_model(), Stream(pictures(50), 12, seed=0, augment=False), 5)[0])
+    assert not torch.allclose(
+        expected[0], gradients(double_model(), Stream(pictures(50), 12, seed=0, augment=False), 5)[0]
+    )
 
 
 @pytest.mark.parametrize("batch, count", [(6, 2), (7, 3), (50, 2), (1, 50)])
@@ -272,9 +299,13 @@ def test_a_search_of_two_ranks_finds_one_architecture(two):
     """Two GPUs that end in two architectures were a defect of other searches: paths and alphas that drift apart."""
     (first, rows), (second, rows_1) = (row["search"] for row in two[0])
     assert same(first["alphas"], second["alphas"]) and any(alpha.any() for alpha in first["alphas"].values())
-    assert same(first, second) and rows == rows_1 and {row["phase"] for row in rows} == {"base", "float", "quant", "joint"}
+    assert (
+        same(first, second) and rows == rows_1 and {row["phase"] for row in rows} == {"base", "float", "quant", "joint"}
+    )
     alone, rows_alone = searched(searching())
-    assert not same(first["alphas"], alone["alphas"]) and [r["path"] for r in rows[:9]] == [r["path"] for r in rows_alone[:9]]
+    assert not same(first["alphas"], alone["alphas"]) and [r["path"] for r in rows[:9]] == [
+        r["path"] for r in rows_alone[:9]
+    ]
 
 
 @pytest.mark.parametrize("step", [4, 11])
@@ -285,7 +316,9 @@ def test_a_stopped_search_of_two_ranks_ends_in_the_same_bits(two, step):
 
 
 def test_a_search_of_two_ranks_is_not_continued_by_one(two):
-    assert "was begun by 2 processes, and these are 1" in said(lambda: searching().load_state_dict(two[0][0]["search"][0]))
+    assert "was begun by 2 processes, and these are 1" in said(
+        lambda: searching().load_state_dict(two[0][0]["search"][0])
+    )
 
 
 def test_a_run_of_two_ranks_is_not_continued_by_one(two):
@@ -298,10 +331,15 @@ def test_what_ends_one_rank_ends_all_and_is_said_once(tmp_path):
     for process in context.processes:
         process.join(120)
     said = {case: [(tmp_path / f"{case} {number}").read_text() for number in (0, 1)] for case in ports}
-    assert all(lines[0].startswith(f"a line for {case}") and lines[1].count("a line") == 0 for case, lines in said.items())
+    assert all(
+        lines[0].startswith(f"a line for {case}") and lines[1].count("a line") == 0 for case, lines in said.items()
+    )
     for case in ("rank 0", "rank 1", "all"):
         assert "".join(said[case]).count("error: field: 7, must be 8\n") == 1, said[case]
     ends = {case: [line.splitlines()[-1] for line in lines if line] for case, lines in said.items()}
-    assert ends == {case: ["exit 2"] * 2 for case in ("rank 0", "rank 1", "all")} | {"Ctrl-C": ["exit 130"] * 2, "kill": ["exit 2"]}
+    assert ends == {case: ["exit 2"] * 2 for case in ("rank 0", "rank 1", "all")} | {
+        "Ctrl-C": ["exit 130"] * 2,
+        "kill": ["exit 2"],
+    }
     assert "".join(said["Ctrl-C"]).count("stopped; the same torchrun command goes on from the last checkpoint") == 1
     assert "error: ranks: another process is gone (" in said["kill"][0]

@@ -58,7 +58,9 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize("foreign", [{"model": 1}, [1], torch.ones(2), {"format": "checkpoint", "version": 2, "state": {}}])
+@pytest.mark.parametrize(
+    "foreign", [{"model": 1}, [1], torch.ones(2), {"format": "checkpoint", "version": 2, "state": {}}]
+)
 def test_a_foreign_checkpoint_is_refused(tmp_path, foreign):
     torch.save(foreign, tmp_path / "checkpoint.pt")
     with pytest.raises(UserError, match="another program or version"):

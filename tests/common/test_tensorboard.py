@@ -70,7 +70,9 @@ os.kill(os.getpid(), 9)
 
 
 def test_what_was_logged_before_the_last_checkpoint_survives_kill_9(tmp_path):
-    killed = subprocess.run([sys.executable, "-W", "error", "-c", KILLED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    killed = subprocess.run(
+        [sys.executable, "-W", "error", "-c", KILLED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
     assert (killed.returncode, killed.stderr) == (-9, "")
     time.sleep(1.1)  # files of events are read in the order of their seconds; no killed program is back within one
     run = Run(tmp_path)

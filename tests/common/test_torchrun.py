@@ -21,9 +21,21 @@ pytestmark = pytest.mark.slow
 
 
 def torchrun(program: str, *words, flags=(), cwd=ROOT) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *flags, str(ROOT / program), *words]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        *flags,
+        str(ROOT / program),
+        *words,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def test_retrain_under_torchrun(folder, tmp_path):  # noqa: F811
@@ -66,13 +78,38 @@ def test_a_run_that_lost_a_process_goes_on_to_the_same_end(folder, tmp_path):  #
 
 def test_search_under_torchrun(folder, tmp_path):  # noqa: F811
     """A space of one's own, so that the program finds a tiny one; two ranks end in one architecture."""
-    code = "from tests.spaces import tiny_space\n\ndef tiny(width, input_size, num_classes): return tiny_space(input_size, num_classes)\n"
+    code = (
+        "from tests.spaces import tiny_space\n\n"
+        "def tiny(width, input_size, num_classes): return tiny_space(input_size, num_classes)\n"
+    )
     (tmp_path / "own.py").write_text(code)
     made_up(tmp_path / "table.json", replace(tiny_space(16, 3), name="own:tiny")).save()
-    numbers = {"target-ms": 30, "base-steps": 3, "float-steps": 3, "quant-steps": 3, "joint-steps": 6, "batch-size": 8, "rescored": 2,
-               "controls": 2, "score-images": 6, "tune-steps": 2, "input-size": 16}  # fmt: skip
-    words = ["--latency-lut", str(tmp_path / "table.json"), "--space", "own:tiny", "--data", "imagefolder", "--data-root", str(folder),
-             "--runs", str(tmp_path), *(word for name, value in numbers.items() for word in (f"--{name}", str(value)))]  # fmt: skip
+    numbers = {
+        "target-ms": 30,
+        "base-steps": 3,
+        "float-steps": 3,
+        "quant-steps": 3,
+        "joint-steps": 6,
+        "batch-size": 8,
+        "rescored": 2,
+        "controls": 2,
+        "score-images": 6,
+        "tune-steps": 2,
+        "input-size": 16,
+    }
+    words = [
+        "--latency-lut",
+        str(tmp_path / "table.json"),
+        "--space",
+        "own:tiny",
+        "--data",
+        "imagefolder",
+        "--data-root",
+        str(folder),
+        "--runs",
+        str(tmp_path),
+        *(word for name, value in numbers.items() for word in (f"--{name}", str(value))),
+    ]
     process = torchrun("search.py", *words, cwd=tmp_path)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err

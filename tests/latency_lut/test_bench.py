@@ -1,4 +1,6 @@
-"""Benchmarks of whole networks: what is timed, the figures made of it, the files, going on after a stop, and mistakes."""
+"""Benchmarks of whole networks: what is timed, the figures made of it, the files, going on after a stop, and
+mistakes.
+"""
 
 import csv
 from types import SimpleNamespace
@@ -27,11 +29,27 @@ OPERATION = {"op": "conv", "kind": "integer", "calls": 1, "ms": 1.0, "share": 0.
 
 def row(name: str, *rounds_ms: float, float_ops=None, file_bytes=1_000_000) -> dict:
     ops = float_ops if name not in FLOATS else None
-    return {"name": name, "rounds_ms": list(rounds_ms), "file_bytes": file_bytes, "float_ops": ops, "float_convs": 0, "reason": None}
+    return {
+        "name": name,
+        "rounds_ms": list(rounds_ms),
+        "file_bytes": file_bytes,
+        "float_ops": ops,
+        "float_convs": 0,
+        "reason": None,
+    }
 
 
 def result(arch="net", threads=1, batch=1, rows=(), **fields) -> dict:
-    about = {"arch": arch, "input_size": 32, "classes": 10, "threads": threads, "batch": batch, "params": 5, "macs": 7, "fingerprint": "f"}
+    about = {
+        "arch": arch,
+        "input_size": 32,
+        "classes": 10,
+        "threads": threads,
+        "batch": batch,
+        "params": 5,
+        "macs": 7,
+        "fingerprint": "f",
+    }
     seen = {"date": "2020-01-01 00:00:00", "seconds": 1.0, "load": 0.5, "steal": None}
     rows = list(rows) or [row(FROZEN, 4.0, 4.0, 4.1), row(ENGINE, 2.0, 2.0, 2.1, float_ops=[])]
     return {**about, "rounds": 3, "rows": rows, "profile": {}, "seen": seen, **fields}
@@ -48,7 +66,12 @@ class Small(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+            nn.Conv2d(3, 8, 3, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
         )
         self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(16, 5)
 
@@ -69,7 +92,7 @@ def model(images):
     return small
 
 
-# ---- batch norms before anything is timed --------------------------------------------------------------------
+# ---- batch norms before anything is timed ------------------------------------------------------------------
 
 
 def test_settling_gives_batch_norms_the_pictures_statistics(images):
@@ -83,7 +106,9 @@ def test_settling_gives_batch_norms_the_pictures_statistics(images):
 
 
 def test_deep_networks_keep_tensors_of_ordinary_size(images):
-    deep = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)) for _ in range(30)))
+    deep = nn.Sequential(
+        *(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)) for _ in range(30))
+    )
     for conv, _ in deep:
         nn.init.constant_(conv.weight, 0.0)
         nn.init.dirac_(conv.weight)
@@ -94,7 +119,7 @@ def test_deep_networks_keep_tensors_of_ordinary_size(images):
         assert faded < 1e-8 and 0.5 < deep(images).std().item() < 2
 
 
-# ---- what is timed -------------------------------------------------------------------------------------------
+# ---- what is timed -----------------------------------------------------------------------------------------
 
 
 def test_all_forms_of_a_network_compute_it(model, images):
@@ -138,7 +163,9 @@ def test_a_form_that_cannot_run_has_a_reason_and_the_others_run(model, images, m
 @pytest.mark.skipif(len(quant.available()) < 2, reason="needs two engines")
 def test_a_contender_runs_on_its_own_engine():
     def network(name):
-        asked = lambda image: torch.backends.quantized.engine  # noqa: E731
+        def asked(image):
+            return torch.backends.quantized.engine
+
         asked_on = type("Network", (), {"__call__": staticmethod(asked), "engine": name})
         return asked_on()
 
@@ -163,7 +190,7 @@ def test_convolutions_left_in_float_are_counted():
     assert forms._graph_convs(graph, ("b",)) == 0
 
 
-# ---- figures -------------------------------------------------------------------------------------------------
+# ---- figures -----------------------------------------------------------------------------------------------
 
 
 def test_the_table_has_the_statistics_and_the_share_of_each_baseline():
@@ -185,7 +212,13 @@ def test_the_table_has_the_statistics_and_the_share_of_each_baseline():
 
 
 def test_a_missing_baseline_leaves_its_column_empty_and_a_missing_engine_says_why():
-    made = result(rows=[row(FROZEN, 4.0, 4.0, 4.0), row("x86", 5.0, 5.0, 5.0, float_ops=[]), {"name": ENGINE, "reason": "QuantError: no"}])
+    made = result(
+        rows=[
+            row(FROZEN, 4.0, 4.0, 4.0),
+            row("x86", 5.0, 5.0, 5.0, float_ops=[]),
+            {"name": ENGINE, "reason": "QuantError: no"},
+        ]
+    )
     table = report.frame(made).set_index("engine")
     assert table["of eager"].isna().all() and table.loc["x86", "cut %"] == pytest.approx(-25)
     assert table.loc[ENGINE, "note"] == "QuantError: no" and table.loc[ENGINE].drop("note").isna().all()
@@ -198,11 +231,16 @@ def test_the_text_says_under_which_conditions():
     assert f"{ENGINE}, by operation" in text and "0.5" in text
 
 
-# ---- profiles ------------------------------------------------------------------------------------------------
+# ---- profiles ----------------------------------------------------------------------------------------------
 
 
 def test_operations_are_added_up_and_the_longest_come_first():
-    events = [Event("a", "float", 2, 100.0), Event("b", "integer", 1, 250.0), Event("a", "float", 1, 50.0), Event("a", "integer", 1, 100.0)]
+    events = [
+        Event("a", "float", 2, 100.0),
+        Event("b", "integer", 1, 250.0),
+        Event("a", "float", 1, 50.0),
+        Event("a", "integer", 1, 100.0),
+    ]
     assert rows(events, top=2) == [
         {"op": "b", "kind": "integer", "calls": 1, "ms": 0.25, "share": 0.5},
         {"op": "a", "kind": "float", "calls": 3, "ms": 0.15, "share": 0.3},
@@ -232,9 +270,14 @@ def test_a_profile_names_what_ran(model, images):
     assert all(0.5 < sum(line["share"] for line in lines) <= 1.001 for lines in found.values())
     kinds = {line["op"]: line["kind"] for line in found[ENGINE]}
     if ENGINE not in forms.SESSIONS:
-        assert kinds["quantized::conv2d"] == "integer" and {line["op"]: line["calls"] for line in found[ENGINE]}["quantized::conv2d"] == 2
+        assert (
+            kinds["quantized::conv2d"] == "integer"
+            and {line["op"]: line["calls"] for line in found[ENGINE]}["quantized::conv2d"] == 2
+        )
     if "onnxruntime" in found:
-        assert {"op": "QLinearConv", "calls": 2}.items() <= next(r for r in found["onnxruntime"] if r["op"] == "QLinearConv").items()
+        assert {"op": "QLinearConv", "calls": 2}.items() <= next(
+            r for r in found["onnxruntime"] if r["op"] == "QLinearConv"
+        ).items()
 
 
 def test_nothing_profiles_openvino():
@@ -242,7 +285,7 @@ def test_nothing_profiles_openvino():
         profile_rows(Contender("openvino", None, None))
 
 
-# ---- files ---------------------------------------------------------------------------------------------------
+# ---- files -------------------------------------------------------------------------------------------------
 
 
 def test_results_come_back_from_their_file_and_one_replaces_another_of_its_kind(tmp_path):
@@ -281,12 +324,18 @@ def test_a_result_is_found_again_under_equal_settings_only(tmp_path):
         (lambda d: d["results"][0]["rows"][0].update(file_bytes="x"), "file_bytes: 'x'"),
         (lambda d: d["results"][0]["rows"][1].update(float_ops=None), r"rows\[1\].float_ops: None"),
         (lambda d: d["results"][0]["rows"].append({"name": "x86", "reason": 5}), r"rows\[2\].reason: 5"),
-        (lambda d: d["results"][0]["rows"].append({"name": "x86", "reason": "no", "rounds_ms": 3}), r"rows\[2\].rounds_ms: unknown"),
+        (
+            lambda d: d["results"][0]["rows"].append({"name": "x86", "reason": "no", "rounds_ms": 3}),
+            r"rows\[2\].rounds_ms: unknown",
+        ),
         (lambda d: d["results"][0]["seen"].update(load="busy"), r"seen.load: 'busy'"),
         (lambda d: d["results"][0]["seen"].update(date=None), r"seen.date: None"),
         (lambda d: d["results"][0]["profile"].update(x86={}), r"profile.x86: {}, must be a list"),
         (lambda d: d["results"][0]["profile"].update(x86=[{"op": "conv"}]), r"profile.x86\[0\].kind: missing"),
-        (lambda d: d["results"][0]["profile"].update(x86=[{**OPERATION, "share": None}]), r"profile.x86\[0\].share: None"),
+        (
+            lambda d: d["results"][0]["profile"].update(x86=[{**OPERATION, "share": None}]),
+            r"profile.x86\[0\].share: None",
+        ),
         (lambda d: d["meta"].update(flags="avx2"), "meta.flags: 'avx2', must be a list"),
     ],
 )
@@ -334,14 +383,19 @@ def test_all_files_are_written(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b.csv", "b.json", "b.png"]
     lines = list(csv.DictReader((tmp_path / "b.csv").open()))
     assert [(line["arch"], line["threads"], line["engine"]) for line in lines] == [
-        ("net", "1", FROZEN), ("net", "1", ENGINE), ("other", "2", FROZEN), ("other", "2", ENGINE)
-    ]  # fmt: skip
+        ("net", "1", FROZEN),
+        ("net", "1", ENGINE),
+        ("other", "2", FROZEN),
+        ("other", "2", ENGINE),
+    ]
     assert float(lines[1]["latency ms"]) == 2 and float(lines[1]["cut %"]) == 50 and lines[3]["note"] == "no"
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_picture_has_a_panel_for_each_condition_and_a_bar_for_each_contender():
-    figure = report.figure([result("a"), result("b"), result("a", batch=8, rows=[row(FROZEN, 100.0), row(ENGINE, 2.0, float_ops=[])])])
+    figure = report.figure(
+        [result("a"), result("b"), result("a", batch=8, rows=[row(FROZEN, 100.0), row(ENGINE, 2.0, float_ops=[])])]
+    )
     first, second = figure.axes
     assert len(first.patches) == 4 and len(second.patches) == 2
     assert [patch.get_height() for patch in second.patches] == [100, 2]
@@ -353,7 +407,7 @@ def test_the_latency_is_the_best_round():
     assert latency_ms(row(FROZEN, 3.0, 2.0)) == 2.0 and latency_ms({"name": ENGINE, "reason": "no"}) is None
 
 
-# ---- command line --------------------------------------------------------------------------------------------
+# ---- command line ------------------------------------------------------------------------------------------
 
 
 def run(tmp_path, *words):
@@ -368,7 +422,9 @@ def test_a_network_is_measured_once_and_then_shown_again(tmp_path, capsys, monke
     names = [line["name"] for line in only["rows"]]
     assert names == [*FLOATS, *(name for name in quant.available() if name != "openvino")]
     assert all(latency_ms(line) > 0 for line in only["rows"] if line["name"] in (EAGER, FROZEN, ENGINE))
-    assert only["seen"]["seconds"] > 0 and set(only["profile"]) == {line["name"] for line in only["rows"] if not line["reason"]}
+    assert only["seen"]["seconds"] > 0 and set(only["profile"]) == {
+        line["name"] for line in only["rows"] if not line["reason"]
+    }
     shown = capsys.readouterr().out
     assert f"{ENGINE}, by operation" in shown and "cut %" in shown
 

@@ -31,7 +31,9 @@ def small_space(input_size=16, num_classes=10) -> SearchSpace:
         Stage((Slot(candidates(8, 16, 2)), Slot(candidates(16, 16, 1)[:4])), 1),
         Stage((Slot(candidates(16, 24, 2)[:4]),), 1),
     )
-    return SearchSpace("frostnet", 0.35, input_size, whole.stem, stages, replace(whole.head, in_channels=24, channels=32))
+    return SearchSpace(
+        "frostnet", 0.35, input_size, whole.stem, stages, replace(whole.head, in_channels=24, channels=32)
+    )
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def fakes(monkeypatch):
     return prepared
 
 
-# ---- the networks --------------------------------------------------------------------------------------------
+# ---- the networks ------------------------------------------------------------------------------------------
 
 
 def test_random_networks_span_the_range_of_the_space():
@@ -91,7 +93,7 @@ def test_more_networks_than_the_space_holds_are_refused():
         sample_networks(lonely, 6, 0)
 
 
-# ---- what is timed -------------------------------------------------------------------------------------------
+# ---- what is timed -----------------------------------------------------------------------------------------
 
 
 def test_parts_are_fed_quantized_channels_last_tensors_and_give_such():
@@ -119,16 +121,23 @@ def test_a_small_space_is_really_measured(table):
     table = build_section(table, space, (10, 3), networks=6, rounds=3)
     again = LatencyTable.load(table.path)
     assert again == table and again.sections["frostnet_0.35_16"].complete
-    assert set(again.entries) == {CALL, *space.specs(), *replace(space, head=replace(space.head, num_classes=3)).specs()}
+    assert set(again.entries) == {
+        CALL,
+        *space.specs(),
+        *replace(space, head=replace(space.head, num_classes=3)).specs(),
+    }
     arch = space.architecture(space.random(torch.Generator().manual_seed(3)))
-    deeper = max((space.architecture(space.random(torch.Generator().manual_seed(i))) for i in range(9)), key=lambda a: len(a.blocks))
+    deeper = max(
+        (space.architecture(space.random(torch.Generator().manual_seed(i))) for i in range(9)),
+        key=lambda a: len(a.blocks),
+    )
     assert 0 < again.predict(arch).latency_ms < 100
     assert len(again.for_space(space).blocks) == len(space.stages)
     assert again.predict(deeper).latency_ms > again.for_space(space).stem_ms
     assert again.sections["frostnet_0.35_16"].conditions[0]["seconds"] > 0
 
 
-# ---- interruptions and additions -----------------------------------------------------------------------------
+# ---- interruptions and additions ---------------------------------------------------------------------------
 
 
 def test_what_was_measured_before_an_interruption_is_kept_and_not_measured_again(table, fakes, monkeypatch):
@@ -212,7 +221,9 @@ def test_a_further_head_that_was_interrupted_is_measured_to_the_end(table, fakes
 
 
 def test_a_section_is_fitted_anew_where_another_space_measures_its_parts_quicker(table, fakes):
-    """The second space measures all parts of the first again, as it stops and as it ends: ratio and figures keep step with them."""
+    """The second space measures all parts of the first again, as it stops and as it ends: ratio and figures keep step
+    with them.
+    """
     done = build_section(table, small_space(), (10,), networks=6, rounds=3)
     slow = {key: Timing(tuple(100 * ms for ms in timing.rounds)) for key, timing in done.entries.items() if key != CALL}
     first = replace(done.sections["frostnet_0.35_16"], ratio=done.sections["frostnet_0.35_16"].ratio / 100)
@@ -248,7 +259,7 @@ def test_networks_that_disagree_wildly_with_their_blocks_are_refused(table, fake
         build_section(table, small_space(), (10,), networks=6, rounds=3)
 
 
-# ---- report --------------------------------------------------------------------------------------------------
+# ---- report ------------------------------------------------------------------------------------------------
 
 
 def test_the_report_has_a_line_for_every_section(table, fakes):
@@ -268,7 +279,7 @@ def test_a_larger_kernel_that_was_measured_faster_is_remarked(table):
     assert len(odd) == 1 and odd[0].startswith(f"{large} takes 0.5000 ms, less than {large.replace('_k5', '_k3')}")
 
 
-# ---- command line --------------------------------------------------------------------------------------------
+# ---- command line ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -284,7 +295,9 @@ def run(tmp_path, *words):
 
 def test_the_command_measures_several_sizes_with_their_heads(tmp_path, fakes, small, capsys):
     table = run(tmp_path, "--input-size", "16", "72")
-    assert table.sections["frostnet_0.35_16"].num_classes == 10 and table.sections["frostnet_0.35_72"].num_classes == 1000
+    assert (
+        table.sections["frostnet_0.35_16"].num_classes == 10 and table.sections["frostnet_0.35_72"].num_classes == 1000
+    )
     assert "held" not in capsys.readouterr().err
     assert LatencyTable.load(tmp_path / "lut.json") == table
 
@@ -293,9 +306,14 @@ def test_restart_forgets_the_sections_that_it_names_and_no_others(tmp_path, fake
     before = run(tmp_path, "--input-size", "16", "24", "--num-classes", "10", "100")
     fakes.clear()
     after = run(tmp_path, "--input-size", "24", "--restart")
-    assert set(after.sections) == {"frostnet_0.35_16", "frostnet_0.35_24"} and not any(name.endswith("@16") for name in fakes)
+    assert set(after.sections) == {"frostnet_0.35_16", "frostnet_0.35_24"} and not any(
+        name.endswith("@16") for name in fakes
+    )
     kept, anew = after.sections["frostnet_0.35_16"], after.sections["frostnet_0.35_24"]
-    assert (kept.networks, kept.parts) == (before.sections["frostnet_0.35_16"].networks, before.sections["frostnet_0.35_16"].parts)
+    assert (kept.networks, kept.parts) == (
+        before.sections["frostnet_0.35_16"].networks,
+        before.sections["frostnet_0.35_16"].parts,
+    )
     shared = {CALL, *kept.needed()}
     assert all(after.entries[key].rounds[:3] == before.entries[key].rounds[:3] for key in shared)
     own = anew.needed() - shared
@@ -339,7 +357,10 @@ def test_a_restart_on_another_machine_must_name_all_sections(tmp_path, fakes, sm
     with pytest.raises(SystemExit):
         run(tmp_path, "--input-size", "24", "--restart")
     said = capsys.readouterr().err
-    assert "cpu: the table was measured with Other" in said and "forget frostnet_0.35_16, too; measure into another file" in said
+    assert (
+        "cpu: the table was measured with Other" in said
+        and "forget frostnet_0.35_16, too; measure into another file" in said
+    )
     assert LatencyTable.load(tmp_path / "lut.json").meta["cpu"] == "Other"
     again = run(tmp_path, "--input-size", "16", "24", "--restart")
     assert again.meta["cpu"] == table.meta["cpu"] and set(again.sections) == set(table.sections)

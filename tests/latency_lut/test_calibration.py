@@ -37,8 +37,15 @@ def test_what_each_part_pays_and_a_network_once_is_taken_out():
 def test_perfect_predictions_have_no_error():
     figures = judge([1.0, 2.0, 4.0], [1.0, 2.0, 4.0])
     assert figures == {
-        "networks": 3, "bias": 0, "mape": 0, "rmse_ms": 0, "within_5": 1, "within_10": 1, "spearman": pytest.approx(1), "kendall": 1,
-    }  # fmt: skip
+        "networks": 3,
+        "bias": 0,
+        "mape": 0,
+        "rmse_ms": 0,
+        "within_5": 1,
+        "within_10": 1,
+        "spearman": pytest.approx(1),
+        "kendall": 1,
+    }
 
 
 def test_errors_are_relative_to_what_was_measured():
@@ -86,7 +93,8 @@ def test_a_third_fits_and_the_rest_is_held_out(count):
 def test_networks_that_are_sums_times_a_ratio_calibrate_without_error():
     entries = {"a": 1.0, "b": 2.0, "c": 4.0}
     networks = {
-        f"n{i}": (parts, 1.1 * sum(entries[p] for p in parts)) for i, parts in enumerate(("ab", "bc", "abc", "aabc", "ccb", "cccb"))
+        f"n{i}": (parts, 1.1 * sum(entries[p] for p in parts))
+        for i, parts in enumerate(("ab", "bc", "abc", "aabc", "ccb", "cccb"))
     }
     ratio, fit, figures = calibrate(entries, networks)
     assert ratio == pytest.approx(1.1) and fit == ["n1", "n4"]

@@ -33,7 +33,7 @@ def tables(tmp_path_factory):
     return tables
 
 
-# ---- the command line ----------------------------------------------------------------------------------------
+# ---- the command line --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -45,30 +45,46 @@ def test_every_word_has_help(word, capsys):
 
 @pytest.mark.parametrize("word", [[], ["build"]])
 def test_build_is_what_no_word_means(word, tables, capsys):
-    main([*word, "--engine", "fbgemm", "--output", str(tables[0].path), "--width", "0.5", "--input-size", "32"])  # complete already
+    # complete already
+    main([*word, "--engine", "fbgemm", "--output", str(tables[0].path), "--width", "0.5", "--input-size", "32"])
     assert KEY in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("word", ["show", "predict", "validate"])
 def test_a_table_that_is_missing_names_the_command_that_makes_it(word, tmp_path, capsys):
     with pytest.raises(SystemExit) as refused:
-        main([word, "--lut", str(tmp_path / "none.json"), *(["--arch", "frostnet_small_0_5"] if word == "predict" else [])])
+        main(
+            [
+                word,
+                "--lut",
+                str(tmp_path / "none.json"),
+                *(["--arch", "frostnet_small_0_5"] if word == "predict" else []),
+            ]
+        )
     assert refused.value.code == 2 and "python -m latency_lut --engine fbgemm" in capsys.readouterr().err
 
 
 def test_the_command_that_mends_is_one_that_can_be_typed(tables):
-    """A unit round trip: the command in an error parses to the very space, engine, threads and batch that were missing."""
+    """A unit round trip: the command in an error parses to the very space, engine, threads and batch that were
+    missing.
+    """
     import shlex
 
     other = replace(tables[0], meta={**tables[0].meta, "threads": 2, "batch": 4})
     words = shlex.split(other.command_for(frostnet_space(0.75, 96, 7)))
     assert words[:3] == ["python", "-m", "latency_lut"]
     config = parse(Config, words[3:], "latency_lut", "")
-    assert (config.width, config.input_size, config.class_counts(96), config.threads, config.batch) == (0.75, (96,), (7,), 2, 4)
+    assert (config.width, config.input_size, config.class_counts(96), config.threads, config.batch) == (
+        0.75,
+        (96,),
+        (7,),
+        2,
+        4,
+    )
     assert config.output == str(tables[0].path)
 
 
-# ---- show ----------------------------------------------------------------------------------------------------
+# ---- show --------------------------------------------------------------------------------------------------
 
 
 def test_the_grid_holds_every_candidate_of_every_slot(tables):
@@ -79,11 +95,18 @@ def test_the_grid_holds_every_candidate_of_every_slot(tables):
     assert np.isfinite(grid.ms).sum() == sum(len(slot.candidates) for stage in SPACE.stages for slot in stage.slots)
     slot = SPACE.stages[2].slots[1]
     row = grid.ms[grid.rows.index("2.1 24-24@8")]
-    assert [row[grid.columns.index(label(spec))] for spec in slot.candidates] == pytest.approx(list(latency.blocks[2][1]))
+    assert [row[grid.columns.index(label(spec))] for spec in slot.candidates] == pytest.approx(
+        list(latency.blocks[2][1])
+    )
 
 
 def test_candidates_of_a_slot_have_unlike_labels():
-    specs = [BlockSpec(op, k, 40, 40, 1, 3, 4, act) for op in ("frost", "se") for k in (3, 5) for act in ("relu", "hard_swish")]
+    specs = [
+        BlockSpec(op, k, 40, 40, 1, 3, 4, act)
+        for op in ("frost", "se")
+        for k in (3, 5)
+        for act in ("relu", "hard_swish")
+    ]
     assert len({label(spec) for spec in specs}) == 8
 
 
@@ -97,7 +120,9 @@ def test_show_prints_and_draws(tables, tmp_path, capsys):
 
 def test_show_takes_tables_of_other_machines_and_flags_odd_pairs(tables, tmp_path, capsys):
     odd = next(key for key in tables[0].entries if "_k5_e6" in key)
-    other = replace(tables[0], entries={**tables[0].entries, odd: Timing((0.0101, 0.0101, 0.0101))}, path=tmp_path / "other.json")
+    other = replace(
+        tables[0], entries={**tables[0].entries, odd: Timing((0.0101, 0.0101, 0.0101))}, path=tmp_path / "other.json"
+    )
     replace(other, meta={**other.meta, "cpu": "Other", "flags": []}).save()
     main(["show", "--lut", str(other.path)])
     said = capsys.readouterr().out
@@ -108,7 +133,7 @@ def test_a_tables_own_space_is_found_again(tables):
     assert space_of(tables[1], KEY_48) == frostnet_space(0.5, 48, 10)
 
 
-# ---- merge ---------------------------------------------------------------------------------------------------
+# ---- merge -------------------------------------------------------------------------------------------------
 
 
 def test_a_merged_table_predicts_what_both_did(tables, tmp_path):
@@ -121,7 +146,9 @@ def test_a_merged_table_predicts_what_both_did(tables, tmp_path):
 
 def test_what_both_hold_keeps_the_rounds_of_both_and_is_calibrated_anew(tables, tmp_path):
     first = tables[0]
-    quicker = replace(first, entries={key: Timing(tuple(0.8 * r for r in t.rounds)) for key, t in first.entries.items()})
+    quicker = replace(
+        first, entries={key: Timing(tuple(0.8 * r for r in t.rounds)) for key, t in first.entries.items()}
+    )
     both = merge([first, quicker], tmp_path / "both.json")
     key = next(key for key in first.entries if key != CALL)
     assert sorted(both.entries[key].rounds) == sorted(first.entries[key].rounds + quicker.entries[key].rounds)
@@ -141,7 +168,9 @@ def slower(table, factor=1.1):
     table = replace(table, entries={key: scaled(timing) for key, timing in table.entries.items()})
     for s in table.sections.values():
         table = table.with_section(
-            replace(s, networks=longer(s.networks), validated=replace(s.validated, networks=longer(s.validated.networks)))
+            replace(
+                s, networks=longer(s.networks), validated=replace(s.validated, networks=longer(s.validated.networks))
+            )
         )
     return table
 
@@ -154,7 +183,9 @@ def measurements(table, key=KEY):
 
 
 def test_networks_that_both_timed_keep_the_rounds_of_both_in_any_order(tables, tmp_path):
-    """An hour in which all took a tenth longer adds nothing but rounds: the quicker networks and the quicker parts go together."""
+    """An hour in which all took a tenth longer adds nothing but rounds: the quicker networks and the quicker parts go
+    together.
+    """
     pair = [tables[0], slower(tables[0])]
     ab, ba = (merge(order, tmp_path / "both.json") for order in (pair, pair[::-1]))
     assert measurements(ab) == measurements(ba)
@@ -171,7 +202,9 @@ def test_networks_that_one_alone_timed_stand_beside_the_others(tables, tmp_path)
     def with_networks(table, kept, fresh):
         s = table.sections[KEY]
         networks = {name: s.networks[name] for name in kept}
-        return table.with_section(replace(s, networks=networks, validated=replace(s.validated, networks={n: s.networks[n] for n in fresh})))
+        return table.with_section(
+            replace(s, networks=networks, validated=replace(s.validated, networks={n: s.networks[n] for n in fresh}))
+        )
 
     a = with_networks(tables[0], names[:5], names[7:])
     b = with_networks(slower(tables[0]), names[3:8], names[8:])  # its eighth calibrates here what was fresh there
@@ -193,7 +226,9 @@ def test_an_interrupted_section_adds_rounds_and_no_networks(tables, tmp_path, fl
     section = replace(other.sections[KEY], ratio=None, validation=None, fitted_on=(), validated=None)
     names = list(section.networks)
     networks = {**section.networks, names[-1]: replace(section.networks[names[-1]], timing=None)}
-    networks["further"] = replace(networks[names[0]], parts=networks[names[0]].parts[:-2] + networks[names[0]].parts[-1:])
+    networks["further"] = replace(
+        networks[names[0]], parts=networks[names[0]].parts[:-2] + networks[names[0]].parts[-1:]
+    )
     pair = [tables[0], other.with_section(replace(section, networks=networks))][::flip]
     joined = merge(pair, tmp_path / "both.json").sections[KEY]
     assert joined.complete and list(joined.networks) == names
@@ -205,9 +240,13 @@ def test_an_interrupted_section_can_be_gone_on_with_after_a_merge(tables, tmp_pa
     blank = {"ratio": None, "validation": None, "fitted_on": (), "validated": None}
     one, two = (table.with_section(replace(table.sections[KEY], **blank)) for table in (tables[0], slower(tables[0])))
     fewer = dict(list(two.sections[KEY].networks.items())[1:])
-    joined = merge([two.with_section(replace(two.sections[KEY], networks=fewer, seed=5)), one], tmp_path / "both.json").sections[KEY]
+    joined = merge(
+        [two.with_section(replace(two.sections[KEY], networks=fewer, seed=5)), one], tmp_path / "both.json"
+    ).sections[KEY]
     assert not joined.complete and joined.seed == 0
-    assert {name: n.parts for name, n in joined.networks.items()} == {name: n.parts for name, n in one.sections[KEY].networks.items()}
+    assert {name: n.parts for name, n in joined.networks.items()} == {
+        name: n.parts for name, n in one.sections[KEY].networks.items()
+    }
 
 
 def test_a_file_under_two_names_is_not_counted_twice(tables, tmp_path, monkeypatch, capsys):
@@ -229,7 +268,8 @@ def test_a_copy_and_what_a_table_was_merged_from_are_refused(tables, tmp_path):
 
 def test_copies_that_were_added_to_apart_count_what_they_share_once(tables, tmp_path):
     first, other = (
-        merge([tables[0], made_up(tmp_path / "x.json", frostnet_space(0.5, size, 10))], tmp_path / "y.json") for size in (48, 64)
+        merge([tables[0], made_up(tmp_path / "x.json", frostnet_space(0.5, size, 10))], tmp_path / "y.json")
+        for size in (48, 64)
     )
     joined = merge([first, other], tmp_path / "both.json")
     assert set(joined.sections) == {KEY, KEY_48, "frostnet_0.5_64"}
@@ -242,7 +282,11 @@ def test_tables_of_unlike_identity_are_not_merged(tables, tmp_path, field, value
     other = replace(tables[1], meta={**tables[1].meta, field: value})
     with pytest.raises(UserError) as error:
         merge([tables[0], other], tmp_path / "both.json")
-    assert str(error.value).startswith(f"{field}: ") and str(tables[0].meta[field]) in str(error.value) and str(value) in str(error.value)
+    assert (
+        str(error.value).startswith(f"{field}: ")
+        and str(tables[0].meta[field]) in str(error.value)
+        and str(value) in str(error.value)
+    )
     assert "measure one of them anew" in str(error.value)
 
 
@@ -258,20 +302,25 @@ def test_unlike_spaces_of_one_name_are_not_merged(tables, tmp_path):
 
 def test_merge_does_not_write_over_a_third_file(tables, tmp_path, capsys):
     (tmp_path / "dear.json").write_text("{}")
-    for words in (["--lut", *(str(t.path) for t in tables), "--output", str(tmp_path / "dear.json")], ["--lut", "a.json", "--output", "b"]):
+    for words in (
+        ["--lut", *(str(t.path) for t in tables), "--output", str(tmp_path / "dear.json")],
+        ["--lut", "a.json", "--output", "b"],
+    ):
         with pytest.raises(SystemExit) as refused:
             main(["merge", *words])
         assert refused.value.code == 2
     assert (tmp_path / "dear.json").read_text() == "{}" and "output: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("several", [[(1.0, 2.0), (9.0, 1.0, 2.0)], [(9.0, 1.0, 2.0), (1.0, 2.0)], [(9.0, 1.0, 2.0)] * 2])
+@pytest.mark.parametrize(
+    "several", [[(1.0, 2.0), (9.0, 1.0, 2.0)], [(9.0, 1.0, 2.0), (1.0, 2.0)], [(9.0, 1.0, 2.0)] * 2]
+)
 def test_rounds_that_are_a_run_of_others_count_once(several):
     assert joined_rounds(several) == (9.0, 1.0, 2.0)
     assert joined_rounds([*several, (2.0, 9.0)]) == (9.0, 1.0, 2.0, 2.0, 9.0)
 
 
-# ---- restart -------------------------------------------------------------------------------------------------
+# ---- restart -----------------------------------------------------------------------------------------------
 
 
 def test_what_a_section_shares_with_one_that_stays_is_kept(tables):
@@ -286,7 +335,7 @@ def test_what_a_section_shares_with_one_that_stays_is_kept(tables):
     assert without(both, [other.key], table).entries == both.entries  # the first needs all of it
 
 
-# ---- diff ----------------------------------------------------------------------------------------------------
+# ---- diff --------------------------------------------------------------------------------------------------
 
 
 def test_a_cpu_twice_as_slow_with_one_odd_part(tables):
@@ -310,7 +359,12 @@ def test_the_command_compares_tables_of_two_machines(tables, tmp_path, capsys):
     other.save()
     main(["diff", "--lut", str(tables[0].path), str(other.path), "--top", "2"])
     said = capsys.readouterr().out
-    assert "/ Other" in said and "threads: 1 / 4" in said and "50% 1.000" in said and said.count(" ms\n") + said.endswith(" ms") >= 3
+    assert (
+        "/ Other" in said
+        and "threads: 1 / 4" in said
+        and "50% 1.000" in said
+        and said.count(" ms\n") + said.endswith(" ms") >= 3
+    )
 
 
 def test_tables_without_a_common_part_are_refused(tables):
@@ -318,7 +372,7 @@ def test_tables_without_a_common_part_are_refused(tables):
         diff(tables[0], replace(tables[0], entries={CALL: tables[0].entries[CALL]}))
 
 
-# ---- predict -------------------------------------------------------------------------------------------------
+# ---- predict -----------------------------------------------------------------------------------------------
 
 
 def test_predict_prints_every_part_and_the_total(tables, capsys):
@@ -366,7 +420,10 @@ def test_predict_names_its_section_and_the_others_that_fit(tables, tmp_path, cap
     assert second.latency_ms == pytest.approx(2 * first.latency_ms)
     with pytest.raises(SystemExit):
         main([*words, "--width", "0.75"])
-    assert f"width 0.75: frostnet_small_0_5 is in none of it in {both.path}; its blocks are in {KEY}" in capsys.readouterr().err
+    assert (
+        f"width 0.75: frostnet_small_0_5 is in none of it in {both.path}; its blocks are in {KEY}"
+        in capsys.readouterr().err
+    )
 
 
 def test_parts_name_the_stem_first(tables):

@@ -44,7 +44,9 @@ def test_a_part_takes_codes_and_gives_codes(spec, engine):
 @pytest.mark.parametrize("spec", [*BLOCKS[:2], StemSpec(3, 16, 3, 2, "relu")], ids=("mb", "frost", "stem"))
 def test_a_session_of_a_part_neither_turns_nor_converts_its_tensors(spec):
     with torch_threads(1):
-        kinds = collections.Counter(node.op_type for node in optimised(onnx.load_from_string(_session(spec).model)).graph.node)
+        kinds = collections.Counter(
+            node.op_type for node in optimised(onnx.load_from_string(_session(spec).model)).graph.node
+        )
     assert set(kinds) <= {"QLinearConv", "QLinearConcat", "QLinearAdd"}, kinds
 
 
@@ -82,7 +84,10 @@ def test_on_one_thread_a_session_works_on_the_calling_thread():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_call_is_quicker_than_any_part(engine):
     with torch_threads(1), quant.use_engine(engine):
-        calls = {"call": prepare.call(engine), "part": prepare.part(BlockSpec("mb", 3, 8, 8, 1, 3, 0, "relu"), 4, engine)}
+        calls = {
+            "call": prepare.call(engine),
+            "part": prepare.part(BlockSpec("mb", 3, 8, 8, 1, 3, 0, "relu"), 4, engine),
+        }
         ms = {name: timing.ms for name, timing in time_interleaved(calls, rounds=6, spacing=0).items()}
     assert 0 < ms["call"] < ms["part"]
 
@@ -123,7 +128,9 @@ def _other_blocks(input_size: int = 16, num_classes: int = 4) -> SearchSpace:
 
 @pytest.mark.parametrize("engine", [e for e in ENGINES if e in ("qnnpack", "onnxruntime")])
 def test_a_space_of_other_blocks_is_measured_at_a_batch(engine, tmp_path):
-    table = build_section(LatencyTable.new(engine, 1, tmp_path / "lut.json", batch=2), _other_blocks(), (4,), networks=3, rounds=3)
+    table = build_section(
+        LatencyTable.new(engine, 1, tmp_path / "lut.json", batch=2), _other_blocks(), (4,), networks=3, rounds=3
+    )
     again = LatencyTable.load(table.path)
     assert again.meta["batch"] == 2 and again.sections["others_1_16"].complete
     latency = again.for_space(_other_blocks())

@@ -25,9 +25,13 @@ CALL_MS = 0.004
 
 
 def made_up(path, space=SPACE, ratio=1.25):
-    """A complete table of `space` in which a part takes its MACs in nanoseconds and a network `ratio` times the sum, less the calls."""
+    """A complete table of `space` in which a part takes its MACs in nanoseconds and a network `ratio` times the sum,
+    less the calls.
+    """
     generator = torch.Generator().manual_seed(0)
-    archs, others = ({f"random_{i:02}": space.architecture(space.random(generator)) for i in range(9)} for _ in range(2))
+    archs, others = (
+        {f"random_{i:02}": space.architecture(space.random(generator)) for i in range(9)} for _ in range(2)
+    )
     entries = {CALL: Timing((CALL_MS,) * 3)}
     for arch in [*archs.values(), *others.values(), *covering(space)]:
         for key, row in zip(parts(arch).values(), cost(arch).rows, strict=True):
@@ -38,9 +42,20 @@ def made_up(path, space=SPACE, ratio=1.25):
     keys = tuple(key for key in space.specs() if not key.startswith("head"))
     conditions = ({"date": "2026-01-01 00:00:00", "seconds": 1.0, "load": 0.5, "steal": None},)
     section = Section(
-        space.name, space.width, space.input_size, space.head.num_classes, space.hash(), keys, 0, networks, fitted, tuple(names),
-        validation, conditions, Validated(1, fresh, validation, conditions),
-    )  # fmt: skip
+        space.name,
+        space.width,
+        space.input_size,
+        space.head.num_classes,
+        space.hash(),
+        keys,
+        0,
+        networks,
+        fitted,
+        tuple(names),
+        validation,
+        conditions,
+        Validated(1, fresh, validation, conditions),
+    )
     return replace(LatencyTable.new("fbgemm", 1, path), entries=entries).with_section(section)
 
 
@@ -54,7 +69,9 @@ def covering(space):
     """Networks that hold every candidate of every slot."""
     most = max(len(slot.candidates) for stage in space.stages for slot in stage.slots)
     for op in range(most):
-        blocks = tuple(slot.candidates[min(op, len(slot.candidates) - 1)] for stage in space.stages for slot in stage.slots)
+        blocks = tuple(
+            slot.candidates[min(op, len(slot.candidates) - 1)] for stage in space.stages for slot in stage.slots
+        )
         yield replace(space.architecture(space.random(torch.Generator().manual_seed(0))), blocks=blocks)
 
 
@@ -69,7 +86,7 @@ def random_arch(seed, space=SPACE):
     return space.architecture(space.random(torch.Generator().manual_seed(seed)), f"net_{seed}")
 
 
-# ---- look-ups ------------------------------------------------------------------------------------------------
+# ---- look-ups ----------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=20, deadline=None)
@@ -88,7 +105,11 @@ def test_a_prediction_is_the_ratio_times_the_sum_of_the_parts(table, seed):
 def test_the_spaces_latencies_add_up_to_the_prediction(table, seed):
     choice = SPACE.random(torch.Generator().manual_seed(seed))
     latency = table.for_space(SPACE)
-    blocks = (row[op] for stage, depth, ops in zip(latency.blocks, choice.depths, choice.ops) for row, op in zip(stage[:depth], ops))
+    blocks = (
+        row[op]
+        for stage, depth, ops in zip(latency.blocks, choice.depths, choice.ops)
+        for row, op in zip(stage[:depth], ops)
+    )
     total = latency.stem_ms + sum(blocks) + latency.head_ms
     assert total == pytest.approx(table.predict(SPACE.architecture(choice)).latency_ms)
 
@@ -116,7 +137,8 @@ def test_a_part_as_quick_as_an_empty_call_is_an_error_and_never_zero(table):
     slow = replace(table, entries={**table.entries, CALL: Timing((10.0,) * 3)})
     for ask in (lambda: slow.for_space(SPACE), lambda: slow.predict(random_arch(1))):
         with pytest.raises(
-            UserError, match="no more than a call that computes nothing .*cannot be true.*anew: .*fbgemm_new.json --width 0.5"
+            UserError,
+            match="no more than a call that computes nothing .*cannot be true.*anew: .*fbgemm_new.json --width 0.5",
         ):
             ask()
 
@@ -135,7 +157,11 @@ def test_a_prediction_for_a_space_is_by_that_spaces_ratio(table, first):
     both = replace(table, sections={s.key: s for s in ((own, other), (other, own))[first]})
     choice = SPACE.random(torch.Generator().manual_seed(3))
     arch, latency = SPACE.architecture(choice), both.for_space(SPACE)
-    total = sum(row[op] for stage, depth, ops in zip(latency.blocks, choice.depths, choice.ops) for row, op in zip(stage[:depth], ops))
+    total = sum(
+        row[op]
+        for stage, depth, ops in zip(latency.blocks, choice.depths, choice.ops)
+        for row, op in zip(stage[:depth], ops)
+    )
     found = both.predict(arch, space=SPACE)
     assert found.latency_ms == pytest.approx(latency.stem_ms + total + latency.head_ms) and found.section == SECTION
     assert both.predict(arch).latency_ms == pytest.approx(found.latency_ms * (1, 2)[first])
@@ -145,7 +171,9 @@ def test_a_prediction_for_a_space_is_by_that_spaces_ratio(table, first):
 def test_a_network_of_another_space_is_not_predicted_by_this_one(table):
     wide = frostnet_space(0.75, 32, 10)
     both = replace(
-        table, sections={**table.sections, **(made := made_up(table.path, wide)).sections}, entries={**table.entries, **made.entries}
+        table,
+        sections={**table.sections, **(made := made_up(table.path, wide)).sections},
+        entries={**table.entries, **made.entries},
     )
     assert both.predict(random_arch(0, wide), space=wide).section == "frostnet_0.75_32"
     with pytest.raises(UserError, match="sections.frostnet_0.5_32 does not hold the blocks of net_0"):
@@ -160,7 +188,8 @@ def test_a_published_network_of_the_width_is_found(table):
 
 def test_a_missing_input_size_names_the_command_that_adds_it(table):
     with pytest.raises(
-        UserError, match=r"input_size 96.*frostnet_0.5_32.*--output \S*fbgemm.json --width 0.5 --input-size 96 --num-classes 7"
+        UserError,
+        match=r"input_size 96.*frostnet_0.5_32.*--output \S*fbgemm.json --width 0.5 --input-size 96 --num-classes 7",
     ):
         table.for_space(frostnet_space(0.5, 96, 7))
     with pytest.raises(UserError, match="--width 0.5 --input-size 96"):
@@ -173,8 +202,13 @@ def test_a_missing_width_names_the_command_that_adds_it(table):
 
 
 def test_a_missing_class_count_names_the_command_that_adds_only_the_head(table):
-    for ask in (lambda: table.for_space(frostnet_space(0.5, 32, 100)), lambda: table.predict(random_arch(0).with_classes(100))):
-        with pytest.raises(UserError, match=r"no latency of head_relu_160-1280-100@2; measure it: .*--input-size 32 --num-classes 100"):
+    for ask in (
+        lambda: table.for_space(frostnet_space(0.5, 32, 100)),
+        lambda: table.predict(random_arch(0).with_classes(100)),
+    ):
+        with pytest.raises(
+            UserError, match=r"no latency of head_relu_160-1280-100@2; measure it: .*--input-size 32 --num-classes 100"
+        ):
             ask()
 
 
@@ -187,7 +221,9 @@ def test_a_block_of_no_space_is_an_error_and_no_guess(table):
 
 @pytest.mark.parametrize("unlike", [{"op": "se", "squeeze_factor": 4}, {"activation": "hard_swish"}])
 def test_a_block_of_another_space_names_that_space(table, unlike):
-    space = frostnet_space(0.5, 32, 10, bottleneck=Bottleneck(unlike.get("op", "frost"), unlike.get("activation", "relu")))
+    space = frostnet_space(
+        0.5, 32, 10, bottleneck=Bottleneck(unlike.get("op", "frost"), unlike.get("activation", "relu"))
+    )
     arch = space.architecture(space.random(torch.Generator().manual_seed(0)))
     with pytest.raises(UserError, match=f"add it: python .*--space {space.name} --width 0.5"):
         table.predict(arch)
@@ -215,7 +251,7 @@ def test_a_hardly_begun_head_is_no_figure(table):
         begun.for_space(SPACE)
 
 
-# ---- refusals ------------------------------------------------------------------------------------------------
+# ---- refusals ----------------------------------------------------------------------------------------------
 
 
 def test_a_table_of_this_machine_passes(table):
@@ -227,7 +263,11 @@ def test_a_table_of_this_machine_passes(table):
 @pytest.mark.parametrize(
     "asked, words",
     [
-        (("qnnpack", 1), "engine: the table was measured with fbgemm, wanted is qnnpack; .*--engine qnnpack --output .*qnnpack_1.json"),
+        (
+            ("qnnpack", 1),
+            "engine: the table was measured with fbgemm, wanted is qnnpack; .*--engine qnnpack --output "
+            ".*qnnpack_1.json",
+        ),
         (("fbgemm", 2), "threads: the table was measured with 1, wanted is 2; .*--output .*fbgemm_2.json --threads 2"),
     ],
 )
@@ -267,7 +307,11 @@ def test_another_machine_can_be_allowed_and_says_what_differs(table, capsys):
     assert capsys.readouterr().out == ""
     replace(table, meta={**elsewhere, "torch": "1.0+cpu", "runtime": "torch 1.0+cpu"}).check(allow_other_cpu=True)
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 2 and "torch: measured with 1.0+cpu, here is " in said[0] and "runtime: measured with torch 1.0+cpu" in said[1]
+    assert (
+        len(said) == 2
+        and "torch: measured with 1.0+cpu, here is " in said[0]
+        and "runtime: measured with torch 1.0+cpu" in said[1]
+    )
 
 
 @pytest.mark.parametrize("field", ["weight_qmax", "batch", "memory_format"])
@@ -293,7 +337,7 @@ def test_a_refusal_advises_the_commands_of_what_the_table_holds(table):
     )
 
 
-# ---- JSON ----------------------------------------------------------------------------------------------------
+# ---- JSON --------------------------------------------------------------------------------------------------
 
 
 def test_a_saved_table_is_the_same_table(table):
@@ -308,7 +352,9 @@ def test_the_hash_changes_with_any_figure(table):
 
 
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
-    with pytest.raises(UserError, match=r"none.json: no such file; .*python -m latency_lut --engine fbgemm --output \S*none.json"):
+    with pytest.raises(
+        UserError, match=r"none.json: no such file; .*python -m latency_lut --engine fbgemm --output \S*none.json"
+    ):
         LatencyTable.load(tmp_path / "none.json")
 
 
@@ -363,10 +409,22 @@ BROKEN = [  # where, what a hand put there, what the message must name
     (("sections", SECTION, "validation", "spearman"), 1.5, f"sections.{SECTION}.validation.spearman: 1.5"),
     (("sections", SECTION, "validated", "figures", "mape"), -0.1, f"sections.{SECTION}.validated.figures.mape: -0.1"),
     (("sections", SECTION, "validated", "seed"), -1, f"sections.{SECTION}.validated.seed: -1"),
-    (("sections", SECTION, "validated", "networks", "random_00", "timing"), None, "validated.networks.random_00.timing: missing"),
+    (
+        ("sections", SECTION, "validated", "networks", "random_00", "timing"),
+        None,
+        "validated.networks.random_00.timing: missing",
+    ),
     (("meta", "revision"), 3, "meta.revision: 3"),
-    (("sections", SECTION, "networks", "random_00", "timing"), None, f"sections.{SECTION}.networks.random_00.timing: missing"),
-    (("sections", SECTION, "networks", "random_00", "parts"), "stem", f"sections.{SECTION}.networks.random_00.parts: 'stem'"),
+    (
+        ("sections", SECTION, "networks", "random_00", "timing"),
+        None,
+        f"sections.{SECTION}.networks.random_00.timing: missing",
+    ),
+    (
+        ("sections", SECTION, "networks", "random_00", "parts"),
+        "stem",
+        f"sections.{SECTION}.networks.random_00.parts: 'stem'",
+    ),
     (("sections", SECTION, "conditions"), [{}], rf"sections.{SECTION}.conditions\[0\].date: missing"),
 ]
 

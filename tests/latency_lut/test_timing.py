@@ -37,7 +37,7 @@ class World:
         return time_interleaved(workers, clock=self.clock, spacing=0, rest=0, **options)
 
 
-# ---- the statistic -------------------------------------------------------------------------------------------
+# ---- the statistic -----------------------------------------------------------------------------------------
 
 
 def test_the_latency_is_the_minimum_over_the_rounds():
@@ -60,12 +60,14 @@ def test_a_further_round_can_lower_the_latency_only(rounds, extra):
     assert Timing(tuple(rounds)).rel_spread >= 0
 
 
-# ---- interleaved rounds --------------------------------------------------------------------------------------
+# ---- interleaved rounds ------------------------------------------------------------------------------------
 
 
 def test_on_a_quiet_machine_every_callable_takes_what_it_takes():
     timings = World().time({"a": 0.02, "b": 1.0, "c": 30.0})
-    assert {name: timing.ms for name, timing in timings.items()} == pytest.approx({"a": 0.02, "b": 1.0, "c": 30.0}, rel=2e-3)
+    assert {name: timing.ms for name, timing in timings.items()} == pytest.approx(
+        {"a": 0.02, "b": 1.0, "c": 30.0}, rel=2e-3
+    )
     assert all(len(timing.rounds) == 8 and timing.stable for timing in timings.values())
 
 
@@ -103,7 +105,10 @@ def test_the_same_seed_gives_the_same_order():
 def test_what_does_not_settle_is_visited_again_and_only_that():
     world = World()
     growing = iter(range(1, 10_000))
-    callables = {"steady": world.worker("steady", 1.0), "restless": lambda: setattr(world, "now", world.now + 1e-3 * next(growing))}
+    callables = {
+        "steady": world.worker("steady", 1.0),
+        "restless": lambda: setattr(world, "now", world.now + 1e-3 * next(growing)),
+    }
     timings = time_interleaved(callables, rounds=4, max_rounds=7, clock=world.clock, spacing=0, rest=0)
     assert (len(timings["steady"].rounds), len(timings["restless"].rounds)) == (4, 7)
 
@@ -111,12 +116,21 @@ def test_what_does_not_settle_is_visited_again_and_only_that():
 def test_after_its_time_nothing_is_visited_more_often_than_everything():
     world, growing = World(), iter(range(1, 10_000))
     restless = {"restless": lambda: setattr(world, "now", world.now + 1e-3 * next(growing))}
-    assert len(time_interleaved(restless, rounds=4, max_rounds=7, seconds=0, clock=world.clock, spacing=0)["restless"].rounds) == 4
+    assert (
+        len(
+            time_interleaved(restless, rounds=4, max_rounds=7, seconds=0, clock=world.clock, spacing=0)[
+                "restless"
+            ].rounds
+        )
+        == 4
+    )
 
 
 def test_what_is_to_be_visited_more_often_is_so_in_every_round():
     world, order = World(), []
-    timings = world.time({"part": 1.0, "network": 9.0}, rounds=4, visits={"network": 3}, on_visit=lambda name, ms: order.append(name))
+    timings = world.time(
+        {"part": 1.0, "network": 9.0}, rounds=4, visits={"network": 3}, on_visit=lambda name, ms: order.append(name)
+    )
     assert (len(timings["part"].rounds), len(timings["network"].rounds)) == (4, 12)
     assert all(order[i : i + 4].count("network") == 3 for i in range(0, 16, 4))
 
@@ -184,7 +198,7 @@ def test_nothing_to_time_is_no_error():
     assert time_interleaved({}) == {}
 
 
-# ---- the clock -----------------------------------------------------------------------------------------------
+# ---- the clock ---------------------------------------------------------------------------------------------
 
 
 def test_a_coarse_clock_is_met_with_bursts():
@@ -214,7 +228,7 @@ def test_on_several_threads_it_is_the_wall_clock_that_counts():
         assert time_interleaved({"waits": lambda: time.sleep(0.002)}, rounds=3, repeats=1, spacing=0)["waits"].ms >= 2
 
 
-# ---- networks ------------------------------------------------------------------------------------------------
+# ---- networks ----------------------------------------------------------------------------------------------
 
 
 def test_callables_run_in_inference_mode_and_only_they():
@@ -232,7 +246,13 @@ def test_networks_are_fed_channels_last_on_the_threads_and_engine_asked_for():
     before, seen = (torch.get_num_threads(), torch.backends.quantized.engine), []
 
     def network(x):
-        seen.append((x.is_contiguous(memory_format=torch.channels_last), torch.get_num_threads(), torch.backends.quantized.engine))
+        seen.append(
+            (
+                x.is_contiguous(memory_format=torch.channels_last),
+                torch.get_num_threads(),
+                torch.backends.quantized.engine,
+            )
+        )
 
     time_networks({"net": network}, torch.zeros(1, 3, 4, 4), engine="fbgemm", threads=2, rounds=3, spacing=0)
     assert set(seen) == {(True, 2, "fbgemm")}

@@ -1,4 +1,7 @@
-"""Validation of a table on networks that it has not seen: which they are, the gates, what is kept. Nothing is timed but counting."""
+"""Validation of a table on networks that it has not seen: which they are, the gates, what is kept.
+
+Nothing is timed but counting.
+"""
 
 from dataclasses import replace
 
@@ -38,7 +41,9 @@ def timed(monkeypatch):
             for name, network in section.validated.networks.items()
         }
         seen = {"date": "2026-01-01 00:00:00", "seconds": 1.0, "load": 0.5, "steal": None}
-        return table.with_section(replace(section, validated=replace(section.validated, networks=networks, conditions=(seen,))))
+        return table.with_section(
+            replace(section, validated=replace(section.validated, networks=networks, conditions=(seen,)))
+        )
 
     measure.factor = 1.0
     monkeypatch.setattr(validating, "measure", measure)
@@ -51,7 +56,9 @@ def test_fresh_networks_are_none_of_those_that_calibrated(table):
     for seed in (section.seed, 7):  # with the table's own seed the same ones are drawn, and left out
         archs = fresh_networks(SPACE, section, 8, seed)
         assert len(archs) == 8 and len({arch.blocks for arch in archs.values()}) == 8
-        assert not {tuple(parts(arch).values()) for arch in archs.values()} & {n.parts for n in section.networks.values()}
+        assert not {tuple(parts(arch).values()) for arch in archs.values()} & {
+            n.parts for n in section.networks.values()
+        }
 
 
 def test_perfect_predictions_are_said_to_be_perfect_and_kept(table, timed):
@@ -93,7 +100,8 @@ def test_a_restart_that_is_stopped_goes_on_and_does_not_start_over(table, timed,
         main(["validate", "--lut", str(table.path), "--networks", "10", "--restart"])
     said = capsys.readouterr().err
     assert stopped.value.code == 130 and "stopped; resume with:" in said and "--restart" not in said
-    assert LatencyTable.load(table.path).sections[KEY].validated is None  # so that the command measures what was asked for
+    # so that the command measures what was asked for
+    assert LatencyTable.load(table.path).sections[KEY].validated is None
 
 
 def test_the_tables_own_seed_is_refused(table, timed):
@@ -103,7 +111,11 @@ def test_the_tables_own_seed_is_refused(table, timed):
 
 @pytest.mark.parametrize(
     "text, expected",
-    [("", []), ("mape>4", [Gate("mape", ">", 4.0)]), ("mape>4,spearman<0.97", [Gate("mape", ">", 4.0), Gate("spearman", "<", 0.97)])],
+    [
+        ("", []),
+        ("mape>4", [Gate("mape", ">", 4.0)]),
+        ("mape>4,spearman<0.97", [Gate("mape", ">", 4.0), Gate("spearman", "<", 0.97)]),
+    ],
 )
 def test_gates_are_read(text, expected):
     assert gates(text) == expected

@@ -17,7 +17,9 @@ from tests.strategies import architectures, block_specs
 FROST = BlockSpec("frost", 5, 24, 40, 2, 6, 2, "relu")
 
 
-@pytest.mark.parametrize("channels, rounded", [(1, 8), (8, 8), (11, 16), (12, 16), (17, 16), (18, 24), (20, 24), (27, 32)])
+@pytest.mark.parametrize(
+    "channels, rounded", [(1, 8), (8, 8), (11, 16), (12, 16), (17, 16), (18, 24), (20, 24), (27, 32)]
+)
 def test_round8_known_values(channels, rounded):
     assert round8(channels) == rounded
 
@@ -38,12 +40,16 @@ def test_an_mb_block_has_no_squeeze():
     assert (spec.squeeze_channels, spec.hidden_channels) == (0, 96)
 
 
-@pytest.mark.parametrize("in_channels, out_channels, stride, residual", [(24, 24, 1, True), (24, 24, 2, False), (24, 32, 1, False)])
+@pytest.mark.parametrize(
+    "in_channels, out_channels, stride, residual", [(24, 24, 1, True), (24, 24, 2, False), (24, 32, 1, False)]
+)
 def test_a_block_is_residual_when_it_keeps_shape(in_channels, out_channels, stride, residual):
     assert BlockSpec("mb", 3, in_channels, out_channels, stride, 3, 0, "relu").residual is residual
 
 
-@pytest.mark.parametrize("in_channels, factor, op", [(24, 4, "mb"), (31, 4, "mb"), (32, 4, "frost"), (16, 2, "frost"), (14, 2, "mb")])
+@pytest.mark.parametrize(
+    "in_channels, factor, op", [(24, 4, "mb"), (31, 4, "mb"), (32, 4, "frost"), (16, 2, "frost"), (14, 2, "mb")]
+)
 def test_a_frost_block_is_an_mb_block_below_eight_squeezed_channels(in_channels, factor, op):
     assert resolve(BlockSpec("frost", 3, in_channels, 24, 1, 3, factor, "relu")).op == op
 

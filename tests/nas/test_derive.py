@@ -38,7 +38,8 @@ def problems(draw):
         blocks.append([draw(st.lists(WHOLE, min_size=n, max_size=n)) for n in counts])
         size = len(counts) - min_depth + 1
         depth_scores.append(draw(st.lists(st.integers(-6, 6), min_size=size, max_size=size)))
-    space = SimpleNamespace(stages=tuple(stages), tied=False)  # no SearchSpace, which refuses a stage that may be left out
+    # no SearchSpace, which refuses a stage that may be left out
+    space = SimpleNamespace(stages=tuple(stages), tied=False)
     return space, op_scores, depth_scores, Table(draw(WHOLE), draw(WHOLE), blocks)
 
 
@@ -65,7 +66,9 @@ def _all_choices(space):
 
 
 def _brute_front(space, op_scores, depth_scores, table):
-    values = sorted({_value(c, op_scores, depth_scores, table, space) for c in _all_choices(space)}, key=lambda v: (v[0], -v[1]))
+    values = sorted(
+        {_value(c, op_scores, depth_scores, table, space) for c in _all_choices(space)}, key=lambda v: (v[0], -v[1])
+    )
     kept, best = [], -np.inf
     for latency, score in values:
         if score > best:

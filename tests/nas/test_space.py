@@ -118,7 +118,7 @@ def test_spaces_are_found_by_name():
     assert SPACES["frostnet"](0.5, 32).width == 0.5
 
 
-# ---- what a space must keep to -------------------------------------------------------------------------------
+# ---- what a space must keep to -----------------------------------------------------------------------------
 
 
 def block(before=8, out=8, stride=1, kernel=3, expand=2, op="mb", squeeze=0):
@@ -128,7 +128,9 @@ def block(before=8, out=8, stride=1, kernel=3, expand=2, op="mb", squeeze=0):
 def space(*stages, stem=8, head=16, **options):
     """A space of stages, each (min_depth, slots) with a slot as a list of blocks."""
     stages = tuple(Stage(tuple(Slot(tuple(slot)) for slot in slots), least) for least, slots in stages)
-    return SearchSpace("own", 1.0, 16, StemSpec(3, stem, 3, 1, "relu"), stages, HeadSpec(head, 32, 4, 0.2, "relu"), **options)
+    return SearchSpace(
+        "own", 1.0, 16, StemSpec(3, stem, 3, 1, "relu"), stages, HeadSpec(head, 32, 4, 0.2, "relu"), **options
+    )
 
 
 FIRST, LATER = [block(8, 16, 2), block(8, 16, 2, 5)], [block(16, 16), block(16, 16, 1, 5)]
@@ -150,14 +152,23 @@ def test_a_space_that_keeps_to_the_rules_is_accepted():
         ([(1.0, [FIRST])], "stage 0: min_depth: 1.0"),
         ([(1, [[block(16, 16)]])], "stage 0, slot 0: in_channels: 16, must be 8, what comes out before it"),
         ([(1, [FIRST]), (1, [FIRST])], "stage 1, slot 0: in_channels: 8, must be 16"),
-        ([(1, [[block(8, 16), block(16, 16)]])], "stage 0, slot 0, candidate 1: in_channels: 16, must be 8 as in candidate 0"),
+        (
+            [(1, [[block(8, 16), block(16, 16)]])],
+            "stage 0, slot 0, candidate 1: in_channels: 16, must be 8 as in candidate 0",
+        ),
         ([(1, [[block(8, 16), block(8, 24)]])], "stage 0, slot 0, candidate 1: out_channels: 24, must be 16"),
         ([(1, [FIRST, [block(16, 16), block(16, 16, 2)]])], "stage 0, slot 1, candidate 1: stride: 2, must be 1"),
         ([(1, [FIRST, [block(16, 16, 2)]])], "stage 0, slot 1: stride: 2, must be 1: a stage may end"),
         ([(2, [[block(8, 8)], [block(8, 16)]])], "stage 0, slot 1: out_channels: 16, must be 8: a stage may end"),
         ([(1, [[block(8, 24)]])], "head.in_channels: 16, must be 24, what the last stage gives"),
-        ([(1, [[block(8, 16, op="frost", squeeze=2)]])], "stage 0, slot 0, candidate 0: op: 'frost', but .* has no room for a squeeze"),
-        ([(1, [FIRST, [*LATER, block(16, 16)]])], "stage 0, slot 1, candidate 2: .* builds the same block as candidate 0"),
+        (
+            [(1, [[block(8, 16, op="frost", squeeze=2)]])],
+            "stage 0, slot 0, candidate 0: op: 'frost', but .* has no room for a squeeze",
+        ),
+        (
+            [(1, [FIRST, [*LATER, block(16, 16)]])],
+            "stage 0, slot 1, candidate 2: .* builds the same block as candidate 0",
+        ),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused_with_the_place(stages, words):
@@ -189,12 +200,18 @@ def test_a_tied_space_whose_choice_is_not_one_for_all_is_refused(stages, words):
     "change, words",
     [
         ({"stages": [Stage((Slot((block(8, 16),)),), 1)]}, "stages: .* must be a tuple of nas.Stage"),
-        ({"stages": (Stage((Slot(block(8, 16)),), 1),)}, "stage 0, slot 0: candidates: .* must be a tuple of nas.BlockSpec"),
+        (
+            {"stages": (Stage((Slot(block(8, 16)),), 1),)},
+            "stage 0, slot 0: candidates: .* must be a tuple of nas.BlockSpec",
+        ),
         ({"stages": (Stage(((block(8, 16),),), 1),)}, "stage 0: slots: .* must be a tuple of nas.Slot"),
         ({"stem": None}, "stem: a NoneType, must be a nas.StemSpec"),
         ({"head": block()}, "head: a BlockSpec, must be a nas.HeadSpec"),
         ({"input_size": 4}, "input_size: 4, must be a whole number from 8"),
-        ({"stages": (Stage((Slot((block(),)),), 1),) * 600, "head": HeadSpec(8, 32, 4, 0.2, "relu")}, "blocks: 600 of them"),
+        (
+            {"stages": (Stage((Slot((block(),)),), 1),) * 600, "head": HeadSpec(8, 32, 4, 0.2, "relu")},
+            "blocks: 600 of them",
+        ),
     ],
 )
 def test_a_space_of_the_wrong_parts_is_refused_with_the_field(change, words):

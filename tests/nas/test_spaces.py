@@ -22,7 +22,9 @@ SPACE = bottleneck_space(0.5, 32, 10)
 
 
 def blocks(candidate):
-    return SPACE.architecture(SPACE.with_candidate(SPACE.choice(tuple(len(s.slots) for s in SPACE.stages), _zeros()), candidate)).blocks
+    return SPACE.architecture(
+        SPACE.with_candidate(SPACE.choice(tuple(len(s.slots) for s in SPACE.stages), _zeros()), candidate)
+    ).blocks
 
 
 def _zeros():
@@ -42,7 +44,9 @@ def test_the_bottleneck_space_holds_every_kind_once_and_the_same_everywhere():
 def test_one_candidate_makes_a_network_of_one_block():
     kinds = [{(b.op, b.kernel_size, b.activation) for b in blocks(i)[1:]} for i in range(SPACE.tied_count)]
     assert all(len({k[1:] for k in kind}) == 1 for kind in kinds)
-    assert all(len({k[0] for k in kind} - {"mb"}) <= 1 for kind in kinds), "only where there is no room does a plain block stand in"
+    assert all(len({k[0] for k in kind} - {"mb"}) <= 1 for kind in kinds), (
+        "only where there is no room does a plain block stand in"
+    )
 
 
 def test_a_network_of_a_tied_space_is_found_in_it_and_a_mixed_one_is_not():
@@ -72,7 +76,9 @@ def test_a_bottleneck_goes_through_a_file_into_the_space_that_places_it(tmp_path
     space = find_space(loaded.space)(0.5, 32, 10)
     specs = [spec for stage in space.stages[1:] for slot in stage.slots for spec in slot.candidates]
     assert {(s.op, s.activation) for s in specs} == {("se", "hard_swish")}
-    assert {(s.kernel_size, s.expand_ratio, s.squeeze_factor) for s in specs} == {(k, e, r) for k in (3, 5) for e in (3, 6) for r in (2, 4)}
+    assert {(s.kernel_size, s.expand_ratio, s.squeeze_factor) for s in specs} == {
+        (k, e, r) for k in (3, 5) for e in (3, 6) for r in (2, 4)
+    }
     assert Bottleneck().space == "frostnet"
 
 
@@ -106,7 +112,8 @@ def named(width, size): pass
 def fails(width, input_size, num_classes): return {}["x"]
 def leaves(width, input_size, num_classes): raise SystemExit(2)
 def refuses(width, input_size, num_classes): raise UserError("width: too odd")
-def broken(width, input_size, num_classes): return replace(frostnet_space(width, input_size, num_classes), name="mine", stages=())
+def broken(width, input_size, num_classes):
+    return replace(frostnet_space(width, input_size, num_classes), name="mine", stages=())
 def large(width, input_size, num_classes): return frostnet_space(width, 224, num_classes)
 def alone(width, input_size, num_classes):
     space = frostnet_space(width, input_size, num_classes)
@@ -118,7 +125,12 @@ def alone(width, input_size, num_classes):
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """A working folder with modules of one's own, forgotten afterwards."""
-    files = {"own_good": OWN, "own_syntax": "def f(:\n", "own_raises": "1 / 0\n", "own_leaves": "raise SystemExit('no GPU')\n"}
+    files = {
+        "own_good": OWN,
+        "own_syntax": "def f(:\n",
+        "own_raises": "1 / 0\n",
+        "own_leaves": "raise SystemExit('no GPU')\n",
+    }
     for name, text in files.items():
         (tmp_path / f"{name}.py").write_text(text)
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -164,7 +176,7 @@ def test_a_function_that_gives_no_space_to_search_is_refused_with_the_cause(own,
         find_space(f"own_good:{function}")(1.0, 32, 10)
 
 
-# ---- the blocks ----------------------------------------------------------------------------------------------
+# ---- the blocks --------------------------------------------------------------------------------------------
 
 
 def built(op, factor=4, kernel=3, expand=3, activation="relu", seed=0):
@@ -201,7 +213,10 @@ def test_squeeze_and_add_begins_as_a_block_without_squeeze():
 def test_a_smaller_block_inherits_the_important_part_of_gate_and_squeeze(op):
     """Where the rest of the giver is silent the taker computes the same."""
     giver, taker = built(op, factor=2, expand=6, kernel=5), built(op, factor=4, expand=3, kernel=3, seed=1)
-    hidden, squeezed = taker.project.conv.in_channels, taker.squeeze.conv.out_channels if op == "add" else taker.excite.fc1.out_channels
+    hidden, squeezed = (
+        taker.project.conv.in_channels,
+        taker.squeeze.conv.out_channels if op == "add" else taker.excite.fc1.out_channels,
+    )
     with torch.no_grad():
         giver.project.conv.weight[:, torch.randperm(giver.project.conv.in_channels)[hidden:]] = 0.0
         giver.depthwise.conv.weight[:, :, [0, 4]] = 0.0
@@ -220,7 +235,11 @@ def test_a_smaller_block_inherits_the_important_part_of_gate_and_squeeze(op):
 
 def test_every_candidate_of_a_slot_can_inherit_from_its_largest():
     torch.manual_seed(0)
-    for space in (SPACE, find_space("frostnet_add_relu")(0.5, 32, 10), find_space("frostnet_se_hard_swish")(0.5, 32, 10)):
+    for space in (
+        SPACE,
+        find_space("frostnet_add_relu")(0.5, 32, 10),
+        find_space("frostnet_se_hard_swish")(0.5, 32, 10),
+    ):
         for stage in space.stages[1:]:
             slot = stage.slots[0]
             giver = build_block(slot.candidates[largest(slot)])
@@ -249,7 +268,9 @@ def test_a_block_of_any_kind_takes_what_fits_from_another(giver, taker):
     giver, taker = built(giver[0], giver[1], 5, giver[2]), built(taker[0], taker[1], 3, taker[2], seed=1)
     before = {name: value.clone() for name, value in taker.state_dict().items()}
     inherit(giver, taker)
-    fits = taker.project.conv.in_channels <= giver.project.conv.in_channels and (giver.expand is None) == (taker.expand is None)
+    fits = taker.project.conv.in_channels <= giver.project.conv.in_channels and (giver.expand is None) == (
+        taker.expand is None
+    )
     assert torch.equal(taker.project.bn.bias, (giver.project.bn.bias if fits else before["project.bn.bias"]))
     if not fits:
         assert all(torch.equal(value, before[name]) for name, value in taker.state_dict().items())
@@ -260,18 +281,25 @@ def test_more_squeeze_than_the_giver_has_stays_as_it_was():
         giver, taker = built(op, factor=4, expand=6), built(op, factor=2, expand=6 if op == "se" else 3, seed=1)
         before = taker.get_parameter(part).clone()
         inherit(giver, taker)
-        assert torch.equal(taker.get_parameter(part), before) and torch.equal(taker.project.bn.bias, giver.project.bn.bias)
+        assert torch.equal(taker.get_parameter(part), before) and torch.equal(
+            taker.project.bn.bias, giver.project.bn.bias
+        )
 
 
-# ---- rounds, and nothing to choose ---------------------------------------------------------------------------
+# ---- rounds, and nothing to choose -------------------------------------------------------------------------
 
 
 def counted(*counts):
     """The tiny space with so many candidates in the slots of its two stages."""
     space = tiny_space()
     kinds = [(k, e) for k in (1, 3, 5, 7) for e in (2, 3, 4)]
-    slot = lambda slot, n: replace(slot, candidates=tuple(  # noqa: E731
-        replace(slot.candidates[0], kernel_size=k, expand_ratio=e) for k, e in kinds[:n]))  # fmt: skip
+
+    def slot(slot, n):
+        return replace(
+            slot,
+            candidates=tuple(replace(slot.candidates[0], kernel_size=k, expand_ratio=e) for k, e in kinds[:n]),
+        )
+
     slots = [slot(s, n) for s, n in zip([s for stage in space.stages[1:] for s in stage.slots], counts, strict=True)]
     stages = replace(space.stages[1], slots=tuple(slots[:2])), replace(space.stages[2], slots=tuple(slots[2:]))
     return replace(space, stages=(space.stages[0], *stages))

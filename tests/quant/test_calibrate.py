@@ -1,4 +1,6 @@
-"""quant.calibrate: ranges with known answers, the least error against brute force, and the integer network that comes out."""
+"""quant.calibrate: ranges with known answers, the least error against brute force, and the integer network that comes
+out.
+"""
 
 import copy
 import itertools
@@ -59,7 +61,7 @@ class Net(nn.Module):
         return self.fc(F.dropout(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1), 0.2, training=self.training))
 
 
-# ---- known answers -------------------------------------------------------------------------------------------
+# ---- known answers -----------------------------------------------------------------------------------------
 
 
 def test_minimum_and_maximum_of_all_batches_not_of_the_last_or_the_mean():
@@ -114,7 +116,9 @@ def test_the_percentile_is_of_all_data_not_a_mean_over_batches():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_symmetric_grids_take_the_larger_side(method):
-    quantizer = only(calibrate(nn.Identity(), [torch.linspace(-4, 1, 5000).view(1, 1, 50, 100)], config(scheme="symmetric"), method))
+    quantizer = only(
+        calibrate(nn.Identity(), [torch.linspace(-4, 1, 5000).view(1, 1, 50, 100)], config(scheme="symmetric"), method)
+    )
     assert quantizer.hi.item() == pytest.approx(4.0, rel=0.02)
     assert quantizer.grid().zero_point == 127
 
@@ -127,7 +131,7 @@ def test_constant_zero_and_constant_six_do_not_divide(method):
     assert error < 1e-12
 
 
-# ---- minmax against observing --------------------------------------------------------------------------------
+# ---- minmax against observing ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("floor", [-INF, 0.0])
@@ -135,13 +139,21 @@ def test_minmax_is_the_extremes_of_what_observing_sees_batch_by_batch(floor):
     """A quantizer's first training batch sets its range exactly."""
     torch.manual_seed(0)
     batches = [torch.randn(2, 3, 8, 8) * scale for scale in (1.0, 4.0, 2.0)]
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU() if floor == 0.0 else nn.Hardswish(), nn.MaxPool2d(2), nn.Conv2d(8, 4, 1))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU() if floor == 0.0 else nn.Hardswish(), nn.MaxPool2d(2), nn.Conv2d(8, 4, 1)
+    )
     seen = []
     for x in batches:
         graph = quant.attach(model, x).train()
         quant.set_mode(graph, observe=True, fake_quant=False)
         graph(x)
-        seen.append({name: (q.lo.item(), q.hi.item()) for name, q in quant.quantizers_of(graph).items() if isinstance(q, Int8Activation)})
+        seen.append(
+            {
+                name: (q.lo.item(), q.hi.item())
+                for name, q in quant.quantizers_of(graph).items()
+                if isinstance(q, Int8Activation)
+            }
+        )
     graph = calibrate(model, batches)
     for name in seen[0]:
         los, his = zip(*(ranges[name] for ranges in seen))
@@ -149,7 +161,7 @@ def test_minmax_is_the_extremes_of_what_observing_sees_batch_by_batch(floor):
     assert len(seen[0]) >= 3
 
 
-# ---- the histogram -------------------------------------------------------------------------------------------
+# ---- the histogram -----------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.floats(-(2.0**127), 2.0**127, width=32), min_size=1, max_size=50))
@@ -182,10 +194,12 @@ def test_the_squared_error_is_the_integral_that_it_claims_to_be(edges, step, zer
     points = torch.lerp(left, right, (torch.arange(4000).double() + 0.5).view(-1, 1) / 4000)
     nearest = step * torch.clamp(torch.round(points / step), -zero_point, levels - zero_point)
     expected = ((points - nearest).square().mean(0) @ count).item()
-    assert _squared_errors([grid], _Bins(left, right, count)).item() == pytest.approx(expected, rel=1e-3, abs=1e-7 * step**2)
+    assert _squared_errors([grid], _Bins(left, right, count)).item() == pytest.approx(
+        expected, rel=1e-3, abs=1e-7 * step**2
+    )
 
 
-# ---- least squared error -------------------------------------------------------------------------------------
+# ---- least squared error -----------------------------------------------------------------------------------
 
 
 def brute_force(x, bits, candidates=48):
@@ -206,7 +220,9 @@ DATA = {
     "one sided": lambda: -torch.rand(4000).square(),
     "laplace": lambda: torch.distributions.Laplace(0.3, 1.0).sample((4000,)),
     "skewed": lambda: torch.randn(4000).exp() - 1,
-    "pictures": lambda: torch.cat([(torch.randint(0, 256, (2000,)) - mean) / std for mean, std in ((120, 60), (113.4, 65.7))]),
+    "pictures": lambda: torch.cat(
+        [(torch.randint(0, 256, (2000,)) - mean) / std for mean, std in ((120, 60), (113.4, 65.7))]
+    ),
     "relu6": lambda: (5 * torch.randn(4000)).clamp(0, 6),
 }
 
@@ -222,7 +238,9 @@ def test_mse_ranges_are_as_good_as_brute_force(name, bits):
 
 
 def test_mse_finds_both_ends_of_an_asymmetric_range():
-    """Uniform on [-1, 3] with a share of 1e-4 at -40: at 4 bits the best range leaves it outside, on the lower side alone."""
+    """Uniform on [-1, 3] with a share of 1e-4 at -40: at 4 bits the best range leaves it outside, on the lower side
+    alone.
+    """
     x = torch.linspace(-1, 3, 100_000)
     x[::10_000] = -40.0
     lo, hi, _ = calibrated(x.view(1, 1, 100, 1000), "mse", config(4))
@@ -250,7 +268,7 @@ def test_a_far_outlier_does_not_coarsen_the_histogram():
     assert found[:2] == pytest.approx(expected[:2], rel=2e-3)
 
 
-# ---- invariance ----------------------------------------------------------------------------------------------
+# ---- invariance --------------------------------------------------------------------------------------------
 
 
 @given(data=st.data())
@@ -277,7 +295,7 @@ def test_tensors_may_come_alone_or_with_labels_from_any_iterable():
     assert all(torch.equal(hi, ranges[0]) for hi in ranges)
 
 
-# ---- the model, the graph, and the integer network -----------------------------------------------------------
+# ---- the model, the graph, and the integer network ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -380,19 +398,23 @@ def trained():
 @pytest.mark.parametrize("method", METHODS)
 def test_the_integer_network_computes_what_was_calibrated(trained, method, engine):
     x, y = prototypes(4, 512, 1)
-    graph = calibrate(trained, [(a, None) for a in prototypes(4, 256, 0)[0].split(64)], QuantConfig(engine=engine), method)
+    graph = calibrate(
+        trained, [(a, None) for a in prototypes(4, 256, 0)[0].split(64)], QuantConfig(engine=engine), method
+    )
     executor = quant.convert(graph, engine)
     report = quant.parity(graph, executor, x[:64]).check()
     assert report.agreement >= 0.98
     with torch.no_grad(), quant.use_engine(engine):
-        correct = {name: (net(x).argmax(1) == y).double().mean().item() for name, net in
-                   (("float", trained), ("fake-quant", graph), ("int8", executor))}  # fmt: skip
+        correct = {
+            name: (net(x).argmax(1) == y).double().mean().item()
+            for name, net in (("float", trained), ("fake-quant", graph), ("int8", executor))
+        }
     assert correct["float"] > 0.6, "far above a guess"
     assert correct["int8"] == pytest.approx(correct["fake-quant"], abs=0.01)
     assert correct["int8"] == pytest.approx(correct["float"], abs=0.03)
 
 
-# ---- mistakes ------------------------------------------------------------------------------------------------
+# ---- mistakes ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,22 @@ from supernet import (
     top1,
     tune,
 )
-from supernet.finalists import FILLED, distance, finalists, fronts_for, path_latency, path_score, priced, random_feasible, unlike
+from supernet.finalists import (
+    FILLED,
+    distance,
+    finalists,
+    fronts_for,
+    path_latency,
+    path_score,
+    priced,
+    random_feasible,
+    unlike,
+)
 from supernet.loop import frozen_statistics
 from tests.spaces import latency_of, tiny_space
 from tests.supernet.test_supernet import CONFIG, PLAN, SPACE, all_choices, batch, images, run, search
 
-# ---- scores and finalists ------------------------------------------------------------------------------------
+# ---- scores and finalists ----------------------------------------------------------------------------------
 
 
 def test_perturbation_scores_equal_whole_evaluations_one_change_at_a_time():
@@ -57,7 +67,9 @@ def test_perturbation_scores_equal_whole_evaluations_one_change_at_a_time():
 def test_scoring_twice_gives_equal_scores_in_spite_of_dropout():
     net, (x, y) = Supernet(SPACE).train(), batch(0)
     base = favourite(Alphas(SPACE))
-    assert perturbation_scores(net, base, x, y, F.cross_entropy) == perturbation_scores(net, base, x, y, F.cross_entropy)
+    assert perturbation_scores(net, base, x, y, F.cross_entropy) == perturbation_scores(
+        net, base, x, y, F.cross_entropy
+    )
     assert net.head.dropout.training
 
 
@@ -69,7 +81,10 @@ def test_a_target_that_every_network_meets_steers_nothing():
 def long_space():
     """Three stages of four slots."""
     space = tiny_space()
-    follow = lambda slot: Slot(tuple(replace(c, in_channels=c.out_channels, stride=1) for c in slot.candidates))  # noqa: E731
+
+    def follow(slot):
+        return Slot(tuple(replace(c, in_channels=c.out_channels, stride=1) for c in slot.candidates))
+
     firsts = [stage.slots[0] for stage in space.stages[1:]]
     stages = (space.stages[0], *(Stage((slot, *[follow(slot)] * 3), 1) for slot in firsts))
     return replace(space, stages=stages)
@@ -77,7 +92,10 @@ def long_space():
 
 def random_scores(space, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    row = lambda count: torch.randn(count, generator=generator).tolist()  # noqa: E731
+
+    def row(count):
+        return torch.randn(count, generator=generator).tolist()
+
     ops = [[row(len(slot.candidates)) for slot in stage.slots] for stage in space.stages]
     return ops, [row(len(stage.slots) - stage.min_depth + 1) for stage in space.stages]
 
@@ -99,7 +117,9 @@ def test_what_a_target_leaves_is_used_even_if_scores_prefer_small_networks(seed)
     best = [max((p for p in points if p.latency_ms <= 1.4), key=lambda p: p.score) for points in fronts]
     assert best[0].latency_ms < FILLED * 1.4 <= best[-1].latency_ms <= 1.4
     assert [p.latency_ms for p in best] == sorted(p.latency_ms for p in best)
-    assert len(fronts_for(space, scores, latency, best[0].latency_ms)) == 1, "where the scores use the target they are left alone"
+    assert len(fronts_for(space, scores, latency, best[0].latency_ms)) == 1, (
+        "where the scores use the target they are left alone"
+    )
 
 
 def test_a_price_changes_the_score_of_a_network_by_its_latency():
@@ -107,10 +127,12 @@ def test_a_price_changes_the_score_of_a_network_by_its_latency():
     latency, scores = latency_of(space), random_scores(space)
     choice = space.random(torch.Generator().manual_seed(1))
     blocks = path_latency(choice, latency) - latency.stem_ms - latency.head_ms
-    assert path_score(choice, priced(scores, latency, 3.0), space) == pytest.approx(path_score(choice, scores, space) + 3.0 * blocks)
+    assert path_score(choice, priced(scores, latency, 3.0), space) == pytest.approx(
+        path_score(choice, scores, space) + 3.0 * blocks
+    )
 
 
-# ---- networks by themselves ----------------------------------------------------------------------------------
+# ---- networks by themselves --------------------------------------------------------------------------------
 
 
 def tuned(steps=40, lr=0.05, seed=0, before=None):
@@ -221,5 +243,9 @@ def test_inherited_statistics_are_the_average_over_the_batches():
     quantizer = graph.get_submodule("x_quant")
     with torch.no_grad():
         for x in batches:
-            seen.append(nn.functional.conv2d(quantizer(x), stem.weight_quant(stem.weight), None, stem.stride, stem.padding).mean((0, 2, 3)))
+            seen.append(
+                nn.functional.conv2d(
+                    quantizer(x), stem.weight_quant(stem.weight), None, stem.stride, stem.padding
+                ).mean((0, 2, 3))
+            )
     assert torch.allclose(graph.get_submodule("stem.bn").running_mean, torch.stack(seen).mean(0), atol=0.02)

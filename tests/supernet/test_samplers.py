@@ -27,7 +27,7 @@ from supernet.score import evaluations, first_choice_only
 from tests.spaces import latency_of
 from tests.supernet.test_supernet import CONFIG, SPACE, batch, run
 
-# ---- samplers ------------------------------------------------------------------------------------------------
+# ---- samplers ----------------------------------------------------------------------------------------------
 
 
 def test_a_round_runs_every_candidate_of_every_running_slot_equally_often():
@@ -37,7 +37,9 @@ def test_a_round_runs_every_candidate_of_every_running_slot_equally_often():
         assert len({c.depths for c in round_}) == 1
         for s, stage in enumerate(SPACE.stages):
             for i in range(round_[0].depths[s]):
-                counts = torch.bincount(torch.tensor([c.ops[s][i] for c in round_]), minlength=len(stage.slots[i].candidates))
+                counts = torch.bincount(
+                    torch.tensor([c.ops[s][i] for c in round_]), minlength=len(stage.slots[i].candidates)
+                )
                 assert counts.unique().numel() == 1
 
 
@@ -115,7 +117,7 @@ def test_every_sampler_moves_alphas_to_the_better_and_to_the_faster_candidate(sa
     assert alphas.ops[2][0].argmax() == 0
 
 
-# ---- tied spaces ---------------------------------------------------------------------------------------------
+# ---- tied spaces -------------------------------------------------------------------------------------------
 
 
 TIED = replace(SPACE, name="tied", tied=True)
@@ -123,8 +125,12 @@ TIED = replace(SPACE, name="tied", tied=True)
 
 def one_everywhere(choice):
     """The set of candidates that a choice takes in the slots with a choice."""
-    return {op for stage, d, row in zip(TIED.stages, choice.depths, choice.ops) for slot, op in zip(stage.slots[:d], row)
-            if len(slot.candidates) > 1}  # fmt: skip
+    return {
+        op
+        for stage, d, row in zip(TIED.stages, choice.depths, choice.ops)
+        for slot, op in zip(stage.slots[:d], row)
+        if len(slot.candidates) > 1
+    }
 
 
 def test_all_slots_of_a_tied_space_take_the_same_candidate():
@@ -152,11 +158,28 @@ def test_the_front_of_a_tied_space_is_the_best_of_all_its_networks():
     generator, latency = torch.Generator().manual_seed(0), latency_of(SPACE)
     scores = torch.randn(3, generator=generator).tolist()
     ops = first_choice_only(TIED, scores)
-    depths = [torch.randn(len(stage.slots) - stage.min_depth + 1, generator=generator).tolist() for stage in TIED.stages]
-    every = [TIED.with_candidate(Choice((1, a, b), ((0,), (0, 0), (0, 0))), i) for a in (1, 2) for b in (1, 2) for i in range(3)]
-    reckoned = [(path_latency(c, latency), scores[next(iter(one_everywhere(c)))] + depths[0][0] + depths[1][c.depths[1] - 1]
-                 + depths[2][c.depths[2] - 1]) for c in every]  # fmt: skip
-    best = sorted({(t, s) for t, s in reckoned if all(not (t2 <= t and s2 >= s and (t2, s2) != (t, s)) for t2, s2 in reckoned)})
+    depths = [
+        torch.randn(len(stage.slots) - stage.min_depth + 1, generator=generator).tolist() for stage in TIED.stages
+    ]
+    every = [
+        TIED.with_candidate(Choice((1, a, b), ((0,), (0, 0), (0, 0))), i)
+        for a in (1, 2)
+        for b in (1, 2)
+        for i in range(3)
+    ]
+    reckoned = [
+        (
+            path_latency(c, latency),
+            scores[next(iter(one_everywhere(c)))]
+            + depths[0][0]
+            + depths[1][c.depths[1] - 1]
+            + depths[2][c.depths[2] - 1],
+        )
+        for c in every
+    ]
+    best = sorted(
+        {(t, s) for t, s in reckoned if all(not (t2 <= t and s2 >= s and (t2, s2) != (t, s)) for t2, s2 in reckoned)}
+    )
     points = front(TIED, ops, depths, latency)
     assert [p.latency_ms for p in points] == pytest.approx([t for t, _ in best])
     assert [p.score for p in points] == pytest.approx([s for _, s in best])
@@ -165,7 +188,16 @@ def test_the_front_of_a_tied_space_is_the_best_of_all_its_networks():
 
 def test_a_tied_search_runs_and_every_candidate_is_a_finalist():
     torch.manual_seed(0)
-    s = Search(Supernet(TIED), Plan(2, 3, 3, 6), latency_of(SPACE), 1.0, F.cross_entropy, batch, lambda i: batch(10_000 + i), CONFIG)
+    s = Search(
+        Supernet(TIED),
+        Plan(2, 3, 3, 6),
+        latency_of(SPACE),
+        1.0,
+        F.cross_entropy,
+        batch,
+        lambda i: batch(10_000 + i),
+        CONFIG,
+    )
     run(s)
     x, y = batch(0)
     counted = []

@@ -58,11 +58,20 @@ PLAN = Plan(2, 4, 4, 8)
 def search(plan=PLAN, target=0.9, seed=0, **options):
     torch.manual_seed(seed)
     return Search(
-        Supernet(SPACE), plan, latency_of(SPACE), target, F.cross_entropy, batch, lambda i: batch(1000 + i), CONFIG, seed=seed, **options
+        Supernet(SPACE),
+        plan,
+        latency_of(SPACE),
+        target,
+        F.cross_entropy,
+        batch,
+        lambda i: batch(1000 + i),
+        CONFIG,
+        seed=seed,
+        **options,
     )
 
 
-# ---- alphas --------------------------------------------------------------------------------------------------
+# ---- alphas ------------------------------------------------------------------------------------------------
 
 
 def test_one_hot_alphas_expect_the_latency_of_their_path():
@@ -70,7 +79,9 @@ def test_one_hot_alphas_expect_the_latency_of_their_path():
     for choice in all_choices(SPACE):
         alphas = Alphas(SPACE)
         with torch.no_grad():
-            for stage, depth, ops, depth_alpha, op_alphas in zip(SPACE.stages, choice.depths, choice.ops, alphas.depths, alphas.ops):
+            for stage, depth, ops, depth_alpha, op_alphas in zip(
+                SPACE.stages, choice.depths, choice.ops, alphas.depths, alphas.ops
+            ):
                 depth_alpha[depth - stage.min_depth] = 100.0
                 for alpha, op in zip(op_alphas, ops):
                     alpha[op] = 100.0
@@ -106,7 +117,7 @@ def test_entropy_is_one_for_uniform_and_zero_for_certain():
     assert alphas.entropy().item() == pytest.approx(0.0, abs=1e-5)
 
 
-# ---- the supernet --------------------------------------------------------------------------------------------
+# ---- the supernet ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("attached", [False, True])
@@ -156,7 +167,7 @@ def test_held_out_pictures_leave_no_statistics():
     assert any(not torch.equal(before[k], v) for k, v in net.named_buffers() if k in before)
 
 
-# ---- the loop ------------------------------------------------------------------------------------------------
+# ---- the loop ----------------------------------------------------------------------------------------------
 
 
 def run(s, steps=None):
@@ -219,7 +230,7 @@ def test_a_loss_that_is_not_a_number_names_step_and_mend():
         s.step()
 
 
-# ---- inheritance ---------------------------------------------------------------------------------------------
+# ---- inheritance -------------------------------------------------------------------------------------------
 
 
 def spec(op="frost", k=5, e=6, r=2):
@@ -261,7 +272,7 @@ def test_handing_down_leaves_the_largest_as_it_is_and_changes_the_others():
             assert torch.equal(before[k], v) == k.startswith(largest_prefix)
 
 
-# ---- a space of one's own ------------------------------------------------------------------------------------
+# ---- a space of one's own ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width", [0.35, 1.0])
@@ -270,17 +281,28 @@ def test_the_example_of_docs_search_is_a_space_that_can_be_searched(width):
     assert space.name == "examples.kernels:kernels"
     for stage in space.stages:
         assert stage.min_depth == 1 and all(c.stride == 1 for slot in stage.slots[1:] for c in slot.candidates)
-        assert all(len({(c.in_channels, c.out_channels, c.stride) for c in slot.candidates}) == 1 for slot in stage.slots)
+        assert all(
+            len({(c.in_channels, c.out_channels, c.stride) for c in slot.candidates}) == 1 for slot in stage.slots
+        )
         assert all(c.out_channels % 8 == 0 for slot in stage.slots for c in slot.candidates)
     assert all({c.kernel_size for c in slot.candidates} == {3, 5, 7} for stage in space.stages for slot in stage.slots)
 
 
 def test_a_search_of_the_example_runs_through_all_phases():
     space = find_space("examples.kernels:kernels")(0.35, 32, 4)
-    pictures = lambda step: (torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(step)), torch.arange(8) % 4)  # noqa: E731
+
+    def pictures(step):
+        return (
+            torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(step)),
+            torch.arange(8) % 4,
+        )
+
     s = Search(Supernet(space), Plan(1, 1, 1, 2), latency_of(space), 2.0, F.cross_entropy, pictures, pictures, CONFIG)
     run(s)
-    point = front(space, *blended_scores(s.alphas, perturbation_scores(s.supernet, favourite(s.alphas), *pictures(0), F.cross_entropy)),
-                  s.latency)[-1]  # fmt: skip
+    point = front(
+        space,
+        *blended_scores(s.alphas, perturbation_scores(s.supernet, favourite(s.alphas), *pictures(0), F.cross_entropy)),
+        s.latency,
+    )[-1]
     assert space.choice_of(space.architecture(point.choice)) == point.choice
     assert "(../examples/kernels.py)" in (ROOT / "docs" / "search.md").read_text()

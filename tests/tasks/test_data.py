@@ -13,11 +13,25 @@ from common.errors import UserError
 from tasks import data as data_module
 from tasks import pictures
 from tasks.data import classification, num_classes
-from tasks.pictures import Lazy, Memory, Stream, balanced, crop_windows, fit_square, generator, in_order, labelled, resized_crops, subset
+from tasks.pictures import (
+    Lazy,
+    Memory,
+    Stream,
+    balanced,
+    crop_windows,
+    fit_square,
+    generator,
+    in_order,
+    labelled,
+    resized_crops,
+    subset,
+)
 
 
 def memory(count: int = 20, size: int = 8, classes: int = 4) -> Memory:
-    images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(
+        0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     return Memory(images, torch.arange(count) % classes, size, torch.full((3,), 0.5), torch.full((3,), 0.25))
 
 
@@ -27,11 +41,13 @@ def write_folder(root, splits=("train", "val", "test"), classes=("cat", "dog"), 
         for name in classes:
             (root / split / name).mkdir(parents=True)
             for i in range(count):
-                Image.fromarray(random.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(root / split / name / f"{i}.png")
+                Image.fromarray(random.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(
+                    root / split / name / f"{i}.png"
+                )
     return root
 
 
-# ---- streams ----
+# ---- streams -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -51,7 +67,10 @@ def test_each_step_augments_anew():
 
 def test_an_epoch_shows_each_picture_once_and_the_next_in_another_order():
     shown = Stream(memory(20, classes=20), 5, seed=0, augment=False)
-    epochs = [torch.cat([shown.batch(e * shown.steps_per_epoch + i)[1] for i in range(shown.steps_per_epoch)]) for e in range(2)]
+    epochs = [
+        torch.cat([shown.batch(e * shown.steps_per_epoch + i)[1] for i in range(shown.steps_per_epoch)])
+        for e in range(2)
+    ]
     assert all(torch.equal(e.sort().values, torch.arange(20)) for e in epochs)
     assert not torch.equal(*epochs)
 
@@ -75,7 +94,7 @@ def test_evaluation_goes_through_every_picture_in_order():
     assert torch.equal(torch.cat([y for _, y in batches]), memory(20).labels)
 
 
-# ---- augmentation ----
+# ---- augmentation ------------------------------------------------------------------------------------------
 
 
 def test_small_pictures_are_shifted_up_to_four_pixels_and_mirrored():
@@ -123,7 +142,9 @@ def test_large_pictures_are_evaluated_on_their_centre():
     image[32:480, 160:608] = 255  # 448 of the shorter side, 512
     assert (fit_square(Image.fromarray(image), 224, pictures.CENTRE) > 250).mean() > 0.98
     assert pictures.stored_size(224) == 256 and pictures.stored_size(32) == 32
-    stored = Memory(torch.arange(256).to(torch.uint8).expand(1, 3, 256, 256), torch.zeros(1), 224, torch.zeros(3), torch.ones(3))
+    stored = Memory(
+        torch.arange(256).to(torch.uint8).expand(1, 3, 256, 256), torch.zeros(1), 224, torch.zeros(3), torch.ones(3)
+    )
     assert torch.equal(stored.pixels(torch.tensor([0]))[0, 0, 0], torch.arange(16, 240).to(torch.uint8))
 
 
@@ -133,7 +154,9 @@ def test_pictures_read_when_needed_train_like_decoded_ones(size):
     decoded = Memory(held.images, held.labels, size, held.mean, held.std)
     arrays = held.images.permute(0, 2, 3, 1).numpy()
     lazy = Lazy(lambda key: Image.fromarray(arrays[key]), torch.arange(12), held.labels, size, held.mean, held.std)
-    assert (lazy.pixels(torch.arange(12)).int() - decoded.pixels(torch.arange(12)).int()).abs().max() <= (0 if size == 8 else 1)
+    assert (lazy.pixels(torch.arange(12)).int() - decoded.pixels(torch.arange(12)).int()).abs().max() <= (
+        0 if size == 8 else 1
+    )
     a, b = Stream(lazy, 4, 0), Stream(decoded, 4, 0)
     for step in (0, 1, 5, 6, 2):
         (x, y), (expected, labels) = a.batch(step), b.batch(step)
@@ -142,7 +165,7 @@ def test_pictures_read_when_needed_train_like_decoded_ones(size):
         assert torch.equal(x, Stream(lazy, 4, 0).batch(step)[0])  # read ahead or not
 
 
-# ---- subsets and splits ----
+# ---- subsets and splits ------------------------------------------------------------------------------------
 
 
 @given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=60), count=st.integers(1, 70), seed=st.integers(0, 99))
@@ -160,7 +183,9 @@ def test_subsets_follow_the_seed():
     labels = torch.arange(200) % 4
     assert torch.equal(balanced(labels, 40, 1), balanced(labels, 40, 1))
     assert not torch.equal(balanced(labels, 40, 1), balanced(labels, 40, 2))
-    assert len(subset(memory(20), 100, 0)) == len(subset(memory(20), None, 0)) == 20 and len(subset(memory(20), 8, 0)) == 8
+    assert (
+        len(subset(memory(20), 100, 0)) == len(subset(memory(20), None, 0)) == 20 and len(subset(memory(20), 8, 0)) == 8
+    )
 
 
 def test_a_missing_validation_part_is_split_out_of_train(tmp_path):
@@ -175,8 +200,17 @@ def test_a_missing_validation_part_is_split_out_of_train(tmp_path):
 
 def test_folders_with_all_splits_are_taken_as_they_are(tmp_path):
     found = classification("imagefolder", write_folder(tmp_path, size=(12, 9)), 8, train_images=4)
-    assert found.classes == ("cat", "dog") and list(found.held_out) == ["val", "test"] and num_classes("imagefolder", tmp_path) == 2
-    assert (len(found.train), len(found.val), len(found.test)) == (4, 12, 12) and found.train.labels.tolist() == [0, 0, 1, 1]
+    assert (
+        found.classes == ("cat", "dog")
+        and list(found.held_out) == ["val", "test"]
+        and num_classes("imagefolder", tmp_path) == 2
+    )
+    assert (len(found.train), len(found.val), len(found.test)) == (4, 12, 12) and found.train.labels.tolist() == [
+        0,
+        0,
+        1,
+        1,
+    ]
     x = torch.cat([x for x, _ in in_order(found.train, 4)])
     assert x.mean((0, 2, 3)).abs().max() < 1e-3 and (x.std((0, 2, 3)) - 1).abs().max() < 1e-2
 
@@ -192,7 +226,9 @@ def test_large_splits_are_read_as_needed(tmp_path, monkeypatch):
 def test_scenes_need_nothing_and_their_splits_are_worlds_apart(monkeypatch):
     monkeypatch.setattr(data_module, "SCENES", {"train": 60, "val": 20, "test": 30})
     found = classification(input_size=16)
-    assert (len(found.train), len(found.val), len(found.test)) == (60, 20, 30) and len(found.classes) == num_classes() == 10
+    assert (len(found.train), len(found.val), len(found.test)) == (60, 20, 30) and len(
+        found.classes
+    ) == num_classes() == 10
     assert found.val.labels.bincount().tolist() == [2] * 10
     assert torch.equal(found.val.images, classification(input_size=16, seed=5).val.images)  # one test for every run
     assert not torch.equal(found.train.images[:20], found.val.images)
@@ -216,16 +252,22 @@ def fake_cifar(calls):
 
 def test_cifar_comes_from_torchvision_and_is_fetched_only_when_asked(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(data_module.torchvision, "datasets", types.SimpleNamespace(CIFAR10=fake_cifar(calls), CIFAR100=None))
+    monkeypatch.setattr(
+        data_module.torchvision, "datasets", types.SimpleNamespace(CIFAR10=fake_cifar(calls), CIFAR100=None)
+    )
     found = classification("cifar10", tmp_path, 32)
-    assert (len(found.train), len(found.val), len(found.test)) == (36, 4, 10) and found.test.images.unique().tolist() == [9]
+    assert (len(found.train), len(found.val), len(found.test)) == (
+        36,
+        4,
+        10,
+    ) and found.test.images.unique().tolist() == [9]
     classification("cifar10", tmp_path, 32, download=True)
     assert calls == [(True, False), (False, False), (True, True), (False, False)]
     with pytest.raises(UserError, match="absent does not hold torchvision's cifar10 .* --download"):
         classification("cifar10", tmp_path / "absent", 32)
 
 
-# ---- mistakes ----
+# ---- mistakes ----------------------------------------------------------------------------------------------
 
 
 def _cut(root):
@@ -250,14 +292,20 @@ def _flat(root):
     (root / "train").mkdir()
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (_cut, r"test/dog/3\.png cannot be read as a picture"),
-    (_foreign, r"val/cat/0\.png cannot be read as a picture"),
-    (_empty_class, r"train: .*eel"),
-    (_unlike, r"val and .*train must have the same class folders; only one has dog, fox"),
-    (_flat, r"train holds no class folders; put pictures into"),
-    (lambda root: (root / "train").rename(root / "other"), r"there is no folder .*train; an image folder holds train/<class>/<picture>"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (_cut, r"test/dog/3\.png cannot be read as a picture"),
+        (_foreign, r"val/cat/0\.png cannot be read as a picture"),
+        (_empty_class, r"train: .*eel"),
+        (_unlike, r"val and .*train must have the same class folders; only one has dog, fox"),
+        (_flat, r"train holds no class folders; put pictures into"),
+        (
+            lambda root: (root / "train").rename(root / "other"),
+            r"there is no folder .*train; an image folder holds train/<class>/<picture>",
+        ),
+    ],
+)
 @pytest.mark.parametrize("lazy", [False, True])
 def test_broken_folders_are_named(tmp_path, monkeypatch, spoil, message, lazy):
     spoil(write_folder(tmp_path))
@@ -268,11 +316,14 @@ def test_broken_folders_are_named(tmp_path, monkeypatch, spoil, message, lazy):
             list(in_order(part, 4))
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"data": "imagenet"}, "data: 'imagenet' is not known; choose one of scenes, imagefolder, cifar10, cifar100"),
-    ({"data": "imagefolder"}, "data_root: missing; data 'imagefolder' needs the folder"),
-    ({"train_images": 1}, "train_images: 1, must be at least 2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"data": "imagenet"}, "data: 'imagenet' is not known; choose one of scenes, imagefolder, cifar10, cifar100"),
+        ({"data": "imagefolder"}, "data_root: missing; data 'imagefolder' needs the folder"),
+        ({"train_images": 1}, "train_images: 1, must be at least 2"),
+    ],
+)
 def test_wrong_settings_are_named(arguments, message):
     with pytest.raises(UserError, match=message):
         classification(**arguments)

@@ -1,4 +1,6 @@
-"""Pictures with boxes: three layouts, what augmentation does to boxes, and whatever can be wrong with files of strangers."""
+"""Pictures with boxes: three layouts, what augmentation does to boxes, and whatever can be wrong with files of
+strangers.
+"""
 
 import json
 import time
@@ -27,7 +29,7 @@ def picture(path, seed=0, size=(WIDTH, HEIGHT)):
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(path)
 
 
-# ---- layouts of files ----
+# ---- layouts of files --------------------------------------------------------------------------------------
 
 
 def thing(name="cat", box=(5, 3, 20, 30), difficult=None):
@@ -68,7 +70,11 @@ def image(number, name, height=HEIGHT):
 
 def coco(images=2, annotations=None, categories=CATEGORIES):
     pictures = [image(i, f"{i}.jpg") for i in range(1, images + 1)]
-    return {"images": pictures, "annotations": [row(1), row(2, 2, 3)] if annotations is None else annotations, "categories": categories}
+    return {
+        "images": pictures,
+        "annotations": [row(1), row(2, 2, 3)] if annotations is None else annotations,
+        "categories": categories,
+    }
 
 
 def write_coco(root, folder="images/{}", **splits):
@@ -88,7 +94,11 @@ def test_voc_counts_pixels_from_one(tmp_path):
     image, target = found.train.source.read(1)
     assert image.shape == (3, HEIGHT, WIDTH) and image.dtype == torch.uint8
     assert target["boxes"].tolist() == [[0, 0, 48, 32], [2, 1, 10, 4]] and target["boxes"].dtype == torch.float32
-    assert target["labels"].tolist() == [1, 0] and target["difficult"].tolist() == [True, False] and target["crowd"].tolist() == [False] * 2
+    assert (
+        target["labels"].tolist() == [1, 0]
+        and target["difficult"].tolist() == [True, False]
+        and target["crowd"].tolist() == [False] * 2
+    )
     assert target["size"].tolist() == [HEIGHT, WIDTH] and target["number"] == 1
 
 
@@ -103,7 +113,9 @@ def test_trainval_of_all_years_is_trained_on_and_a_part_of_it_chooses(tmp_path):
         "VOC2007/JPEGImages/test" in name for name in names[2]
     )
     assert torch.equal(found.val.indices, detection("voc", tmp_path, 16).val.indices)
-    assert any(not torch.equal(found.val.indices, detection("voc", tmp_path, 16, seed=seed).val.indices) for seed in (1, 2, 3))
+    assert any(
+        not torch.equal(found.val.indices, detection("voc", tmp_path, 16, seed=seed).val.indices) for seed in (1, 2, 3)
+    )
 
 
 def test_a_test_part_is_never_the_validation_part(tmp_path):
@@ -147,13 +159,25 @@ def test_coco_classes_follow_their_ids_and_are_matched_by_name(tmp_path, folder)
     assert found.classes == class_names("coco", tmp_path) == ("dog", "cat") and found.test is None
     assert [found.train.source.read(i)[1]["labels"].tolist() for i in range(2)] == [[1], [0]]
     targets = [found.val.source.read(i)[1] for i in range(2)]
-    assert [t["labels"].tolist() for t in targets] == [[1], [0]] and [t["crowd"].tolist() for t in targets] == [[False], [True]]
+    assert [t["labels"].tolist() for t in targets] == [[1], [0]] and [t["crowd"].tolist() for t in targets] == [
+        [False],
+        [True],
+    ]
     assert targets[0]["boxes"].tolist() == [[5, 3, 20, 28]]
 
 
-@pytest.mark.parametrize("outline", [
-    [[1.5, 2, 3e-2, 4]], [], [[1], [2, 3]], {"counts": [1, 2, 3], "size": [4, 5]}, {"counts": 'ab[]"cd', "size": [4, 5]}, None, "x",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "outline",
+    [
+        [[1.5, 2, 3e-2, 4]],
+        [],
+        [[1], [2, 3]],
+        {"counts": [1, 2, 3], "size": [4, 5]},
+        {"counts": 'ab[]"cd', "size": [4, 5]},
+        None,
+        "x",
+    ],
+)
 def test_outlines_are_left_out_and_nothing_else_is(outline):
     rows = [{"id": 1, "segmentation": outline, "bbox": [1, 2, 3, 4]}, {"bbox": [5, 6, 7, 8], "segmentation": outline}]
     whole = {"rows": rows, "name": 'a "segmentation": [1] b', "segmentations": [1]}
@@ -168,7 +192,11 @@ def test_outlines_are_left_out_and_nothing_else_is(outline):
 def test_scenes_need_nothing_and_their_splits_are_worlds_apart(monkeypatch):
     monkeypatch.setattr(boxes, "SCENES", {"train": 12, "val": 4, "test": 6})
     found = detection(input_size=24)
-    assert (len(found.train), len(found.val), len(found.test)) == (12, 4, 6) and found.classes == class_names() and len(found.classes) == 10
+    assert (
+        (len(found.train), len(found.val), len(found.test)) == (12, 4, 6)
+        and found.classes == class_names()
+        and len(found.classes) == 10
+    )
     images, targets = next(in_order(found.val, 4))
     assert images.shape == (4, 3, 24, 24) and all(len(t["boxes"]) == len(t["labels"]) >= 1 for t in targets)
     first = [part.source.read(0)[0] for part in (found.train, found.val, found.test)]
@@ -176,17 +204,23 @@ def test_scenes_need_nothing_and_their_splits_are_worlds_apart(monkeypatch):
     assert len(detection(input_size=24, train_images=5).train) == 5
 
 
-# ---- what the network sees ----
+# ---- what the network sees ---------------------------------------------------------------------------------
 
 
 def test_evaluation_squeezes_pictures_and_leaves_boxes_alone(tmp_path):
     found = detection("voc", write_voc(tmp_path, train=4, val=3), 16)
     images, targets = next(in_order(found.val, 3))
     assert images.shape == (3, 3, 16, 16) and images.is_contiguous(memory_format=torch.channels_last)
-    assert targets[0]["boxes"].tolist() == [[4, 2, 20, 30], [20, 1, 48, 32]] and targets[0]["size"].tolist() == [HEIGHT, WIDTH]
+    assert targets[0]["boxes"].tolist() == [[4, 2, 20, 30], [20, 1, 48, 32]] and targets[0]["size"].tolist() == [
+        HEIGHT,
+        WIDTH,
+    ]
     pixels = torch.cat([x for x, _ in in_order(found.train, 4)])
     assert pixels.mean((0, 2, 3)).abs().max() < 1e-4
-    assert found.train.augment.fill == tuple((255 * found.mean).round().int().tolist()) and found.val.augment.fill is not None
+    assert (
+        found.train.augment.fill == tuple((255 * found.mean).round().int().tolist())
+        and found.val.augment.fill is not None
+    )
 
 
 def test_a_training_batch_follows_from_seed_and_step(tmp_path):
@@ -239,7 +273,8 @@ def test_boxes_go_exactly_when_their_centre_leaves_the_window():
     seen = box_transforms.seen(target, window, 50)
     assert seen["labels"].tolist() == [1] and seen["boxes"].tolist() == [[22.5, pytest.approx(22 / 3), 47.5, 45]]
     assert box_transforms.seen(target, window._replace(left=34), 50)["labels"].tolist() == [0, 1]
-    assert box_transforms.seen(target, Window(-2000, -1000, 6000, 6000), 50)["labels"].tolist() == []  # less than a pixel
+    # less than a pixel
+    assert box_transforms.seen(target, Window(-2000, -1000, 6000, 6000), 50)["labels"].tolist() == []
 
 
 def test_difficult_objects_and_crowds_are_not_trained_on():
@@ -255,8 +290,12 @@ def test_difficult_objects_and_crowds_are_not_trained_on():
 def test_pictures_without_objects_and_tiny_ones_are_augmented(size):
     none = torch.zeros(0, dtype=torch.bool)
     target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "difficult": none, "crowd": none}
-    full = {"boxes": torch.tensor([[0.0, 0, size[1], size[0]]]), "labels": torch.tensor([1]), "difficult": torch.tensor([False]),
-            "crowd": torch.tensor([False])}  # fmt: skip
+    full = {
+        "boxes": torch.tensor([[0.0, 0, size[1], size[0]]]),
+        "labels": torch.tensor([1]),
+        "difficult": torch.tensor([False]),
+        "crowd": torch.tensor([False]),
+    }
     torch.manual_seed(0)
     image = torch.full((3, *size), 200, dtype=torch.uint8)
     for _ in range(40):
@@ -297,7 +336,11 @@ def test_crops_and_canvases_are_drawn_as_torchvision_draws_them():
     assert abs((found == 1).float().mean() - (expected == 1).float().mean()) < 4 * (2 / count) ** 0.5 * 0.5
     canvases = [zoomed_out(200, 150) for _ in range(count)]
     times = torch.tensor([canvas.width / 200 for canvas in canvases])
-    assert 0.42 < (times == 1).float().mean() < 0.58 and times[times > 1].mean() == pytest.approx(2.5, abs=0.25) and times.max() <= 4
+    assert (
+        0.42 < (times == 1).float().mean() < 0.58
+        and times[times > 1].mean() == pytest.approx(2.5, abs=0.25)
+        and times.max() <= 4
+    )
     assert all(c.left <= 0 and c.left + c.width >= 200 and c.top <= 0 and c.top + c.height >= 150 for c in canvases)
 
 
@@ -309,28 +352,53 @@ def test_beyond_the_picture_there_is_the_mean_colour():
     assert torch.equal(look(image, Window(0, 0, 10, 20), 8, (1, 2, 3)), torch.full((3, 8, 8), 200, dtype=torch.uint8))
 
 
-# ---- mistakes: refused by name, or left out ----
+# ---- mistakes: refused by name, or left out ----------------------------------------------------------------
 
 GOOD = xml(thing())
 
 
-@pytest.mark.parametrize("text, message, boxes_left", [
-    (xml(thing(box=(40, 5, 60, 20)), thing()), r"train_0\.jpg: the box 39 4 60 20 of 'cat' reaches out of its picture", 2),
-    (xml(thing(box=(60, 5, 70, 20)), thing()), r"train_0\.jpg: the box 59 4 70 20 of 'cat' lies outside its picture", 1),
-    (xml(thing(box=(20, 5, 10, 20)), thing()), r"train_0\.jpg: the box 19 4 10 20 of 'cat' has no area", 1),
-    (xml(thing(box=("nan", 5, 10, 20)), thing()), r"train_0\.jpg: the box nan 4 10 20 of 'cat' is not finite", 1),
-    (xml(thing(box=("inf", 5, "inf", 20)), thing()), r"the box inf 4 inf 20 of 'cat' is not finite", 1),
-    (xml(thing(box=("ten", 5, 10, 20)), thing()), r"train_0\.xml, object 1: bndbox: ten, 5, 10, 20; must be four numbers", 1),
-    (xml(thing(box=(5, 10)), thing()), r"train_0\.xml, object 1: bndbox: 5, 10, None, None; must be four numbers xmin, ymin, xmax", 1),
-    (xml(thing(difficult=2), thing()), r"train_0\.xml, object 1: difficult: '2', must be 0 or 1", 1),
-    (xml("<object><bndbox/></object>", thing()), r"train_0\.xml, object 1: has no name", 1),
-    ("<annotation><object>", r"train_0\.xml: the annotation cannot be read \(no element found", None),
-    ('<?xml version="1.0" encoding="klingon"?><annotation/>', r"train_0\.xml: the annotation cannot be read \(.*unknown encoding", None),
-    ("<html></html>", r"train_0\.xml: the annotation cannot be read \(<annotation> is wanted, not <html>\)", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, message, boxes_left",
+    [
+        (
+            xml(thing(box=(40, 5, 60, 20)), thing()),
+            r"train_0\.jpg: the box 39 4 60 20 of 'cat' reaches out of its picture",
+            2,
+        ),
+        (
+            xml(thing(box=(60, 5, 70, 20)), thing()),
+            r"train_0\.jpg: the box 59 4 70 20 of 'cat' lies outside its picture",
+            1,
+        ),
+        (xml(thing(box=(20, 5, 10, 20)), thing()), r"train_0\.jpg: the box 19 4 10 20 of 'cat' has no area", 1),
+        (xml(thing(box=("nan", 5, 10, 20)), thing()), r"train_0\.jpg: the box nan 4 10 20 of 'cat' is not finite", 1),
+        (xml(thing(box=("inf", 5, "inf", 20)), thing()), r"the box inf 4 inf 20 of 'cat' is not finite", 1),
+        (
+            xml(thing(box=("ten", 5, 10, 20)), thing()),
+            r"train_0\.xml, object 1: bndbox: ten, 5, 10, 20; must be four numbers",
+            1,
+        ),
+        (
+            xml(thing(box=(5, 10)), thing()),
+            r"train_0\.xml, object 1: bndbox: 5, 10, None, None; must be four numbers xmin, ymin, xmax",
+            1,
+        ),
+        (xml(thing(difficult=2), thing()), r"train_0\.xml, object 1: difficult: '2', must be 0 or 1", 1),
+        (xml("<object><bndbox/></object>", thing()), r"train_0\.xml, object 1: has no name", 1),
+        ("<annotation><object>", r"train_0\.xml: the annotation cannot be read \(no element found", None),
+        (
+            '<?xml version="1.0" encoding="klingon"?><annotation/>',
+            r"train_0\.xml: the annotation cannot be read \(.*unknown encoding",
+            None,
+        ),
+        ("<html></html>", r"train_0\.xml: the annotation cannot be read \(<annotation> is wanted, not <html>\)", None),
+    ],
+)
 def test_bad_boxes_of_voc(tmp_path, capsys, text, message, boxes_left):
     root = write_voc(tmp_path, train=[text, GOOD, GOOD], val=[GOOD])
-    with pytest.raises(UserError, match=rf"^data_root: 1 bad annotation: .*{message}.*; mend them, or add --bad-data skip"):
+    with pytest.raises(
+        UserError, match=rf"^data_root: 1 bad annotation: .*{message}.*; mend them, or add --bad-data skip"
+    ):
         detection("voc", root, 16)
     found = detection("voc", root, 16, bad="skip")
     assert capsys.readouterr().err.startswith("warning: left out or clipped: 1 bad annotation: ")
@@ -348,14 +416,18 @@ def test_boxes_that_reach_out_are_clipped_and_a_pixel_is_nobodys_mistake(tmp_pat
 
 def test_classes_that_train_does_not_have_are_bad_and_parts_are_no_classes(tmp_path, capsys):
     root = write_voc(tmp_path, train=[GOOD, GOOD], val=[xml(thing("cow"), thing())], test=[xml(thing("eel"), thing())])
-    with pytest.raises(UserError, match=r"2 bad annotations: .*'cow' is of a class that train does not have; .*'eel' is of a class"):
+    with pytest.raises(
+        UserError, match=r"2 bad annotations: .*'cow' is of a class that train does not have; .*'eel' is of a class"
+    ):
         detection("voc", root, 16)
     found = detection("voc", root, 16, bad="skip")
     assert found.classes == ("cat",) and found.val.source.read(0)[1]["labels"].tolist() == [0]
 
 
 def test_five_of_many_are_named(tmp_path):
-    root = write_voc(tmp_path, train=[xml(*[thing(box=(9, 9, 9, 9)), thing(box=(9, 9, 8, 9))] * 4, thing())] * 2, val=[GOOD])
+    root = write_voc(
+        tmp_path, train=[xml(*[thing(box=(9, 9, 9, 9)), thing(box=(9, 9, 8, 9))] * 4, thing())] * 2, val=[GOOD]
+    )
     with pytest.raises(UserError) as error:
         detection("voc", root, 16)
     assert str(error.value).startswith("data_root: 8 bad annotations: ") and str(error.value).count("has no area") == 5
@@ -366,7 +438,9 @@ def test_pictures_of_two_splits_stay_in_the_one_that_is_held_out(tmp_path, capsy
     root = write_voc(tmp_path, train=4, val=2)
     names = root / "VOCdevkit/VOC2007/ImageSets/Main/train.txt"
     names.write_text(names.read_text() + "val_1\ntrain_0\n")
-    with pytest.raises(UserError, match=r"2 bad annotations: .*val_1\.jpg: is in train and .*train_0\.jpg: is in train"):
+    with pytest.raises(
+        UserError, match=r"2 bad annotations: .*val_1\.jpg: is in train and .*train_0\.jpg: is in train"
+    ):
         detection("voc", root, 16)
     found = detection("voc", root, 16, bad="skip")
     assert (len(found.train), len(found.val)) == (4, 2)
@@ -375,30 +449,59 @@ def test_pictures_of_two_splits_stay_in_the_one_that_is_held_out(tmp_path, capsy
 
 def test_sizes_that_are_not_stated_are_read_from_the_picture(tmp_path):
     root = write_voc(tmp_path, train=[xml(thing(), size=(0, 0)), xml(thing()).replace("size", "room")], val=[GOOD])
-    assert [detection("voc", root, 16).train.source.read(i)[1]["size"].tolist() for i in range(2)] == [[HEIGHT, WIDTH]] * 2
+    assert [detection("voc", root, 16).train.source.read(i)[1]["size"].tolist() for i in range(2)] == [
+        [HEIGHT, WIDTH]
+    ] * 2
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda c: c["annotations"].append(row(9, 5)), r"annotation 9: image_id: 5 is not the id of a picture"),
-    (lambda c: c["annotations"].append(row(9, 1, 4)), r"annotation 9: category_id: 4 is not the id of a category"),
-    (lambda c: c["annotations"].append(row(9, box=(1, 2, 3))), r"annotation 9: bbox: \[1, 2, 3\], must be four numbers"),
-    (lambda c: c["annotations"].append(row(9, box=(1, 2, "3", 4))), r"annotation 9: bbox: .*must be four numbers"),
-    (lambda c: c["annotations"].append(row(9, box=(1, 2, 10**400, 4))), r"annotation 9: bbox: .*must be four numbers"),
-    (lambda c: c["annotations"].append(row(9, box=(1, 2, float("nan"), 4))), r"1\.jpg: the box 1 2 nan 6 of 'cat' is not finite"),
-    (lambda c: c["annotations"].append(row(9, box=(1, 2, 0, 4))), r"1\.jpg: the box 1 2 1 6 of 'cat' has no area"),
-    (lambda c: c["annotations"].append(row(9, box=(60, 2, 5, 4))), r"1\.jpg: the box 60 2 65 6 of 'cat' lies outside its picture"),
-    (lambda c: c["annotations"].append(row(9, iscrowd=2)), r"annotation 9: iscrowd: 2, must be 0 or 1"),
-    (lambda c: c["annotations"].append([1]), r"annotation None: is no object of JSON"),
-    (lambda c: c["images"].append({"id": 1}), r"images: id 1, must be a whole number and differ from the others"),
-    (lambda c: c["images"].append("x"), r"images: id None, must be a whole number"),
-    (lambda c: c["images"].append(image(7, "../1.jpg")), r"image 7: file_name '\.\./1\.jpg', must be a path inside the folder"),
-    (lambda c: c["images"].append(image(7, "/1.jpg")), r"image 7: file_name '/1\.jpg', must be a path inside the folder"),
-    (lambda c: c["images"].append(image(7, "7.jpg")), r"image 7: there is no .*train/7\.jpg"),
-    (lambda c: c["images"].append(image(7, "a" * 300 + ".jpg")), r"image 7: there is no .*train/a{300}\.jpg"),
-    (lambda c: c["images"].append(image(7, "\ud800.jpg")), r"image 7: file_name '\\ud800\.jpg', must be a path"),
-    (lambda c: c["images"].append(image(7, "1.jpg", 0)), r"image 7 \(1\.jpg\): height 0 and width 48, must be numbers of pixels"),
-    (lambda c: c["images"].append(image(7, "1.jpg")), r"1\.jpg: is in train and there or in another split once more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda c: c["annotations"].append(row(9, 5)), r"annotation 9: image_id: 5 is not the id of a picture"),
+        (lambda c: c["annotations"].append(row(9, 1, 4)), r"annotation 9: category_id: 4 is not the id of a category"),
+        (
+            lambda c: c["annotations"].append(row(9, box=(1, 2, 3))),
+            r"annotation 9: bbox: \[1, 2, 3\], must be four numbers",
+        ),
+        (lambda c: c["annotations"].append(row(9, box=(1, 2, "3", 4))), r"annotation 9: bbox: .*must be four numbers"),
+        (
+            lambda c: c["annotations"].append(row(9, box=(1, 2, 10**400, 4))),
+            r"annotation 9: bbox: .*must be four numbers",
+        ),
+        (
+            lambda c: c["annotations"].append(row(9, box=(1, 2, float("nan"), 4))),
+            r"1\.jpg: the box 1 2 nan 6 of 'cat' is not finite",
+        ),
+        (lambda c: c["annotations"].append(row(9, box=(1, 2, 0, 4))), r"1\.jpg: the box 1 2 1 6 of 'cat' has no area"),
+        (
+            lambda c: c["annotations"].append(row(9, box=(60, 2, 5, 4))),
+            r"1\.jpg: the box 60 2 65 6 of 'cat' lies outside its picture",
+        ),
+        (lambda c: c["annotations"].append(row(9, iscrowd=2)), r"annotation 9: iscrowd: 2, must be 0 or 1"),
+        (lambda c: c["annotations"].append([1]), r"annotation None: is no object of JSON"),
+        (lambda c: c["images"].append({"id": 1}), r"images: id 1, must be a whole number and differ from the others"),
+        (lambda c: c["images"].append("x"), r"images: id None, must be a whole number"),
+        (
+            lambda c: c["images"].append(image(7, "../1.jpg")),
+            r"image 7: file_name '\.\./1\.jpg', must be a path inside the folder",
+        ),
+        (
+            lambda c: c["images"].append(image(7, "/1.jpg")),
+            r"image 7: file_name '/1\.jpg', must be a path inside the folder",
+        ),
+        (lambda c: c["images"].append(image(7, "7.jpg")), r"image 7: there is no .*train/7\.jpg"),
+        (lambda c: c["images"].append(image(7, "a" * 300 + ".jpg")), r"image 7: there is no .*train/a{300}\.jpg"),
+        (lambda c: c["images"].append(image(7, "\ud800.jpg")), r"image 7: file_name '\\ud800\.jpg', must be a path"),
+        (
+            lambda c: c["images"].append(image(7, "1.jpg", 0)),
+            r"image 7 \(1\.jpg\): height 0 and width 48, must be numbers of pixels",
+        ),
+        (
+            lambda c: c["images"].append(image(7, "1.jpg")),
+            r"1\.jpg: is in train and there or in another split once more",
+        ),
+    ],
+)
 def test_bad_boxes_and_pictures_of_coco(tmp_path, capsys, spoil, message):
     root, content = write_coco(tmp_path, train=coco(), val=coco()), coco()
     spoil(content)
@@ -411,7 +514,12 @@ def test_bad_boxes_and_pictures_of_coco(tmp_path, capsys, spoil, message):
 
 
 def test_boxes_come_in_any_order_and_go_to_their_pictures(tmp_path):
-    rows = [row(1, 3, 3, (1, 1, 5, 5)), row(2, 1, 17, (2, 2, 6, 6)), row(3, 3, 17, (3, 3, 7, 7)), row(4, 1, 3, (4, 4, 8, 8))]
+    rows = [
+        row(1, 3, 3, (1, 1, 5, 5)),
+        row(2, 1, 17, (2, 2, 6, 6)),
+        row(3, 3, 17, (3, 3, 7, 7)),
+        row(4, 1, 3, (4, 4, 8, 8)),
+    ]
     source = detection("coco", write_coco(tmp_path, train=coco(3, rows), val=coco(1, rows[1:2])), 16).train.source
     targets = [source.read(i)[1] for i in range(3)]
     assert [t["boxes"][:, 0].tolist() for t in targets] == [[2, 4], [], [1, 3]]
@@ -425,13 +533,22 @@ def test_boxes_of_a_picture_that_is_left_out_are_left_out_with_it(tmp_path):
     assert len(found.train) == 1 and found.train.source.read(0)[1]["labels"].tolist() == [0]
 
 
-@pytest.mark.parametrize("text, message", [
-    ("{", r"instances_train\.json cannot be read as JSON"),
-    ("[]", r"instances_train\.json: images: missing; an object with the lists images, annotations, categories is wanted"),
-    (json.dumps(coco(categories=[{"id": 1}])), r"categories: each must have a whole number as its id, and a name"),
-    (json.dumps(coco(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "a"}])), r"categories: their ids and their names must differ"),
-    (json.dumps(coco(annotations=[])), r"the pictures of train in .* have no objects"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", r"instances_train\.json cannot be read as JSON"),
+        (
+            "[]",
+            r"instances_train\.json: images: missing; an object with the lists images, annotations, categories is",
+        ),
+        (json.dumps(coco(categories=[{"id": 1}])), r"categories: each must have a whole number as its id, and a name"),
+        (
+            json.dumps(coco(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "a"}])),
+            r"categories: their ids and their names must differ",
+        ),
+        (json.dumps(coco(annotations=[])), r"the pictures of train in .* have no objects"),
+    ],
+)
 @pytest.mark.parametrize("bad", ["refuse", "skip"])
 def test_files_of_coco_that_cannot_be_used(tmp_path, text, message, bad):
     root = write_coco(tmp_path, train=coco(), val=coco())
@@ -440,13 +557,16 @@ def test_files_of_coco_that_cannot_be_used(tmp_path, text, message, bad):
         detection("coco", root, 16, bad=bad)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"data": "kitti"}, "data: 'kitti' is not known; choose one of scenes, voc, coco"),
-    ({"data": "voc"}, "data_root: missing; data 'voc' needs the folder"),
-    ({"data": "voc", "data_root": "nowhere"}, "data_root: nowhere holds no VOCdevkit/VOC2007"),
-    ({"data": "coco", "data_root": "nowhere"}, "data_root: there is no nowhere/annotations/instances_train"),
-    ({"train_images": 1}, "train_images: 1, must be at least 2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"data": "kitti"}, "data: 'kitti' is not known; choose one of scenes, voc, coco"),
+        ({"data": "voc"}, "data_root: missing; data 'voc' needs the folder"),
+        ({"data": "voc", "data_root": "nowhere"}, "data_root: nowhere holds no VOCdevkit/VOC2007"),
+        ({"data": "coco", "data_root": "nowhere"}, "data_root: there is no nowhere/annotations/instances_train"),
+        ({"train_images": 1}, "train_images: 1, must be at least 2"),
+    ],
+)
 def test_wrong_settings_are_named(arguments, message):
     with pytest.raises(UserError, match=message):
         detection(**arguments)
@@ -457,7 +577,10 @@ def test_missing_lists_folders_and_ambiguous_files_are_named(tmp_path):
     with pytest.raises(UserError, match=r"ImageSets/Main has no train\.txt or trainval\.txt"):
         detection("voc", voc, 16)
     root = write_coco(tmp_path / "coco", train2014=coco(), train2017=coco())
-    with pytest.raises(UserError, match=r"has instances_train2014\.json and instances_train2017\.json; keep the one that train is to be"):
+    with pytest.raises(
+        UserError,
+        match=r"has instances_train2014\.json and instances_train2017\.json; keep the one that train is to be",
+    ):
         detection("coco", root, 16)
     (root / "annotations/instances_train2014.json").unlink()
     (root / "images").rename(root / "photos")
@@ -465,7 +588,7 @@ def test_missing_lists_folders_and_ambiguous_files_are_named(tmp_path):
         detection("coco", root, 16)
 
 
-# ---- mistakes in pictures, found when they are read ----
+# ---- mistakes in pictures, found when they are read --------------------------------------------------------
 
 
 def _cut(path):
@@ -480,13 +603,16 @@ def _sixteen_bits(path):
     Image.fromarray(np.full((HEIGHT, WIDTH), 999, np.uint16)).save(path, "PNG")
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (_cut, "the picture cannot be read"),
-    (lambda path: path.write_bytes(b""), "the picture cannot be read"),
-    (lambda path: path.write_bytes(b"no picture at all"), "the picture cannot be read"),
-    (_other_size, "has 32x48 pixels, its annotation says 48x32"),
-    (_sixteen_bits, "has pixels of more than 8 bits"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (_cut, "the picture cannot be read"),
+        (lambda path: path.write_bytes(b""), "the picture cannot be read"),
+        (lambda path: path.write_bytes(b"no picture at all"), "the picture cannot be read"),
+        (_other_size, "has 32x48 pixels, its annotation says 48x32"),
+        (_sixteen_bits, "has pixels of more than 8 bits"),
+    ],
+)
 def test_a_bad_picture_among_many_is_named_and_refused_or_skipped(tmp_path, capsys, spoil, message):
     root = write_voc(tmp_path, train=40, val=10)
     clean = detection("voc", root, 16)

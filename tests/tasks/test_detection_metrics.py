@@ -10,14 +10,22 @@ FAR = [500.0, 500.0, 510.0, 510.0]  # where nothing is
 
 
 def truth(boxes, labels=None, difficult=(), crowd=()):
-    flags = {name: torch.tensor([i in chosen for i in range(len(boxes))], dtype=torch.bool)
-             for name, chosen in (("difficult", difficult), ("crowd", crowd))}  # fmt: skip
-    return {"boxes": torch.tensor(boxes).view(-1, 4), "labels": torch.tensor(labels or [0] * len(boxes), dtype=torch.int64)} | flags
+    flags = {
+        name: torch.tensor([i in chosen for i in range(len(boxes))], dtype=torch.bool)
+        for name, chosen in (("difficult", difficult), ("crowd", crowd))
+    }
+    return {
+        "boxes": torch.tensor(boxes).view(-1, 4),
+        "labels": torch.tensor(labels or [0] * len(boxes), dtype=torch.int64),
+    } | flags
 
 
 def found(boxes, scores, labels=None):
-    return {"boxes": torch.tensor(boxes).view(-1, 4), "scores": torch.tensor(scores),
-            "labels": torch.tensor(labels or [0] * len(boxes), dtype=torch.int64)}  # fmt: skip
+    return {
+        "boxes": torch.tensor(boxes).view(-1, 4),
+        "scores": torch.tensor(scores),
+        "labels": torch.tensor(labels or [0] * len(boxes), dtype=torch.int64),
+    }
 
 
 def square(number, side=20.0):
@@ -52,22 +60,30 @@ def test_right_boxes_in_the_wrong_picture_score_zero():
     assert judged([found([square(1)], [0.9]), found([square(0)], [0.8])], truths) == all_three(0.0)
 
 
-# Four objects; by falling score: right, wrong, right, right, the first once more. Recall and precision after each: 1/4 1, 1/4 1/2, 2/4 2/3,
-# 3/4 3/4, 3/4 3/5. At recalls up to 1/4 the best precision from there on is 1, up to 3/4 it is 3/4, beyond it there is none.
+# Four objects; by falling score: right, wrong, right, right, the first once more. Recall and precision after each: 1/4
+# 1, 1/4 1/2, 2/4 2/3, 3/4 3/4, 3/4 3/5. At recalls up to 1/4 the best precision from there on is 1, up to 3/4 it is
+# 3/4, beyond it there is none.
 EXAMPLE = found([square(0), FAR, square(1), square(2), square(0)], [0.9, 0.8, 0.7, 0.6, 0.5])
 FOUR = truth([square(i) for i in range(4)])
 
 
 def test_a_worked_example():
     scores = judged([EXAMPLE], [FOUR])
-    assert scores["voc_ap"] == pytest.approx((3 * 1 + 5 * 0.75) / 11, abs=1e-6)  # recalls 0, .1, .2 and .3 .. .7 of eleven
-    assert scores["ap50"] == pytest.approx((26 * 1 + 50 * 0.75) / 101, abs=1e-6)  # recalls 0 .. .25 and .26 .. .75 of 101
+    # recalls 0, .1, .2 and .3 .. .7 of eleven
+    assert scores["voc_ap"] == pytest.approx((3 * 1 + 5 * 0.75) / 11, abs=1e-6)
+    # recalls 0 .. .25 and .26 .. .75 of 101
+    assert scores["ap50"] == pytest.approx((26 * 1 + 50 * 0.75) / 101, abs=1e-6)
     assert scores["ap"] == scores["ap50"]  # the boxes are exact
 
 
 def test_the_example_spread_over_pictures_scores_the_same():
     truths = [truth([square(0), square(3)]), truth([square(1)]), truth([]), truth([square(2)])]
-    boxes = [found([square(0), square(0)], [0.9, 0.5]), found([square(1)], [0.7]), found([FAR], [0.8]), found([square(2)], [0.6])]
+    boxes = [
+        found([square(0), square(0)], [0.9, 0.5]),
+        found([square(1)], [0.7]),
+        found([FAR], [0.8]),
+        found([square(2)], [0.6]),
+    ]
     assert judged(boxes, truths) == judged([EXAMPLE], [FOUR])
     assert judged(boxes[::-1], truths[::-1]) == judged(boxes, truths)
 
@@ -99,7 +115,8 @@ def test_difficult_objects_are_neither_missed_nor_wrong():
     there = truth([square(0), square(1)], difficult=[1])
     assert judged([found([square(0)], [0.9])], [there]) == all_three(1.0)
     assert judged([found([square(1), square(0)], [0.95, 0.9])], [there]) == all_three(1.0)
-    assert judged([found([square(1), square(0)], [0.95, 0.9])], [truth([square(0)])])["voc_ap"] == 0.5  # it is not there at all
+    # it is not there at all
+    assert judged([found([square(1), square(0)], [0.95, 0.9])], [truth([square(0)])])["voc_ap"] == 0.5
 
 
 def test_to_find_a_difficult_object_or_a_crowd_is_no_success():
@@ -107,7 +124,9 @@ def test_to_find_a_difficult_object_or_a_crowd_is_no_success():
         there = truth([square(0), square(1), square(2)], **{flag: [2]})
         assert judged([found([square(2)], [0.9])], [there]) == all_three(0.0)
         scores = judged([found([square(2), square(0)], [0.9, 0.8])], [there])  # half of the objects, nothing wrong
-        assert scores["voc_ap"] == pytest.approx(6 / 11, abs=1e-6) and scores["ap50"] == pytest.approx(51 / 101, abs=1e-6)
+        assert scores["voc_ap"] == pytest.approx(6 / 11, abs=1e-6) and scores["ap50"] == pytest.approx(
+            51 / 101, abs=1e-6
+        )
 
 
 def test_crowds_excuse_any_number_of_boxes_that_lie_in_them():
@@ -121,7 +140,8 @@ def test_an_object_in_a_crowd_is_found_and_the_crowd_excuses_only_what_is_left()
     near = [0.0, 0.0, 20.0, 19.0]  # IoU 0.95 with the object; all of it lies in the crowd
     scores = judged([found([near], [0.9])], [there])
     assert scores["voc_ap"] == scores["ap50"] == 1.0
-    again = found([near, near, [300.0, 0.0, 320.0, 20.0], near], [0.9, 0.8, 0.7, 0.6])  # once more is excused, outside is wrong
+    # once more is excused, outside is wrong
+    again = found([near, near, [300.0, 0.0, 320.0, 20.0], near], [0.9, 0.8, 0.7, 0.6])
     assert judged([again], [there])["voc_ap"] == 1.0
     outside_first = found([[300.0, 0.0, 320.0, 20.0], near], [0.9, 0.8])
     assert judged([outside_first], [there])["voc_ap"] == 0.5

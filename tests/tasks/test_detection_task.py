@@ -39,9 +39,13 @@ class Painted:
         boxes = torch.tensor([[0, 0, width / 2, height / 2], [width / 4, height / 4, width, height]])
         none = torch.zeros(2, dtype=torch.bool)
         return torch.full((3, height, width), index, dtype=torch.uint8), {
-            "boxes": boxes, "labels": torch.tensor([0, 1]), "difficult": none, "crowd": none, "size": torch.tensor([height, width]),
+            "boxes": boxes,
+            "labels": torch.tensor([0, 1]),
+            "difficult": none,
+            "crowd": none,
+            "size": torch.tensor([height, width]),
             "number": torch.tensor(index),
-        }  # fmt: skip
+        }
 
 
 def samples(count=7, broken=-1, bad="refuse"):
@@ -95,7 +99,12 @@ def test_the_size_of_a_batch_does_not_matter(monkeypatch, batch):
 
 def test_skipped_pictures_are_not_counted(capsys):
     task = Detection(Machine(missed=(3,)), ("a", "b"))
-    assert task.evaluate(Told(), samples(broken=3, bad="skip")) == {"ap": 1.0, "ap50": 1.0, "voc_ap": 1.0, "pictures": 6}
+    assert task.evaluate(Told(), samples(broken=3, bad="skip")) == {
+        "ap": 1.0,
+        "ap50": 1.0,
+        "voc_ap": 1.0,
+        "pictures": 6,
+    }
     assert "picture 3" in capsys.readouterr().err
     with pytest.raises(BadSample, match="picture 3: is broken"):
         task.evaluate(Told(), samples(broken=3))
@@ -117,26 +126,32 @@ def test_the_loss_is_the_sum_of_its_parts():
     assert (Detection.score, Detection.reported) == ("ap", ("ap", "ap50", "voc_ap"))
 
 
-@pytest.mark.parametrize("change, share", [
-    (dict, 1.0),
-    (lambda row: row | {"scores": row["scores"] / 4}, 1.0),  # decisions of the graph that the other has, too, if less surely
-    (lambda row: row | {"scores": row["scores"] / 9}, 0.0),
-    (lambda row: row | {"labels": 1 - row["labels"]}, 0.0),
-    (lambda row: row | {"boxes": row["boxes"] + 0.1}, 1.0),  # IoU 62.41 / 65.59
-    (lambda row: row | {"boxes": row["boxes"] + 1}, 0.0),  # IoU 49 / 79 and 121 / 167
-    (lambda row: {name: value[:1] for name, value in row.items()}, 2 / 3),  # of two and one, one is missing
-    (lambda row: {name: torch.cat([value, value[:1] + 7]) for name, value in row.items()}, 4 / 5),  # one too many
-    (lambda row: {name: value[:0] for name, value in row.items()}, 0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, share",
+    [
+        (dict, 1.0),
+        # decisions of the graph that the other has, too, if less surely
+        (lambda row: row | {"scores": row["scores"] / 4}, 1.0),
+        (lambda row: row | {"scores": row["scores"] / 9}, 0.0),
+        (lambda row: row | {"labels": 1 - row["labels"]}, 0.0),
+        (lambda row: row | {"boxes": row["boxes"] + 0.1}, 1.0),  # IoU 62.41 / 65.59
+        (lambda row: row | {"boxes": row["boxes"] + 1}, 0.0),  # IoU 49 / 79 and 121 / 167
+        (lambda row: {name: value[:1] for name, value in row.items()}, 2 / 3),  # of two and one, one is missing
+        (lambda row: {name: torch.cat([value, value[:1] + 7]) for name, value in row.items()}, 4 / 5),  # one too many
+        (lambda row: {name: value[:0] for name, value in row.items()}, 0.0),
+    ],
+)
 def test_agreement_is_the_share_of_equal_decisions(change, share):
-    assert Detection(Machine(change=change), ("a", "b")).agreement(Told(), Other(), samples()) == pytest.approx(share, abs=1e-6)
+    assert Detection(Machine(change=change), ("a", "b")).agreement(Told(), Other(), samples()) == pytest.approx(
+        share, abs=1e-6
+    )
 
 
 def test_networks_that_decide_nothing_agree():
     assert Detection(Machine(missed=tuple(range(7))), ("a", "b")).agreement(Told(), Told(), samples()) == 1.0
 
 
-# ---- ranks ----
+# ---- ranks -------------------------------------------------------------------------------------------------
 
 
 def test_ranks_divide_the_pictures(monkeypatch):
@@ -152,7 +167,12 @@ def test_ranks_divide_the_pictures(monkeypatch):
 def _evaluated(rank, port, path):
     torch.set_num_threads(1)
     os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        RANK=str(rank),
+        WORLD_SIZE="2",
+        LOCAL_RANK=str(rank),
+        LOCAL_WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
     )
     with distributed.joined():
         task = Detection(Machine(missed=(2, 5), shift=0.5), ("a", "b"))
@@ -172,6 +192,8 @@ def test_two_processes_return_what_one_does(tmp_path):
 def test_the_order_in_which_ranks_bring_pictures_does_not_matter(monkeypatch):
     seen = []
     monkeypatch.setattr(module.ranks, "gather", lambda rows: rows[::-1])
-    monkeypatch.setattr(module, "average_precisions", lambda found, truths: seen.extend(int(t["number"]) for t in truths) or {})
+    monkeypatch.setattr(
+        module, "average_precisions", lambda found, truths: seen.extend(int(t["number"]) for t in truths) or {}
+    )
     Detection(Machine(), ("a", "b")).evaluate(Told(), samples())
     assert seen == list(range(7))

@@ -1,4 +1,6 @@
-"""The training loop: a stop leaves no trace, phases set the right switches, and float training is plain torch training."""
+"""The training loop: a stop leaves no trace, phases set the right switches, and float training is plain torch
+training.
+"""
 
 import errno
 import itertools
@@ -22,7 +24,8 @@ from tasks import Classification, Recipe, Stream, fit, lr_factor
 from tasks.engine import OPTIMIZERS, make_optimizer
 from tasks.pictures import Memory
 
-RECIPE = Recipe(Schedule(epochs=6, float_epochs=2, observer_freeze=0.5, bn_freeze=0.75), lr=0.1)  # qat, qat, freeze_observers, freeze_bn
+# qat, qat, freeze_observers, freeze_bn
+RECIPE = Recipe(Schedule(epochs=6, float_epochs=2, observer_freeze=0.5, bn_freeze=0.75), lr=0.1)
 STEPS, EPOCHS = 4, 6  # steps of an epoch
 
 
@@ -58,7 +61,9 @@ class Watched(Classification):
             raise Stopped
         bn = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
         quantizer = next((m for m in model.modules() if hasattr(m, "observe")), None)
-        self.seen.append((quantizer is not None and quantizer.fake_quant, quantizer is not None and quantizer.observe, bn.training))
+        self.seen.append(
+            (quantizer is not None and quantizer.fake_quant, quantizer is not None and quantizer.observe, bn.training)
+        )
         loss, logs = super().train_step(model, batch)
         return (loss * math.nan if step == self.nan_at else loss), logs
 
@@ -75,7 +80,9 @@ def train(path, task=None, recipe=RECIPE, model=None):
     stream = Stream(pictures(50), 12, seed=recipe.seed)
     assert stream.steps_per_epoch == STEPS
     held_out = {"val": pictures(9, 1), "test": pictures(12, 2)}
-    return fit(model or tiny_model(), task or Classification(3), stream, held_out, recipe, Run(path), torch.zeros(2, 3, 8, 8))
+    return fit(
+        model or tiny_model(), task or Classification(3), stream, held_out, recipe, Run(path), torch.zeros(2, 3, 8, 8)
+    )
 
 
 def same(a, b) -> bool:
@@ -87,7 +94,10 @@ def same(a, b) -> bool:
 
 
 def log(path) -> list[dict]:
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (path / "log.jsonl").read_text().splitlines()]
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "seconds"}
+        for line in (path / "log.jsonl").read_text().splitlines()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +106,8 @@ def uninterrupted(tmp_path_factory):
     return path, train(path)
 
 
-# first step, float phase, at the attach, in QAT, after the observer freeze, after the batch-norm freeze, the very last step
+# first step, float phase, at the attach, in QAT, after the observer freeze, after the batch-norm freeze, the very last
+# step
 @pytest.mark.parametrize("stop", [0, 5, 8, 13, 18, 22, 23])
 @pytest.mark.parametrize("every", [0.0, math.inf], ids=["each step", "each epoch"])
 def test_a_stopped_run_ends_in_the_same_bits(tmp_path, uninterrupted, stop, every):
@@ -131,7 +142,9 @@ LEARNED = {
 @pytest.mark.parametrize("method", LEARNED)
 def test_learned_ranges_and_falling_widths_resume_exactly(tmp_path, method):
     # stops in the float phase, in the first width, right at the second, and within it; a checkpoint at every step
-    recipe = replace(RECIPE, schedule=Schedule(5, 1, bits=(5, 3)), quant=LEARNED[method], lr=0.02, checkpoint_seconds=0.0)
+    recipe = replace(
+        RECIPE, schedule=Schedule(5, 1, bits=(5, 3)), quant=LEARNED[method], lr=0.02, checkpoint_seconds=0.0
+    )
     train(tmp_path / "whole", recipe=recipe)
     already = 0
     for stop in (3, 7, 12, 14):
@@ -149,7 +162,13 @@ class Widths(Classification):
     seen: list = []
 
     def train_step(self, model, batch):
-        self.seen.append({n: (m.bits, [p.item() for p in m.parameters()]) for n, m in model.named_modules() if isinstance(m, Quantizer)})
+        self.seen.append(
+            {
+                n: (m.bits, [p.item() for p in m.parameters()])
+                for n, m in model.named_modules()
+                if isinstance(m, Quantizer)
+            }
+        )
         return super().train_step(model, batch)
 
 
@@ -165,7 +184,9 @@ def test_widths_fall_over_the_quantized_epochs(tmp_path):
     train(tmp_path, task, replace(RECIPE, schedule=Schedule(5, 1, bits=(5, 3)), quant=config))
     falling = [[bits for _, (bits, learned) in step.items() if learned] for step in task.seen]
     assert falling[: 1 * STEPS] == [[]] * STEPS
-    assert all(set(bits) == {5} for bits in falling[1 * STEPS : 3 * STEPS]) and all(set(bits) == {3} for bits in falling[3 * STEPS :])
+    assert all(set(bits) == {5} for bits in falling[1 * STEPS : 3 * STEPS]) and all(
+        set(bits) == {3} for bits in falling[3 * STEPS :]
+    )
     assert [row["phase"] for row in log(tmp_path)] == ["float", "qat", "qat", "qat", "freeze_bn"]
 
 
@@ -238,7 +259,8 @@ def test_float_metrics_are_those_of_the_end_of_the_float_phase(tmp_path, uninter
     path, whole = uninterrupted
     rows = log(path)
     assert whole.float_metrics["val"] == {"top1": rows[1]["val_top1"], "loss": rows[1]["val_loss"]}
-    assert "test_top1" in rows[1] and "test_top1" in rows[5] and "test_top1" not in rows[3]  # test data is only reported
+    # test data is only reported
+    assert "test_top1" in rows[1] and "test_top1" in rows[5] and "test_top1" not in rows[3]
     assert train(tmp_path, recipe=replace(RECIPE, schedule=Schedule(1, 0))).float_metrics is None
 
 
@@ -268,7 +290,9 @@ def test_the_learning_rate_has_known_values():
     assert lr_factor(0.55, 0.1) == pytest.approx(0.5) and lr_factor(1, 0.1) == 0 and lr_factor(0, 0) == 1
 
 
-@pytest.mark.parametrize("nan_at, phase, kept", [(0, "float", None), (6, "float", 4), (14, "qat", 12), (21, "freeze_bn", 20)])
+@pytest.mark.parametrize(
+    "nan_at, phase, kept", [(0, "float", None), (6, "float", 4), (14, "qat", 12), (21, "freeze_bn", 20)]
+)
 def test_a_loss_that_is_not_finite_is_named_and_the_checkpoint_kept(tmp_path, nan_at, phase, kept):
     with pytest.raises(UserError, match=f"the loss became nan at step {nan_at} of phase {phase}; .*lower --lr"):
         train(tmp_path, watched(nan_at=nan_at))

@@ -28,16 +28,34 @@ def frostnet() -> Architecture:
     return Architecture("tiny", SIZE, StemSpec(3, 16, 3, 1, "relu"), blocks, HeadSpec(16, 32, 3, 0.2, "relu"))
 
 
-def make_run(path: Path, network: Network, engine: str = "fbgemm", weight_qmax: int | None = None, **settings) -> torch.fx.GraphModule:
-    """The folder that retrain.py leaves after training `network` for `engine`; returns the trained graph. Nothing is trained."""
+def make_run(
+    path: Path, network: Network, engine: str = "fbgemm", weight_qmax: int | None = None, **settings
+) -> torch.fx.GraphModule:
+    """The folder that retrain.py leaves after training `network` for `engine`; returns the trained graph.
+
+    Nothing is trained.
+    """
     torch.manual_seed(0)
     config = quant.QuantConfig(engine=engine)
     graph = calibrate(network.build(), [pictures(32)], config)
     run = Run(path)
     quantizers = dataclasses.asdict(config)
-    run.write_json("config.json", {"program": "retrain", "data": "scenes", "data_root": None, "quantizers": quantizers, **settings})
-    known = {"classes": CLASSES, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.3), "weight_qmax": weight_qmax or quant.weight_qmax(engine)}
-    header = {"format": "network", "version": 1, "task": "classification", "name": network.name, "input_size": network.input_size}
+    run.write_json(
+        "config.json", {"program": "retrain", "data": "scenes", "data_root": None, "quantizers": quantizers, **settings}
+    )
+    known = {
+        "classes": CLASSES,
+        "mean": (0.4, 0.5, 0.6),
+        "std": (0.2, 0.2, 0.3),
+        "weight_qmax": weight_qmax or quant.weight_qmax(engine),
+    }
+    header = {
+        "format": "network",
+        "version": 1,
+        "task": "classification",
+        "name": network.name,
+        "input_size": network.input_size,
+    }
     run.write_json("network.json", header | known)
     if network.arch is not None:
         network.arch.save(path / "arch.json")
@@ -137,7 +155,10 @@ def test_missing_pictures_are_said_and_replaced_by_noise(run, capsys):
     write_json(run / "config.json", config | {"data": "imagefolder", "data_root": str(run / "gone")})
     main(["export", "--run", str(run), "--format", "fbgemm"])
     out = capsys.readouterr().out
-    assert "checked on 256 random pictures, because: data_root: there is no folder" in out and (run / "int8_fbgemm.pt").exists()
+    assert (
+        "checked on 256 random pictures, because: data_root: there is no folder" in out
+        and (run / "int8_fbgemm.pt").exists()
+    )
     write_json(run / "config.json", config | {"data": ["scenes"], "data_root": 7})
     main(["export", "--run", str(run), "--format", "fbgemm"])
     assert "random pictures, because: data: ['scenes'] is not known" in capsys.readouterr().out
@@ -172,8 +193,13 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(run, monkeypatc
     (run / "file").write_text("")
     (run / "folder").mkdir()
     before = sorted(run.rglob("*"))
-    for place, words in ((run / "file" / "x", "a part of the path is a file"), (run / "folder", "that is a folder: give a file name")):
-        assert f"{place}: cannot be written ({words}" in refused(capsys, "--run", run, "--format", "fbgemm", "--output", place)
+    for place, words in (
+        (run / "file" / "x", "a part of the path is a file"),
+        (run / "folder", "that is a folder: give a file name"),
+    ):
+        assert f"{place}: cannot be written ({words}" in refused(
+            capsys, "--run", run, "--format", "fbgemm", "--output", place
+        )
     check_writable(run / "new" / "deep" / "x.onnx")
     assert sorted(run.rglob("*")) == before
 
@@ -183,7 +209,11 @@ def test_what_is_no_finished_quantized_run_is_refused(run, tmp_path, capsys):
     assert not (tmp_path / "nothing").exists()
     Run(run).save_checkpoint({"attached": False, "model": {}})
     message = refused(capsys, "--run", run, "--format", "onnx")
-    assert "trained a float network" in message and f"--from-float {run}/checkpoint.pt" in message and "--calibrate" in message
+    assert (
+        "trained a float network" in message
+        and f"--from-float {run}/checkpoint.pt" in message
+        and "--calibrate" in message
+    )
     (run / "metrics.json").unlink()
     assert "has not ended; give its command again" in refused(capsys, "--run", run, "--format", "onnx")
     write_json(run / "config.json", {"program": "search"})
@@ -192,21 +222,24 @@ def test_what_is_no_finished_quantized_run_is_refused(run, tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"format": "architecture"}, "not a network"),
-    ({"extra": 1}, "extra: unknown; the fields are format, version, task, name"),
-    ({"std": None}, "std: None, must be three numbers above 0"),
-    ({"std": [0.2, 0, 0.2]}, "std: .*must be three numbers above 0"),
-    ({"mean": [0.2, "x", 0.2]}, "mean: .*must be three numbers"),
-    ({"input_size": 1e9}, "input_size: 1000000000.0, must be a whole number from 8 to 4096"),
-    ({"classes": []}, "classes: .*must be a list of class names"),
-    ({"classes": ["a"]}, "name, input_size or classes differ from arch.json"),
-    ({"name": "../../etc"}, "name: '../../etc', must be"),
-    ({"weight_qmax": 1000}, "weight_qmax: 1000, must be 63 or 127"),
-    ({"task": "cooking"}, "task: 'cooking', must be one of classification, detection, segmentation"),
-    ({"task": "segmentation"}, "name, input_size or classes differ from arch.json"),
-    ({"name": "a:b:c"}, "name: 'a:b:c', must be"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"format": "architecture"}, "not a network"),
+        ({"extra": 1}, "extra: unknown; the fields are format, version, task, name"),
+        ({"std": None}, "std: None, must be three numbers above 0"),
+        ({"std": [0.2, 0, 0.2]}, "std: .*must be three numbers above 0"),
+        ({"mean": [0.2, "x", 0.2]}, "mean: .*must be three numbers"),
+        ({"input_size": 1e9}, "input_size: 1000000000.0, must be a whole number from 8 to 4096"),
+        ({"classes": []}, "classes: .*must be a list of class names"),
+        ({"classes": ["a"]}, "name, input_size or classes differ from arch.json"),
+        ({"name": "../../etc"}, "name: '../../etc', must be"),
+        ({"weight_qmax": 1000}, "weight_qmax: 1000, must be 63 or 127"),
+        ({"task": "cooking"}, "task: 'cooking', must be one of classification, detection, segmentation"),
+        ({"task": "segmentation"}, "name, input_size or classes differ from arch.json"),
+        ({"name": "a:b:c"}, "name: 'a:b:c', must be"),
+    ],
+)
 def test_a_spoilt_network_file_is_named_with_its_field(run, changes, message):
     data = json.loads((run / "network.json").read_text())
     write_json(run / "network.json", data | changes)

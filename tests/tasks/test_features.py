@@ -39,7 +39,7 @@ def unsaid():
     features._say.cache_clear()
 
 
-# ---- the formula ----
+# ---- the formula -------------------------------------------------------------------------------------------
 
 
 def test_gaussians_along_the_same_axes():
@@ -80,7 +80,9 @@ def test_moving_all_features():
 
 @pytest.mark.parametrize("size", [1.0, 1e-3])
 def test_singular_covariances(size):
-    """Of 10 pictures with 60 features: tr sqrt(AB) is the sum of singular values of a small matrix of the centred features themselves."""
+    """Of 10 pictures with 60 features: tr sqrt(AB) is the sum of singular values of a small matrix of the centred
+    features themselves.
+    """
     real = draw(10, 60)
     made = real + size * draw(10, 60, seed=1)
     a, b = ((x - x.mean(0)) / 3 for x in (real, made))
@@ -94,7 +96,7 @@ def test_broken_pictures_have_no_distance():
     assert math.isnan(distance(x, x * math.inf))
 
 
-# ---- collecting ----
+# ---- collecting --------------------------------------------------------------------------------------------
 
 
 def test_batches_do_not_matter():
@@ -129,7 +131,7 @@ def test_a_single_picture_is_refused(real, made):
         distance(draw(real, 4).view(real, 4), draw(made, 4).view(made, 4), Given(4))
 
 
-# ---- the random network ----
+# ---- the random network ------------------------------------------------------------------------------------
 
 FIRST_WEIGHTS = [0.344037, -0.044294, 0.430125]
 

@@ -50,7 +50,7 @@ def scored(made, labels, of=None):
     return score.compute()
 
 
-# ---- the FCN-score ----
+# ---- the FCN-score -----------------------------------------------------------------------------------------
 
 
 def test_perfect_photos_score_one():
@@ -69,7 +69,11 @@ def test_one_class_taken_for_another():
 def test_what_the_labels_do_not_show_is_not_averaged():
     """Labels of sky alone, half of it looks like a car."""
     made = torch.where(torch.arange(64).view(8, 8) % 2 == 0, 0, 2)
-    assert scored(made, torch.zeros(8, 8, dtype=torch.long)) == {"fcn_miou": 0.5, "fcn_pixel_accuracy": 0.5, "fcn_counted": 1.0}
+    assert scored(made, torch.zeros(8, 8, dtype=torch.long)) == {
+        "fcn_miou": 0.5,
+        "fcn_pixel_accuracy": 0.5,
+        "fcn_counted": 1.0,
+    }
 
 
 def test_other_colours_do_not_count():
@@ -83,7 +87,9 @@ def test_other_colours_do_not_count():
 
 
 def test_pixels_of_all_pictures_count_alike():
-    """Of 64 pixels of sky all are right, of 64 of road none: not the mean over pictures, but over classes of the whole."""
+    """Of 64 pixels of sky all are right, of 64 of road none: not the mean over pictures, but over classes of the
+    whole.
+    """
     score, sky = FcnScore(fake()), torch.zeros(8, 8, dtype=torch.long)
     score.update(torch.cat([painted(sky), painted(sky)]), torch.cat([painted(sky), painted(sky + 1)]))
     assert score.compute() == {"fcn_miou": 0.25, "fcn_pixel_accuracy": 0.5, "fcn_counted": 1.0}
@@ -111,7 +117,9 @@ def test_ranks_divide_the_pictures(monkeypatch):
     first, second = FcnScore(fake()), FcnScore(fake())
     first.update(painted(ids()), painted(ids()))
     second.update(painted(ids().clamp(max=1)), painted(ids()))
-    monkeypatch.setattr(module.ranks, "sum_", lambda mine: mine.add_(second._counts if mine.dim() == 2 else second._pixels))
+    monkeypatch.setattr(
+        module.ranks, "sum_", lambda mine: mine.add_(second._counts if mine.dim() == 2 else second._pixels)
+    )
     for _ in range(2):  # what was counted is not counted again
         assert first.compute()["fcn_pixel_accuracy"] == 0.875
 
@@ -121,7 +129,7 @@ def test_a_judge_without_a_palette_cannot_score():
         FcnScore(replace(fake(), palette=None))
 
 
-# ---- palettes ----
+# ---- palettes ----------------------------------------------------------------------------------------------
 
 
 def test_colours_that_are_off_by_a_little():
@@ -140,18 +148,21 @@ def test_neighbouring_colours_stay_apart(tmp_path):
     assert palette.classes_of(greys).tolist() == [[[IGNORE, 0, IGNORE, 2]]]
 
 
-@pytest.mark.parametrize("content, words", [
-    ([[1, 2, 3]], "no palette"),
-    ({}, "no palette"),
-    ({"sky": [1, 2, 3], "boat": [1, 2, 4]}, "'boat': no class of the judge; these are sky, road, car"),
-    ({"sky": [1, 2]}, "sky: .*three whole numbers"),
-    ({"sky": [1, 2, 256]}, "sky: .*from 0 to 255"),
-    ({"sky": [1, 2, -1]}, "sky: .*from 0 to 255"),
-    ({"sky": [1, 2, 0.5]}, "sky: .*whole numbers"),
-    ({"sky": [1, 2, True]}, "sky: .*whole numbers"),
-    ({"sky": "#010203"}, "sky: .*three whole numbers"),
-    ({"sky": [1, 2, 3], "road": [9, 9, 9], "car": [1, 2, 3]}, r"sky and car have the same colour \[1, 2, 3\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ([[1, 2, 3]], "no palette"),
+        ({}, "no palette"),
+        ({"sky": [1, 2, 3], "boat": [1, 2, 4]}, "'boat': no class of the judge; these are sky, road, car"),
+        ({"sky": [1, 2]}, "sky: .*three whole numbers"),
+        ({"sky": [1, 2, 256]}, "sky: .*from 0 to 255"),
+        ({"sky": [1, 2, -1]}, "sky: .*from 0 to 255"),
+        ({"sky": [1, 2, 0.5]}, "sky: .*whole numbers"),
+        ({"sky": [1, 2, True]}, "sky: .*whole numbers"),
+        ({"sky": "#010203"}, "sky: .*three whole numbers"),
+        ({"sky": [1, 2, 3], "road": [9, 9, 9], "car": [1, 2, 3]}, r"sky and car have the same colour \[1, 2, 3\]"),
+    ],
+)
 def test_a_palette_that_is_none(tmp_path, content, words):
     path = tmp_path / "palette.json"
     write_json(path, content)
@@ -168,7 +179,7 @@ def test_a_palette_that_is_no_file(tmp_path):
         read_palette(tmp_path / "half.json", CLASSES)
 
 
-# ---- runs ----
+# ---- runs --------------------------------------------------------------------------------------------------
 
 
 def save_run(path, network, **settings):
@@ -177,7 +188,13 @@ def save_run(path, network, **settings):
     model, run = network.build().eval(), Run(path)
     run.write_json("config.json", {"program": "retrain", **settings})
     known = {"classes": CLASSES, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.3), "weight_qmax": 63}
-    header = {"format": "network", "version": 1, "task": network.task, "name": network.name, "input_size": network.input_size}
+    header = {
+        "format": "network",
+        "version": 1,
+        "task": network.task,
+        "name": network.name,
+        "input_size": network.input_size,
+    }
     run.write_json("network.json", header | known)
     if network.arch is not None:
         network.arch.save(path / "arch.json")
@@ -188,7 +205,9 @@ def save_run(path, network, **settings):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder of runs: a classifier, a segmenter, a detector, none of which is quantized, and a classifier with quantizers."""
+    """A folder of runs: a classifier, a segmenter, a detector, none of which is quantized, and a classifier with
+    quantizers.
+    """
     path = tmp_path_factory.mktemp("runs")
     networks = {
         "classifier": save_run(path / "classifier", Network("tiny", 16, 3, frostnet())),
@@ -228,7 +247,9 @@ def test_features_of_a_classifier_are_its_pooled_last_map(made):
 
 def test_features_of_a_quantized_run_are_those_of_its_quantized_network(made):
     graph, x, seen = made[1]["quantized"], photos(16), []
-    hook = graph.get_submodule("head.classifier").register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(1)))
+    hook = graph.get_submodule("head.classifier").register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].flatten(1))
+    )
     with torch.no_grad():
         graph(normalised(x))
     hook.remove()
@@ -247,7 +268,8 @@ def test_features_of_a_segmenter_are_what_it_classifies(made):
 
 
 def test_a_segmenter_with_a_palette_scores(made, tmp_path):
-    write_json(tmp_path / "palette.json", {"car": COLOURS[2].tolist(), "sky": COLOURS[0].tolist()})  # of some classes, in any order
+    # of some classes, in any order
+    write_json(tmp_path / "palette.json", {"car": COLOURS[2].tolist(), "sky": COLOURS[0].tolist()})
     found = judge("segmenter", made[0], tmp_path / "palette.json")
     x, labels = photos(64, 1), painted(ids().repeat_interleave(8, 0).repeat_interleave(8, 1))
     with torch.no_grad():
@@ -289,23 +311,26 @@ def spoil_weights(change):
     return spoil_state(lambda state: state | {"model": change(state["model"])})
 
 
-@pytest.mark.parametrize("spoil, words", [
-    (lambda run: (run.path / "metrics.json").unlink(), "has not ended"),
-    (lambda run: (run.path / "network.json").unlink(), "has not ended"),
-    (lambda run: (run.path / "checkpoint.pt").unlink(), "checkpoint.pt: no such file"),
-    (lambda run: (run.path / "checkpoint.pt").write_bytes(b"junk"), "not a whole checkpoint"),
-    (spoil_config(program="search"), "not a run of retrain.py"),
-    (spoil_network(std=[0, 1, 1]), "std: .*above 0"),
-    (spoil_network(classes=["sky"]), "weights of another network"),
-    (spoil_network(classes=[str(i) for i in range(256)]), "256 classes, must be at most 255"),
-    (spoil_network(name="espnet"), "weights of another network"),
-    (spoil_network(name="nonsense"), "no network for segmentation"),
-    (spoil_state(lambda state: {"weights": state["model"]}), "no checkpoint of retrain.py"),
-    (spoil_state(lambda state: [1]), "no checkpoint of retrain.py"),
-    (spoil_state(lambda state: state | {"attached": "no"}), "no checkpoint of retrain.py"),
-    (spoil_weights(lambda weights: {name: value * torch.nan for name, value in weights.items()}), "not finite"),
-    (spoil_weights(lambda weights: {"classifier.weight": 3}), "weights of another network"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda run: (run.path / "metrics.json").unlink(), "has not ended"),
+        (lambda run: (run.path / "network.json").unlink(), "has not ended"),
+        (lambda run: (run.path / "checkpoint.pt").unlink(), "checkpoint.pt: no such file"),
+        (lambda run: (run.path / "checkpoint.pt").write_bytes(b"junk"), "not a whole checkpoint"),
+        (spoil_config(program="search"), "not a run of retrain.py"),
+        (spoil_network(std=[0, 1, 1]), "std: .*above 0"),
+        (spoil_network(classes=["sky"]), "weights of another network"),
+        (spoil_network(classes=[str(i) for i in range(256)]), "256 classes, must be at most 255"),
+        (spoil_network(name="espnet"), "weights of another network"),
+        (spoil_network(name="nonsense"), "no network for segmentation"),
+        (spoil_state(lambda state: {"weights": state["model"]}), "no checkpoint of retrain.py"),
+        (spoil_state(lambda state: [1]), "no checkpoint of retrain.py"),
+        (spoil_state(lambda state: state | {"attached": "no"}), "no checkpoint of retrain.py"),
+        (spoil_weights(lambda weights: {name: value * torch.nan for name, value in weights.items()}), "not finite"),
+        (spoil_weights(lambda weights: {"classifier.weight": 3}), "weights of another network"),
+    ],
+)
 def test_a_folder_that_is_not_what_it_should_be(run, spoil, words):
     spoil(Run(run))
     with pytest.raises(UserError, match=f"judge: .*{words}") as caught:

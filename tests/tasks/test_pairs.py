@@ -1,4 +1,6 @@
-"""Pairs of pictures: halves of files and drawings of scenes, which stay together whatever they go through, and files that are no pairs."""
+"""Pairs of pictures: halves of files and drawings of scenes, which stay together whatever they go through, and files
+that are no pairs.
+"""
 
 import pickle
 import struct
@@ -36,7 +38,7 @@ def names(part) -> set[str]:
     return {part.source.name(index) for index in part.indices.tolist()}
 
 
-# ---- layout ----
+# ---- layout ------------------------------------------------------------------------------------------------
 
 
 def test_a_picture_is_an_input_on_the_left_and_a_target_on_the_right(tmp_path):
@@ -48,7 +50,9 @@ def test_a_picture_is_an_input_on_the_left_and_a_target_on_the_right(tmp_path):
 
 
 def test_the_other_direction_swaps_them(tmp_path):
-    there, back = (pairs("pairs", write(tmp_path / way), 24, direction=way).test.source.read(1) for way in ("a_to_b", "b_to_a"))
+    there, back = (
+        pairs("pairs", write(tmp_path / way), 24, direction=way).test.source.read(1) for way in ("a_to_b", "b_to_a")
+    )
     assert torch.equal(there[0], back[1]) and torch.equal(there[1], back[0]) and not torch.equal(*there)
     there, back = (pairs("scenes", None, 24, direction=way).test.source.read(1) for way in ("a_to_b", "b_to_a"))
     assert torch.equal(there[0], back[1]) and torch.equal(there[1], back[0])
@@ -79,7 +83,7 @@ def test_scenes_are_drawings_and_their_pictures():
         assert all(np.array_equal(channel.numpy(), scene.edges) for channel in drawing)
 
 
-# ---- what pictures go through ----
+# ---- what pictures go through ------------------------------------------------------------------------------
 
 
 def test_black_is_minus_one_and_white_is_one(tmp_path):
@@ -93,7 +97,9 @@ def test_black_is_minus_one_and_white_is_one(tmp_path):
 
 
 def test_the_crop_is_a_window_of_the_enlarged_square_and_the_same_for_both():
-    """A picture as large as the square it is enlarged to goes through unresized, so that each pixel tells where it comes from."""
+    """A picture as large as the square it is enlarged to goes through unresized, so that each pixel tells where it
+    comes from.
+    """
     assert [enlarged(size) for size in (32, 64, 256)] == [36, 72, 286]  # 256 as published
     augment = pairs("scenes", None, 32).train.augment
     picture = torch.from_numpy(coordinates(36, 36)).permute(2, 0, 1)
@@ -136,7 +142,9 @@ def test_halves_do_not_run_into_each_other(tmp_path):
     """Black beside white: no gray comes over the border."""
     write(tmp_path, ("train",))
     for number in range(4):
-        Image.fromarray(np.repeat(np.uint8([[[0], [255]]]), 3, 2).repeat(30, 0).repeat(40, 1)).save(tmp_path / "train" / f"{number}.png")
+        Image.fromarray(np.repeat(np.uint8([[[0], [255]]]), 3, 2).repeat(30, 0).repeat(40, 1)).save(
+            tmp_path / "train" / f"{number}.png"
+        )
     data = pairs("pairs", tmp_path, 16)
     images, targets = Stream(data.train, 3, 0).batch(0)
     assert (images == -1).all() and all((target == 255).all() for target in targets)
@@ -166,7 +174,7 @@ def test_batches_are_functions_of_seed_and_step_and_samples_travel(tmp_path):
     assert pickle.loads(pickle.dumps(pairs("scenes", None, 16).train)).source.name(1) == "scene 1 of world 0"
 
 
-# ---- bad input ----
+# ---- bad input ---------------------------------------------------------------------------------------------
 
 
 def huge_png(side: int = 30_000) -> bytes:
@@ -190,7 +198,9 @@ def spoil(path, how: str) -> None:
     elif how == "deep":
         Image.fromarray(np.zeros((24, 64), np.uint16)).save(path)
     else:
-        path.write_bytes({"empty": b"", "text": b"no picture", "huge": huge_png(), "cut": whole[: len(whole) // 2]}[how])
+        path.write_bytes(
+            {"empty": b"", "text": b"no picture", "huge": huge_png(), "cut": whole[: len(whole) // 2]}[how]
+        )
 
 
 BAD = {
@@ -238,7 +248,10 @@ def test_where_all_are_bad_the_first_is_named(tmp_path):
     write(tmp_path)
     for number in range(4):
         spoil(tmp_path / "val" / f"{number}.png", "text")
-    with pytest.raises(UserError, match=r"none of the 4 pictures can be used, the first for this: .*val/0.png: the picture cannot be read"):
+    with pytest.raises(
+        UserError,
+        match=r"none of the 4 pictures can be used, the first for this: .*val/0.png: the picture cannot be read",
+    ):
         pairs("pairs", tmp_path, 16, bad="skip")
 
 

@@ -35,7 +35,11 @@ def direct_ssim(a, b):
             mean_p, mean_q = (window * p).sum(), (window * q).sum()
             var_p, var_q = (window * (p - mean_p) ** 2).sum(), (window * (q - mean_q) ** 2).sum()
             both = (window * (p - mean_p) * (q - mean_q)).sum()
-            found.append((2 * mean_p * mean_q + 1e-4) * (2 * both + 9e-4) / ((mean_p**2 + mean_q**2 + 1e-4) * (var_p + var_q + 9e-4)))
+            found.append(
+                (2 * mean_p * mean_q + 1e-4)
+                * (2 * both + 9e-4)
+                / ((mean_p**2 + mean_q**2 + 1e-4) * (var_p + var_q + 9e-4))
+            )
     return np.mean(found)
 
 
@@ -69,7 +73,8 @@ def test_ssim_of_flat_pictures_compares_brightness_from_black_on(a, b):
 
 def test_every_pair_counts_alike():
     wanted = torch.zeros(2, 3, 16, 16)
-    made = wanted + torch.tensor([0.2, 0.02]).view(2, 1, 1, 1)  # 20 and 40 dB; the PSNR of both errors together would be 23
+    # 20 and 40 dB; the PSNR of both errors together would be 23
+    made = wanted + torch.tensor([0.2, 0.02]).view(2, 1, 1, 1)
     assert measured(made, wanted)["psnr"] == pytest.approx(30, abs=1e-3)
 
 

@@ -19,7 +19,9 @@ def test_a_frostnets_residual_blocks_begin_as_the_identity():
             assert torch.equal(block(x), x)
 
 
-@pytest.mark.parametrize(("name", "count"), [("resnet18", 8), ("mobilenet_v2", 10), ("mobilenet_v3_small_relu", 6), ("alexnet", 0)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("resnet18", 8), ("mobilenet_v2", 10), ("mobilenet_v3_small_relu", 6), ("alexnet", 0)]
+)
 def test_each_residual_addition_has_one_silent_branch(name, count):
     model = zoo.build(name, num_classes=10, input_size=32)
     names = silence_residuals(model)

@@ -18,7 +18,9 @@ def linear() -> nn.Module:
 
 
 def pictures(count: int, value: float, size: int = 4) -> torch.Tensor:
-    return torch.full((count, 3, size, size), value) + 0.01 * torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return torch.full((count, 3, size, size), value) + 0.01 * torch.randn(
+        count, 3, size, size, generator=torch.Generator().manual_seed(0)
+    )
 
 
 @pytest.mark.parametrize(("loss", "undecided"), [("vanilla", math.log(2)), ("least_squares", 0.25)])
@@ -46,7 +48,9 @@ def test_it_learns_to_tell_real_pictures_from_made_ones_and_the_generators_loss_
     assert rival.fooled("a", pictures(2, -0.5)).item() > 1.5 * first  # who is seen through is told so
 
 
-@pytest.mark.parametrize(("loss", "reference"), [("vanilla", F.binary_cross_entropy_with_logits), ("least_squares", F.mse_loss)])
+@pytest.mark.parametrize(
+    ("loss", "reference"), [("vanilla", F.binary_cross_entropy_with_logits), ("least_squares", F.mse_loss)]
+)
 def test_its_step_is_adams_on_half_the_sum_of_both_losses(loss, reference):
     rival = Rival(("a",), linear, loss)
     twin = copy.deepcopy(rival.networks["a"])
@@ -89,7 +93,7 @@ def test_its_weights_come_from_the_seed_and_do_not_move_other_random_numbers():
     assert not torch.equal(first.networks["a"].weight, other.networks["a"].weight)
 
 
-# ---- the memory ----------------------------------------------------------------------------------------------
+# ---- the memory --------------------------------------------------------------------------------------------
 
 
 def numbered(*numbers: int) -> torch.Tensor:
@@ -116,7 +120,10 @@ def test_a_pool_of_none_passes_everything_on():
 
 def test_what_a_rival_keeps_is_all_that_it_needs_to_go_on():
     def steps(rival: Rival, numbers: range) -> list[float]:
-        return [rival.learn({"a": pictures(2, 0.5)}, {"a": pictures(2, -0.01 * n)})["discriminator_a"].item() for n in numbers]
+        return [
+            rival.learn({"a": pictures(2, 0.5)}, {"a": pictures(2, -0.01 * n)})["discriminator_a"].item()
+            for n in numbers
+        ]
 
     whole, begun = (Rival(("a",), linear, "least_squares", pool_size=5, seed=4) for _ in range(2))
     wanted = steps(whole, range(30))

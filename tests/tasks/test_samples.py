@@ -1,4 +1,6 @@
-"""Pictures of unlike sizes with targets: a stream that is a function of its step, evaluation in order, and what cannot be used."""
+"""Pictures of unlike sizes with targets: a stream that is a function of its step, evaluation in order, and what cannot
+be used.
+"""
 
 import subprocess
 import sys
@@ -9,7 +11,19 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from tasks.samples import BadSample, Data, Samples, Stream, in_order, noise, normalise, of_size, some_of, split_off, statistics
+from tasks.samples import (
+    BadSample,
+    Data,
+    Samples,
+    Stream,
+    in_order,
+    noise,
+    normalise,
+    of_size,
+    some_of,
+    split_off,
+    statistics,
+)
 from tests import ROOT
 
 
@@ -30,7 +44,9 @@ class Numbers:
     def read(self, index: int):
         if index in self.broken:
             raise BadSample(self.name(index), "truncated")
-        return torch.full((3, 4, self.widths[index % len(self.widths)]), index, dtype=torch.uint8), {"number": torch.tensor(index)}
+        return torch.full((3, 4, self.widths[index % len(self.widths)]), index, dtype=torch.uint8), {
+            "number": torch.tensor(index)
+        }
 
 
 def fit(image: Tensor, target: dict):
@@ -94,7 +110,10 @@ def test_pictures_of_unlike_sizes_do_not_share_a_batch():
     assert sorted(n for batch in batches for n in numbers(batch)) == list(range(10))
     assert {tuple(x.shape[1:]) for x, _ in batches} == {(3, 4, 4), (3, 4, 6)} and max(len(x) for x, _ in batches) == 3
     assert sorted(
-        n for part in (slice(0, None, 2), slice(1, None, 2)) for batch in in_order(samples(), 4, part) for n in numbers(batch)
+        n
+        for part in (slice(0, None, 2), slice(1, None, 2))
+        for batch in in_order(samples(), 4, part)
+        for n in numbers(batch)
     ) == list(range(10))
 
 

@@ -1,4 +1,6 @@
-"""The embedded world: a pure function of (seed, index, size), with truth that fits the picture, and classes told by shape alone."""
+"""The embedded world: a pure function of (seed, index, size), with truth that fits the picture, and classes told by
+shape alone.
+"""
 
 import numpy as np
 import pytest

@@ -22,7 +22,9 @@ from tasks.masks import IGNORE, RandomSquare, _span, class_names, class_weights,
 from tasks.samples import Stream, in_order
 
 # of pycocotools 2.0.11 with numpy 2, when it draws outlines
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]], np.uint8)  # of classes 0 .. 3
 NAMES = "0 Red\n1 Green\n2 Blue\n3 White\n7 Void\n"
@@ -59,7 +61,7 @@ def nearest(image: torch.Tensor) -> torch.Tensor:
     return (image.float()[None] - colours[:, :, None, None]).square().sum(1).argmin(0)
 
 
-# ---- layouts ----
+# ---- layouts -----------------------------------------------------------------------------------------------
 
 
 def test_a_folder_gives_pictures_masks_and_names(tmp_path):
@@ -76,7 +78,9 @@ def test_a_folder_gives_pictures_masks_and_names(tmp_path):
 def test_sparse_ids_become_indices_in_the_order_of_the_ids(tmp_path):
     write(tmp_path, ("train",), names="")
     (tmp_path / "classes.txt").unlink()
-    (tmp_path / "classes.json").write_text(json.dumps({"3": "white", "7": "seven", "0": "unlabeled", "2": "blue", "1": "green"}))
+    (tmp_path / "classes.json").write_text(
+        json.dumps({"3": "white", "7": "seven", "0": "unlabeled", "2": "blue", "1": "green"})
+    )
     source = segmentation("camvid", tmp_path, 24).train.source
     expected = np.array([IGNORE, 0, 1, 2, 0, 0, 0, 3], np.uint8)[blobs(1)]
     assert class_names("camvid", tmp_path) == ("green", "blue", "white", "seven") and source.num_classes == 4
@@ -135,7 +139,10 @@ def coco(root, annotations, categories=((1, "cat"), (44, "dog"))):
         for name in "ab":
             picture(blobs(0)).save(root / f"images/{split}2017/{name}.jpg")
         content = {
-            "images": [{"id": 700_000 + i, "file_name": f"{name}.jpg", "width": 32, "height": 24} for i, name in enumerate("ab")],
+            "images": [
+                {"id": 700_000 + i, "file_name": f"{name}.jpg", "width": 32, "height": 24}
+                for i, name in enumerate("ab")
+            ],
             "annotations": annotations,
             "categories": [{"id": number, "name": name} for number, name in categories],
         }
@@ -149,7 +156,12 @@ def square(x: int, y: int, side: int, category: int, image: int = 700_000) -> di
 
 
 def test_coco_instances_are_drawn_the_small_ones_on_top(tmp_path):
-    crowd = {"image_id": 700_001, "category_id": 1, "segmentation": {"size": [24, 32], "counts": [24 * 30, 48]}, "iscrowd": 1}
+    crowd = {
+        "image_id": 700_001,
+        "category_id": 1,
+        "segmentation": {"size": [24, 32], "counts": [24 * 30, 48]},
+        "iscrowd": 1,
+    }
     data = segmentation("coco", coco(tmp_path, [square(8, 8, 4, 1), square(4, 4, 16, 44), crowd]), 24)
     expected = np.zeros((24, 32), np.uint8)
     expected[4:20, 4:20] = 2
@@ -175,7 +187,9 @@ def test_polygons_are_drawn_as_pycocotools_draws_them(height, width, seed, count
     generator = np.random.default_rng(seed)
     lines = [(generator.random((5, 2)) * (width, height)).round(2).ravel().tolist() for _ in range(count)]
     expected = rle.decode(rle.merge(rle.frPyObjects(lines, height, width)))
-    assert np.array_equal(drawn([(1, run_lengths(json.dumps(lines).encode(), height, width))], height, width) == 1, expected)
+    assert np.array_equal(
+        drawn([(1, run_lengths(json.dumps(lines).encode(), height, width))], height, width) == 1, expected
+    )
 
 
 def test_coco_semantic_masks_come_before_instances(tmp_path):
@@ -188,7 +202,9 @@ def test_coco_semantic_masks_come_before_instances(tmp_path):
     (tmp_path / "semantic_classes.json").write_text(json.dumps(names))
     data = segmentation("coco", tmp_path, 24)
     assert data.classes == ("sky", "sea", "sand", "tree")
-    assert np.array_equal(data.val.source.read(1)[1].numpy(), np.array([IGNORE, 0, 1, 2, 0, 0, 0, 3], np.uint8)[blobs(1)])
+    assert np.array_equal(
+        data.val.source.read(1)[1].numpy(), np.array([IGNORE, 0, 1, 2, 0, 0, 0, 3], np.uint8)[blobs(1)]
+    )
 
 
 def test_scenes_have_a_background_and_their_shapes(monkeypatch):
@@ -235,7 +251,11 @@ def test_what_is_not_there_is_named(tmp_path):
         segmentation("camvid", tmp_path / "none")
     with pytest.raises(UserError, match="neither classes.txt nor classes.json"):
         segmentation("camvid", tmp_path)
-    for data, words in (("voc", "VOCSegmentation"), ("cityscapes", "Cityscapes"), ("coco", "semantic/train2017 nor annotations")):
+    for data, words in (
+        ("voc", "VOCSegmentation"),
+        ("cityscapes", "Cityscapes"),
+        ("coco", "semantic/train2017 nor annotations"),
+    ):
         with pytest.raises(UserError, match=words):
             segmentation(data, tmp_path)
     write(tmp_path / "a", ("train", "val"))
@@ -249,7 +269,11 @@ def test_what_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("field", "row", "words"),
     [
-        ("annotations", {"image_id": 700_000, "category_id": "1", "segmentation": []}, r"annotations\[0\].category_id: '1'"),
+        (
+            "annotations",
+            {"image_id": 700_000, "category_id": "1", "segmentation": []},
+            r"annotations\[0\].category_id: '1'",
+        ),
         ("annotations", {"image_id": 700_000, "category_id": 1}, r"annotations\[0\].segmentation: None"),
         ("images", {"id": 1, "file_name": "a.jpg", "width": 0, "height": 24}, r"images\[0\].width: 0"),
         ("images", 5, r"images\[0\].id: None"),
@@ -267,10 +291,22 @@ def test_wrong_rows_of_instances_are_named(tmp_path, field, row, words):
 
 @pytest.mark.parametrize(
     "shape",
-    [[], [[1, 2, 3]], [[0, 0, 8, 0, 8]], [[0, 0, 1e9, 0, 8, 8]], [["a"] * 6], [[0, 0, float("nan"), 0, 8, 8]], {"size": [24, 32]},
-     {"size": [24, 32], "counts": [5]}, {"size": [2, 2], "counts": [4]}, {"size": [24, 32], "counts": [-1, 769]},
-     {"size": [24, 32], "counts": "zzz9"}, {"size": [24, 32], "counts": "\x01"}, {"size": [24, 32], "counts": "a"}],
-)  # fmt: skip
+    [
+        [],
+        [[1, 2, 3]],
+        [[0, 0, 8, 0, 8]],
+        [[0, 0, 1e9, 0, 8, 8]],
+        [["a"] * 6],
+        [[0, 0, float("nan"), 0, 8, 8]],
+        {"size": [24, 32]},
+        {"size": [24, 32], "counts": [5]},
+        {"size": [2, 2], "counts": [4]},
+        {"size": [24, 32], "counts": [-1, 769]},
+        {"size": [24, 32], "counts": "zzz9"},
+        {"size": [24, 32], "counts": "\x01"},
+        {"size": [24, 32], "counts": "a"},
+    ],
+)
 def test_outlines_that_cannot_be_drawn_are_named(tmp_path, shape):
     coco(tmp_path, [{"image_id": 700_001, "category_id": 1, "segmentation": shape}])
     with pytest.raises(UserError, match=r"b.jpg: object 0 .* cannot be drawn"):
@@ -280,7 +316,9 @@ def test_outlines_that_cannot_be_drawn_are_named(tmp_path, shape):
 
 @pytest.mark.parametrize("number", ["[0]", "[true]", "0", "[1]", '{"outline": 0}'])
 def test_nothing_in_the_file_passes_for_an_outline_of_another_object(tmp_path, number):
-    """Outlines are set aside under a number when the file is read; the number of one is no outline in the file itself."""
+    """Outlines are set aside under a number when the file is read; the number of one is no outline in the file
+    itself.
+    """
     coco(tmp_path, [square(8, 8, 4, 1), {"image_id": 700_001, "category_id": 1, "segmentation": "HERE"}])
     for path in (tmp_path / "annotations").iterdir():
         path.write_text(path.read_text().replace('"HERE"', number))
@@ -295,8 +333,12 @@ def test_pictures_outside_their_folder_are_not_opened(tmp_path, bad):
     path = tmp_path / "data/annotations/instances_train2017.json"
     content = json.loads(path.read_text())
     for name in ("../../../outside.png", str(tmp_path / "outside.png"), ""):
-        path.write_text(json.dumps(content | {"images": [content["images"][0], content["images"][1] | {"file_name": name}]}))
-        with pytest.raises(UserError, match=r"images\[1\].file_name: '.*', must be a path inside|file_name: .* must be a path inside"):
+        path.write_text(
+            json.dumps(content | {"images": [content["images"][0], content["images"][1] | {"file_name": name}]})
+        )
+        with pytest.raises(
+            UserError, match=r"images\[1\].file_name: '.*', must be a path inside|file_name: .* must be a path inside"
+        ):
             segmentation("coco", tmp_path / "data", 24, bad=bad)
 
 
@@ -365,16 +407,57 @@ def test_outlines_take_no_more_than_their_text_and_travel(tmp_path):
     assert np.array_equal(again.ids(1, (24, 32)), source.ids(1, (24, 32))) and (source.ids(1, (24, 32)) == 1).any()
 
 
-# ---- weights, statistics ----
+# ---- weights, statistics -----------------------------------------------------------------------------------
 
 
 def test_weights_are_enets_on_cityscapes_shares():
-    """Weights are published for Cityscapes with 1.10 for ENet's 1.02, and with 1.02: the first give the shares, and these the second."""
-    with_110 = [2.8149, 6.9850, 3.7890, 9.9428, 9.7702, 9.5111, 10.3114, 10.0265, 4.6323, 9.5608, 7.8698, 9.5169, 10.3737, 6.6616, 10.2605,
-                10.2879, 10.2898, 10.4054, 10.1389]  # fmt: skip
-    with_102 = [3.0454, 12.8621, 4.5099, 38.1569, 35.2528, 31.4826, 45.7923, 39.6941, 6.0640, 32.1648, 17.1092, 31.5633, 47.3340, 11.6107,
-                44.6004, 45.2372, 45.2830, 48.1478, 41.9247]  # fmt: skip
-    shares = torch.exp(1 / torch.tensor(with_110, dtype=torch.float64)) - 1.1  # of all pixels, those without a class too
+    """Weights are published for Cityscapes with 1.10 for ENet's 1.02, and with 1.02: the first give the shares, and
+    these the second.
+    """
+    with_110 = [
+        2.8149,
+        6.9850,
+        3.7890,
+        9.9428,
+        9.7702,
+        9.5111,
+        10.3114,
+        10.0265,
+        4.6323,
+        9.5608,
+        7.8698,
+        9.5169,
+        10.3737,
+        6.6616,
+        10.2605,
+        10.2879,
+        10.2898,
+        10.4054,
+        10.1389,
+    ]
+    with_102 = [
+        3.0454,
+        12.8621,
+        4.5099,
+        38.1569,
+        35.2528,
+        31.4826,
+        45.7923,
+        39.6941,
+        6.0640,
+        32.1648,
+        17.1092,
+        31.5633,
+        47.3340,
+        11.6107,
+        44.6004,
+        45.2372,
+        45.2830,
+        48.1478,
+        41.9247,
+    ]
+    # of all pixels, those without a class too
+    shares = torch.exp(1 / torch.tensor(with_110, dtype=torch.float64)) - 1.1
     torch.testing.assert_close(weights_of(shares / shares.sum()).tolist(), with_102, rtol=2e-3, atol=0)
 
 
@@ -394,7 +477,9 @@ def test_large_masks_are_weighed_on_a_grid(tmp_path):
     for number in range(2):
         Image.fromarray(ids).save(tmp_path / f"train/labels/{number}.png")
         picture(ids).save(tmp_path / f"train/images/{number}.png")
-    torch.testing.assert_close(class_weights(segmentation("camvid", tmp_path, 8).train)[:2], weights_of(torch.tensor([0.25, 0.75])))
+    torch.testing.assert_close(
+        class_weights(segmentation("camvid", tmp_path, 8).train)[:2], weights_of(torch.tensor([0.25, 0.75]))
+    )
 
 
 def test_mean_and_std_are_those_of_the_training_pictures(tmp_path):
@@ -406,12 +491,15 @@ def test_mean_and_std_are_those_of_the_training_pictures(tmp_path):
     torch.testing.assert_close(data.val.std, torch.tensor([0.2, 1e-3, 1e-3]))
 
 
-# ---- augmentation ----
+# ---- augmentation ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("size", "most"), [(24, 0.1), (48, 0.05), (96, 0.025)])
 def test_picture_and_mask_stay_together(size, most):
-    """The colour of each pixel tells its class, but for mixed colours where tiles of 8 pixels meet. A pixel's shift makes 12 % and more."""
+    """The colour of each pixel tells its class, but for mixed colours where tiles of 8 pixels meet.
+
+    A pixel's shift makes 12 % and more.
+    """
     torch.manual_seed(0)
     augment = training(size, torch.full((3,), 0.5))
     wrong = []
@@ -431,9 +519,13 @@ def test_beyond_the_picture_lie_the_mean_colour_and_ignore():
     square = RandomSquare(32, torch.tensor([0.2, 0.4, 0.6]))
     shares = []
     for _ in range(100):
-        image, mask = square(torch.full((3, 24, 32), 255, dtype=torch.uint8), Mask(torch.zeros(24, 32, dtype=torch.uint8)))
+        image, mask = square(
+            torch.full((3, 24, 32), 255, dtype=torch.uint8), Mask(torch.zeros(24, 32, dtype=torch.uint8))
+        )
         outside = mask == IGNORE
-        assert torch.equal(image[:, outside], torch.tensor([[51], [102], [153]], dtype=torch.uint8).expand(-1, int(outside.sum())))
+        assert torch.equal(
+            image[:, outside], torch.tensor([[51], [102], [153]], dtype=torch.uint8).expand(-1, int(outside.sum()))
+        )
         assert (image[:, ~outside] == 255).all()
         shares.append(outside.float().mean().item())
     # at scale 1/2 the picture covers 1/2 x 2/3 of the square; at 1 and above all of it
@@ -482,7 +574,7 @@ def test_batches_are_functions_of_seed_and_step_and_samples_travel(tmp_path):
     assert pickle.loads(pickle.dumps(Painted(0, 3))).name(1) == "scene 1 of world 0"
 
 
-# ---- bad input ----
+# ---- bad input ---------------------------------------------------------------------------------------------
 
 
 def spoil(root, how: str):
@@ -546,13 +638,20 @@ def test_a_picture_cut_short_is_named_when_it_is_read(tmp_path, capsys):
 
 def test_unknown_ids_are_refused_by_name_or_ignored_and_counted(tmp_path, capsys):
     spoil(write(tmp_path), "ids")
-    with pytest.raises(UserError, match=r"images/1.png: its mask has 4 pixels of id 99, 1 pixels of id 200, which no class has"):
+    with pytest.raises(
+        UserError, match=r"images/1.png: its mask has 4 pixels of id 99, 1 pixels of id 200, which no class has"
+    ):
         segmentation("camvid", tmp_path, 24)
     data = segmentation("camvid", tmp_path, 24, bad="skip")
-    assert "1 masks, the first that of" in (said := capsys.readouterr().err) and "4 pixels of id 99, 1 pixels of id 200" in said
+    assert (
+        "1 masks, the first that of" in (said := capsys.readouterr().err)
+        and "4 pixels of id 99, 1 pixels of id 200" in said
+    )
     ids = blobs(1)
     ids[5, 5:9], ids[6, 6] = 7, 7
-    assert len(data.train) == 4 and np.array_equal(data.train.source.read(1)[1].numpy(), np.where(ids == 7, IGNORE, ids))
+    assert len(data.train) == 4 and np.array_equal(
+        data.train.source.read(1)[1].numpy(), np.where(ids == 7, IGNORE, ids)
+    )
 
 
 def test_an_instance_of_no_category_is_refused_or_ignored(tmp_path):
@@ -576,7 +675,11 @@ def test_where_all_masks_are_bad_the_first_is_named(tmp_path):
 def test_masks_of_other_modes_hold_ids_too(tmp_path, mode):
     write(tmp_path)
     ids = blobs(1) % 2
-    mask = Image.fromarray(ids.astype(np.uint16)) if mode == "I;16" else Image.fromarray(ids.astype(bool) if mode == "1" else ids)
+    mask = (
+        Image.fromarray(ids.astype(np.uint16))
+        if mode == "I;16"
+        else Image.fromarray(ids.astype(bool) if mode == "1" else ids)
+    )
     if mode == "P":
         mask.putpalette([0, 0, 0, 255, 0, 0])
     mask.save(tmp_path / "train/labels/1.png")

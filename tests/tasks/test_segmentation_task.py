@@ -1,4 +1,6 @@
-"""Segmentation's loss and metrics: known answers, an independent count, the same numbers however the pictures are divided."""
+"""Segmentation's loss and metrics: known answers, an independent count, the same numbers however the pictures are
+divided.
+"""
 
 from dataclasses import dataclass
 
@@ -78,7 +80,7 @@ def noisy(found: Tensor) -> Tensor:
     return torch.where((rows * 7 + columns * 3 + found.sum((1, 2), keepdim=True)) % 3 == 0, (found + 1) % 4, found)
 
 
-# ---- metrics ----
+# ---- metrics -----------------------------------------------------------------------------------------------
 
 
 def test_a_perfect_prediction_scores_exactly_one_though_a_class_is_absent():
@@ -95,9 +97,14 @@ def test_a_known_confusion_has_its_known_iou():
         return torch.tensor([[[0, 0, 0, 3, 1, 0, 2, 2]]])
 
     task = Segmentation(CLASSES)
-    # sky: 3 right of 4, one more claimed: 3/5; sea: 1/2; sand: 1/1 (what is said of an ignored pixel does not count); tree does not occur
+    # sky: 3 right of 4, one more claimed: 3/5; sea: 1/2; sand: 1/1 (what is said of an ignored pixel does not count);
+    # tree does not occur
     assert task.class_iou(Reads(wrong=wrong), coded([mask])) == {"sky": 0.6, "sea": 0.5, "sand": 1.0}
-    assert task.evaluate(Reads(wrong=wrong), coded([mask])) == {"miou": 0.7, "pixel_accuracy": round(5 / 7, 6), "pictures": 1}
+    assert task.evaluate(Reads(wrong=wrong), coded([mask])) == {
+        "miou": 0.7,
+        "pixel_accuracy": round(5 / 7, 6),
+        "pictures": 1,
+    }
 
 
 def test_counts_are_of_the_whole_set_not_means_of_pictures():
@@ -107,7 +114,8 @@ def test_counts_are_of_the_whole_set_not_means_of_pictures():
         return torch.ones_like(found)
 
     found = Segmentation(CLASSES).evaluate(Reads(wrong=all_sea), coded(masks))
-    assert found["miou"] == pytest.approx((0 + 5 / 8) / 2) and found["pixel_accuracy"] == 5 / 8  # a mean of pictures: (1/8 + 1) / 2
+    # a mean of pictures: (1/8 + 1) / 2
+    assert found["miou"] == pytest.approx((0 + 5 / 8) / 2) and found["pixel_accuracy"] == 5 / 8
 
 
 def by_hand(truth: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
@@ -124,7 +132,9 @@ def test_metrics_agree_with_a_count_by_hand_and_with_torchmetrics():
     found = Segmentation(CLASSES).evaluate(Reads(wrong=noisy), coded(masks))
     miou, accuracy = by_hand(truth.numpy(), predicted.numpy())
     assert 0.4 < miou < 0.8
-    assert found["miou"] == pytest.approx(miou, abs=1e-6) and found["pixel_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert found["miou"] == pytest.approx(miou, abs=1e-6) and found["pixel_accuracy"] == pytest.approx(
+        accuracy, abs=1e-6
+    )
     jaccard = MulticlassJaccardIndex(4, average=None, ignore_index=IGNORE)(predicted, truth.long())
     ious = Segmentation(CLASSES).class_iou(Reads(wrong=noisy), coded(masks))
     assert list(ious.values()) == pytest.approx(jaccard.tolist(), abs=1e-6)
@@ -135,7 +145,11 @@ def test_metrics_agree_with_a_count_by_hand_and_with_torchmetrics():
 
 
 def test_numbers_do_not_depend_on_batches_or_on_sizes_among_them(monkeypatch):
-    masks = [mask for shape in ((12, 16), (16, 12), (12, 16), (9, 9)) for mask in random_masks(3, shape, seed=sum(shape) + shape[0])]
+    masks = [
+        mask
+        for shape in ((12, 16), (16, 12), (12, 16), (9, 9))
+        for mask in random_masks(3, shape, seed=sum(shape) + shape[0])
+    ]
     found = []
     for size in (1, 2, 8):
         monkeypatch.setattr(segmentation, "EVALUATION_BATCH", size)
@@ -169,7 +183,11 @@ def test_logits_are_resized_to_the_mask_which_may_have_another_size_than_the_pic
 
     masks = [torch.cat([torch.zeros(s, s), torch.ones(s, s)], 1).to(torch.uint8) for s in (10, 33)]
     pictures = [torch.zeros(3, 16, 16, dtype=torch.uint8)] * 2  # one batch, two sizes of masks
-    assert Segmentation(CLASSES).evaluate(Halves(), samples(pictures, masks)) == {"miou": 1.0, "pixel_accuracy": 1.0, "pictures": 2}
+    assert Segmentation(CLASSES).evaluate(Halves(), samples(pictures, masks)) == {
+        "miou": 1.0,
+        "pixel_accuracy": 1.0,
+        "pictures": 2,
+    }
 
 
 def test_agreement_is_the_share_of_equal_pixels_at_the_networks_own_resolution():
@@ -188,7 +206,7 @@ def test_masks_without_any_class_cannot_be_judged():
         Segmentation(CLASSES).evaluate(Reads(), coded([torch.full((4, 4), IGNORE, dtype=torch.uint8)] * 2))
 
 
-# ---- training ----
+# ---- training ----------------------------------------------------------------------------------------------
 
 
 def test_the_loss_is_the_weighted_mean_over_pixels_that_count():

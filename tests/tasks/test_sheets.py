@@ -55,14 +55,18 @@ def test_values_beyond_the_range_are_its_ends(tmp_path):
 
 
 def test_titles_and_a_note_are_written(tmp_path):
-    row, note = {"input": flat(1), "a network's name " * 5: flat(1)}, f"{'made by a network, ' * 20} $\\frac{{1}}$ \u20ac"
+    row, note = (
+        {"input": flat(1), "a network's name " * 5: flat(1)},
+        f"{'made by a network, ' * 20} $\\frac{{1}}$ \u20ac",
+    )
     contact_sheet([row], tmp_path / "without.png")
     contact_sheet([row], tmp_path / "with.png", note)  # no mathematics, and letters that the font may lack
     without, sheet = (pixels(tmp_path / f"{name}.png") for name in ("without", "with"))
     assert (without[:EDGE] == 255).all() and (without[EDGE + LINE :] == 255).all()
     for left in (EDGE, EDGE + 160 + GAP):
         assert (without[EDGE : EDGE + LINE, left : left + 160] < 128).any()
-    assert (without[:, EDGE + 160 : EDGE + 160 + GAP] == 255).all() and (without[:, -EDGE:] == 255).all()  # within their columns
+    # within their columns
+    assert (without[:, EDGE + 160 : EDGE + 160 + GAP] == 255).all() and (without[:, -EDGE:] == 255).all()
     below = sheet[without.shape[0] - EDGE :]
     assert len(below) > 5 * LINE and (below < 160).any() and (below[:, -EDGE:] == 255).all()  # wrapped
 

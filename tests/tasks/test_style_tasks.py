@@ -1,4 +1,6 @@
-"""The tasks of style transfer: losses by hand, metrics of known models, discriminators that move with the generators."""
+"""The tasks of style transfer: losses by hand, metrics of known models, discriminators that move with the
+generators.
+"""
 
 import math
 from dataclasses import replace
@@ -98,7 +100,11 @@ def test_the_loss_of_pix2pix_by_hand():
     assert logs["l1"].item() == pytest.approx(l1 / 2, rel=1e-5)
     assert logs["discriminator_pair"].item() == pytest.approx(math.log(2), rel=1e-5)
     real, made, asked = rival.networks["pair"].seen
-    assert torch.equal(real, torch.cat([a, b], 1)) and torch.equal(made, torch.cat([a, 0.5 * a], 1)) and torch.equal(asked, made)
+    assert (
+        torch.equal(real, torch.cat([a, b], 1))
+        and torch.equal(made, torch.cat([a, 0.5 * a], 1))
+        and torch.equal(asked, made)
+    )
 
 
 def test_the_loss_of_cyclegan_by_hand():
@@ -108,7 +114,9 @@ def test_the_loss_of_cyclegan_by_hand():
     a, b = (x.abs().mean().item() for x in both(batch()))
     there_and_back, same_a, same_b = 0.6 * (a + b), 0.2 * a, 0.5 * b
     assert loss.item() == pytest.approx(2 + 10 * (there_and_back + 0.5 * (same_a + same_b)), rel=1e-5)
-    assert logs["cycle"].item() == pytest.approx(there_and_back / 4, rel=1e-5) and logs["discriminator_a"].item() == pytest.approx(0.5)
+    assert logs["cycle"].item() == pytest.approx(there_and_back / 4, rel=1e-5) and logs[
+        "discriminator_a"
+    ].item() == pytest.approx(0.5)
 
 
 def test_metrics_of_known_models():
@@ -117,7 +125,9 @@ def test_metrics_of_known_models():
     assert perfect["l1"] < 1e-6 and perfect["ssim"] > 0.999 and perfect["psnr"] > 60 and perfect["distance"] < 1e-3
     a, _ = both(batch(6))
     assert inverse["l1"] == pytest.approx(a.abs().mean().item(), rel=1e-4)  # a - (-a) = 2 a, of a range of 2
-    assert inverse["psnr"] == pytest.approx((10 * (4 / (2 * a).square().mean((1, 2, 3))).log10()).mean().item(), rel=1e-3)
+    assert inverse["psnr"] == pytest.approx(
+        (10 * (4 / (2 * a).square().mean((1, 2, 3))).log10()).mean().item(), rel=1e-3
+    )
     assert tuple(perfect) == task.reported
 
 
@@ -126,7 +136,8 @@ def test_cyclegan_is_judged_by_both_collections_and_what_is_lost_on_the_way():
     lossless, lossy = (CycleGan().evaluate(cycle(f, 1 / f if f == -1 else f), held_out) for f in (-1.0, 0.5))
     assert lossless["cycle_l1"] < 1e-6 and lossless["distance"] < 1e-2 and tuple(lossless) == CycleGan.reported
     a, _ = both(next(iter(in_order(held_out, 8))))
-    assert lossy["cycle_l1"] == pytest.approx(0.75 * a.abs().mean().item() / 2, rel=1e-3)  # a quarter is left, of a range of 2
+    # a quarter is left, of a range of 2
+    assert lossy["cycle_l1"] == pytest.approx(0.75 * a.abs().mean().item() / 2, rel=1e-3)
     assert lossy["distance"] == pytest.approx((lossy["distance_a"] + lossy["distance_b"]) / 2, abs=1e-6)
     assert lossy["distance"] > 10 * lossless["distance"]
 
@@ -143,13 +154,23 @@ def test_likeness_is_the_psnr_of_the_difference():
 @pytest.mark.parametrize("task", ["pix2pix", "cyclegan"])
 def test_discriminators_are_trained_beside_the_generators_and_never_quantized(task, kind, tmp_path):
     """The defect that made all GAN results of the released code void: their optimizer held the generator's weights."""
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 1), nn.Tanh())
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 1), nn.Tanh()
+    )
     model = net if task == "pix2pix" else Cycle(lambda: nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Tanh()))
     made = KINDS[task].task("frost_generator", 32, CHANNELS, None, Choices(discriminator=kind))
     before = {name: value.clone() for name, value in made.rival.networks.state_dict().items()}
     big = replace(samples(4), fit=_doubled, augment=_doubled)
     stream = Stream(big, 2, seed=0)
-    recipe = Recipe(Schedule(4, 1), optimizer="adam_gan", lr=2e-3, warmup=0.0, clip_norm=0.0, decay="second_half", quant=QuantConfig())
+    recipe = Recipe(
+        Schedule(4, 1),
+        optimizer="adam_gan",
+        lr=2e-3,
+        warmup=0.0,
+        clip_norm=0.0,
+        decay="second_half",
+        quant=QuantConfig(),
+    )
     run = Run(tmp_path)
     fit(model, made, stream, {"val": big}, recipe, run, torch.zeros(2, 3, 32, 32))
     weights = [name for name, value in made.rival.networks.named_parameters()]
@@ -178,7 +199,15 @@ def test_gradboosts_optimizer_holds_the_generators_weights_alone(tmp_path, monke
     monkeypatch.setattr(quant.GradBoost, "step", spy)
     model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Tanh())
     recipe = Recipe(Schedule(3, 1), optimizer="adam_gan", lr=1e-3, warmup=0.0)
-    fit(model, made, Stream(samples(4), 2, seed=0), {"val": samples(4)}, recipe, Run(tmp_path), torch.zeros(2, 3, SIZE, SIZE))
+    fit(
+        model,
+        made,
+        Stream(samples(4), 2, seed=0),
+        {"val": samples(4)},
+        recipe,
+        Run(tmp_path),
+        torch.zeros(2, 3, SIZE, SIZE),
+    )
     assert [active for active, _ in seen] == [False] * 2 + [True] * 4 and not any(shared for _, shared in seen)
 
 
@@ -191,8 +220,14 @@ def test_what_was_stopped_goes_on_bit_for_bit_with_both_optimizers_and_the_pools
         torch.manual_seed(0)
 
         def generator() -> nn.Module:
-            return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3),
-                                 nn.Conv2d(4, 3, 1), nn.Tanh())  # fmt: skip
+            return nn.Sequential(
+                nn.Conv2d(3, 4, 3, padding=1, bias=False),
+                nn.BatchNorm2d(4),
+                nn.ReLU(),
+                nn.Dropout(0.3),
+                nn.Conv2d(4, 3, 1),
+                nn.Tanh(),
+            )
 
         model = generator() if task == "pix2pix" else Cycle(generator)
         made = KINDS[task].task("frost_generator", 32, CHANNELS, None, Choices(discriminator="pixel"))
@@ -207,7 +242,15 @@ def test_what_was_stopped_goes_on_bit_for_bit_with_both_optimizers_and_the_pools
             return learn(*args)
 
         made.rival.learn = stopping
-        return fit(model, made, Stream(samples(6), 2, seed=0), {"val": samples(4)}, recipe, Run(path), torch.zeros(2, 3, SIZE, SIZE))
+        return fit(
+            model,
+            made,
+            Stream(samples(6), 2, seed=0),
+            {"val": samples(4)},
+            recipe,
+            Run(path),
+            torch.zeros(2, 3, SIZE, SIZE),
+        )
 
     whole = train(tmp_path / "whole")
     for stop_at in (4, 8):  # in the float phase and in the quantized one, in the middle of an epoch
@@ -248,11 +291,15 @@ def test_looking_at_a_model_changes_nothing_of_its_training(tmp_path):
 
     def train(path, watcher):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.Tanh())
+        model = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.Tanh()
+        )
         made = KINDS["pix2pix"].task("frost_generator", 32, CHANNELS, None, Choices(discriminator="pixel"))
         recipe = Recipe(Schedule(6, 1), optimizer="adam_gan", lr=1e-2, warmup=0.0, clip_norm=0.0)
         stream = Stream(samples(6), 2, seed=0)
-        return fit(model, made, stream, {"val": samples(4)}, recipe, Run(path), torch.zeros(2, 3, SIZE, SIZE), watcher).model.state_dict()
+        return fit(
+            model, made, stream, {"val": samples(4)}, recipe, Run(path), torch.zeros(2, 3, SIZE, SIZE), watcher
+        ).model.state_dict()
 
     assert same(train(tmp_path / "seen", Looks()), train(tmp_path / "unseen", None))
     assert [step for step, _ in Looks.shown if step != 3] == [*range(1, 3), *range(4, 19)] and (3, True) in Looks.shown

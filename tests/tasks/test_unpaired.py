@@ -1,4 +1,6 @@
-"""Two kinds of pictures that do not belong together: both folders, crops that know nothing of each other, scenes in two styles."""
+"""Two kinds of pictures that do not belong together: both folders, crops that know nothing of each other, scenes in two
+styles.
+"""
 
 import pickle
 import shutil
@@ -18,13 +20,18 @@ from tests.tasks.test_pairs import BAD, LATE, coordinates, spoil
 
 
 def write(root, splits=("train", "val", "test"), counts=(5, 3), height=24, width=32):
-    """Pictures of `coordinates` in splitA and splitB; those of B are upside down in colour. The third channel numbers them."""
+    """Pictures of `coordinates` in splitA and splitB; those of B are upside down in colour.
+
+    The third channel numbers them.
+    """
     for offset, split in enumerate(splits):
         for side, count in zip("AB", counts, strict=True):
             (root / f"{split}{side}").mkdir(parents=True)
             for number in range(count):
                 picture = coordinates(height, width, 50 * offset + number)
-                Image.fromarray(255 - picture if side == "B" else picture).save(root / f"{split}{side}" / f"{number}.png")
+                Image.fromarray(255 - picture if side == "B" else picture).save(
+                    root / f"{split}{side}" / f"{number}.png"
+                )
     return root
 
 
@@ -34,7 +41,7 @@ def numbers(part) -> list[tuple[int, int]]:
     return [(int(a[2, 0, 0]), 255 - int(b[2, 0, 0])) for a, b in read]
 
 
-# ---- layout ----
+# ---- layout ------------------------------------------------------------------------------------------------
 
 
 def test_the_shorter_side_begins_again(tmp_path):
@@ -44,7 +51,11 @@ def test_the_shorter_side_begins_again(tmp_path):
     a, b = data.test.source.read(1)
     assert torch.equal(a, torch.from_numpy(coordinates(24, 32, 101)).permute(2, 0, 1)) and torch.equal(b, 255 - a)
     assert data.val.source.name(3) == f"{tmp_path / 'valA' / '3.png'} with {tmp_path / 'valB' / '0.png'}"
-    assert numbers(unpaired("unpaired", write(tmp_path / "other", counts=(2, 3)), 16).val) == [(50, 50), (51, 51), (50, 52)]
+    assert numbers(unpaired("unpaired", write(tmp_path / "other", counts=(2, 3)), 16).val) == [
+        (50, 50),
+        (51, 51),
+        (50, 52),
+    ]
 
 
 def test_training_partners_are_drawn_by_the_seed(tmp_path):
@@ -64,7 +75,11 @@ def test_validation_is_split_off_each_side_and_never_off_test(tmp_path):
         assert len(off) == count // 10 and not kept & off and kept | off == set(range(count))
     assert len(data.test) == 40
     few = numbers(unpaired("unpaired", tmp_path, 16, seed=3, train_images=6).train)
-    assert len(few) == 6 and all(len({pair[side] for pair in few}) == 6 for side in (0, 1)) and {a for a, _ in few} < {a for a, _ in train}
+    assert (
+        len(few) == 6
+        and all(len({pair[side] for pair in few}) == 6 for side in (0, 1))
+        and {a for a, _ in few} < {a for a, _ in train}
+    )
     assert len(unpaired("unpaired", tmp_path, 16, train_images=30).train) == 30  # 18 of B, some of them twice
 
 
@@ -72,7 +87,7 @@ def test_a_folder_without_test_reports_val(tmp_path):
     assert unpaired("unpaired", write(tmp_path, ("train", "val")), 16).test is None
 
 
-# ---- scenes ----
+# ---- scenes ------------------------------------------------------------------------------------------------
 
 
 def test_scenes_are_pictures_and_cartoons_of_other_scenes():
@@ -102,13 +117,14 @@ def test_cartoons_have_few_tones_and_outlines_in_ink(number):
     tones = drawn.amax(0)[paper].int()
     steps = torch.arange(1, TONES + 1) * 255 // TONES
     assert (tones[:, None] - steps).abs().amin(1).max() <= 1 and len(tones.unique()) > 1
-    smooth = torch.nn.functional.avg_pool2d(photo(scene).double(), 3, 1)  # colours keep their hue: one factor for all three channels
+    # colours keep their hue: one factor for all three channels
+    smooth = torch.nn.functional.avg_pool2d(photo(scene).double(), 3, 1)
     inside = drawn[:, 1:-1, 1:-1].double()
     mixed = inside * smooth.amax(0) - smooth * inside.amax(0)
     assert mixed.abs().max() <= 2 * smooth.amax()
 
 
-# ---- what pictures go through ----
+# ---- what pictures go through ------------------------------------------------------------------------------
 
 
 def test_crops_and_mirrors_of_both_are_independent():
@@ -153,17 +169,23 @@ def test_batches_are_functions_of_seed_and_step_and_samples_travel(tmp_path):
     assert not torch.equal(images, batches[0][0]) and not torch.equal(images, other.batch(2)[0])
     torch.set_rng_state(state)
     again = pickle.loads(pickle.dumps(unpaired("scenes", None, 16).train))
-    assert again.source.name(0).startswith("scene 0 of world 0 with scene ") and again.source.read(0)[1].shape == (3, 18, 18)
+    assert again.source.name(0).startswith("scene 0 of world 0 with scene ") and again.source.read(0)[1].shape == (
+        3,
+        18,
+        18,
+    )
 
 
-# ---- bad input ----
+# ---- bad input ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", "AB")
 @pytest.mark.parametrize("how", BAD)
 def test_files_that_are_no_pictures_are_refused_before_training_or_left_out(tmp_path, capsys, how, side):
     spoil(write(tmp_path, counts=(4, 4)) / f"train{side}" / "1.png", how)
-    with pytest.raises(UserError, match=rf"1 of 4 pictures cannot be used: .*train{side}/1.png: {BAD[how]}.*--bad-data skip"):
+    with pytest.raises(
+        UserError, match=rf"1 of 4 pictures cannot be used: .*train{side}/1.png: {BAD[how]}.*--bad-data skip"
+    ):
         unpaired("unpaired", tmp_path, 16)
     data = unpaired("unpaired", tmp_path, 16, bad="skip")
     seen = [set(column) for column in zip(*numbers(data.train), strict=True)]
@@ -179,7 +201,8 @@ def test_bad_pixels_are_named_when_they_are_read(tmp_path, capsys, how, side):
     with pytest.raises(UserError, match=rf"valA/1.png with .*valB/1.png: .*val{side}/1.png: .*{LATE[how]}"):
         list(in_order(unpaired("unpaired", tmp_path, 16).val, 4))
     data = unpaired("unpaired", tmp_path, 16, bad="skip")
-    assert sum(len(targets) for _, targets in in_order(data.val, 2)) == (4 if side == "A" else 3)  # picture 1 of B comes twice
+    # picture 1 of B comes twice
+    assert sum(len(targets) for _, targets in in_order(data.val, 2)) == (4 if side == "A" else 3)
     assert f"val{side}/1.png: " in capsys.readouterr().err
 
 
@@ -188,7 +211,8 @@ def test_where_all_of_a_side_are_bad_the_first_is_named(tmp_path):
     for number in range(3):
         spoil(tmp_path / "trainB" / f"{number}.png", "text")
     with pytest.raises(
-        UserError, match="none of the 3 pictures can be used, the first for this: .*trainB/0.png: the picture cannot be read"
+        UserError,
+        match="none of the 3 pictures can be used, the first for this: .*trainB/0.png: the picture cannot be read",
     ):
         unpaired("unpaired", tmp_path, 16, bad="skip")
 

@@ -46,7 +46,9 @@ def test_maps_have_the_channels_and_strides_they_say(name):
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("name, pixels", [(SMALL[0], 66), (SMALL[1], 64), (SMALL[1], 75), (SMALL[2], 70), ("mobilenet_v3_large_x0_35", 64)])
+@pytest.mark.parametrize(
+    "name, pixels", [(SMALL[0], 66), (SMALL[1], 64), (SMALL[1], 75), (SMALL[2], 70), ("mobilenet_v3_large_x0_35", 64)]
+)
 def test_the_dilated_network_equals_the_strided_one_where_both_are_defined(name, pixels, output_stride):
     torch.manual_seed(0)
     x = torch.randn(2, 3, pixels, pixels)
@@ -133,6 +135,10 @@ def test_an_architecture_without_a_stride_is_refused(tmp_path):
     arch = frostnet.architecture("small", 0.35)
     at_8 = next(i for i, b in enumerate(arch.blocks) if b.stride == 2) + 2  # the first block past stride 4
     blocks = arch.blocks[:at_8]
-    frostnet.Architecture("short", 224, arch.stem, blocks, frostnet.frostnet_head(blocks[-1].out_channels, 10)).save(tmp_path / "arch.json")
-    with pytest.raises(UserError, match=r"has blocks at strides \[2, 4\], must have some at each of 4, 8, 16, 32 and none"):
+    frostnet.Architecture("short", 224, arch.stem, blocks, frostnet.frostnet_head(blocks[-1].out_channels, 10)).save(
+        tmp_path / "arch.json"
+    )
+    with pytest.raises(
+        UserError, match=r"has blocks at strides \[2, 4\], must have some at each of 4, 8, 16, 32 and none"
+    ):
         backbone(str(tmp_path))

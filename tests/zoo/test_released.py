@@ -1,4 +1,6 @@
-"""frostnet.load_released: the published networks under the names of the authors' checkpoints, rebuilt here from the paper's description."""
+"""frostnet.load_released: the published networks under the names of the authors' checkpoints, rebuilt here from the
+paper's description.
+"""
 
 import argparse
 import hashlib
@@ -40,7 +42,11 @@ class ConvBNReLU(nn.Module):
 class Bottleneck(nn.Module):
     def __init__(self, before, after, kernel, expand, squeeze, stride):
         super().__init__()
-        self.adds, self.expands, self.squeezes = stride == 1 and before == after, expand > 1, expand > 1 and before // squeeze >= 8
+        self.adds, self.expands, self.squeezes = (
+            stride == 1 and before == after,
+            expand > 1,
+            expand > 1 and before // squeeze >= 8,
+        )
         squeezed = eighths(before // squeeze) if self.squeezes else 0
         hidden = expand * (before + squeezed)
         if self.squeezes:
@@ -74,14 +80,25 @@ class Authors(nn.Module):
         self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Dropout(0.2), nn.Conv2d(1280, classes, 1))
 
     def forward(self, x):
-        for layer in (self.conv1, self.layer1, self.layer2, self.layer3, self.layer4, self.layer5, self.last_layer, self.classifier):
+        for layer in (
+            self.conv1,
+            self.layer1,
+            self.layer2,
+            self.layer3,
+            self.layer4,
+            self.layer5,
+            self.last_layer,
+            self.classifier,
+        ):
             x = layer(x)
         return x.flatten(1)
 
 
 @cache
 def trained(name, classes=7):
-    """The authors' network with weights, gammas, betas and statistics that differ from channel to channel, in evaluation mode."""
+    """The authors' network with weights, gammas, betas and statistics that differ from channel to channel, in
+    evaluation mode.
+    """
     torch.manual_seed(0)
     model = Authors(*PUBLISHED[name], classes)
     for module in model.modules():
@@ -95,14 +112,25 @@ def trained(name, classes=7):
 
 
 def as_timm_saves(model):
-    """What timm's training loop writes, options included; its averaged weights are the model's, the others are half of them."""
+    """What timm's training loop writes, options included; its averaged weights are the model's, the others are half of
+    them.
+    """
     average = {f"module.{key}": value for key, value in model.state_dict().items()}
     half = {key: value / 2 if value.is_floating_point() else value for key, value in model.state_dict().items()}
     options = argparse.Namespace(model="frostnet", lr=0.048, opt="rmsproptf")
-    return {"epoch": 449, "arch": "frostnet", "args": options, "metric": 74.6, "state_dict": half, "state_dict_ema": average}
+    return {
+        "epoch": 449,
+        "arch": "frostnet",
+        "args": options,
+        "metric": 74.6,
+        "state_dict": half,
+        "state_dict_ema": average,
+    }
 
 
-@pytest.mark.parametrize("name", ["frostnet_small_1_0", "frostnet_base_1_0", "frostnet_large_1_0", "frostnet_large_0_35"])
+@pytest.mark.parametrize(
+    "name", ["frostnet_small_1_0", "frostnet_base_1_0", "frostnet_large_1_0", "frostnet_large_0_35"]
+)
 def test_the_authors_weights_compute_the_same_here(name, tmp_path):
     model, x = trained(name), torch.randn(2, 3, 64, 64)
     torch.save(as_timm_saves(model), tmp_path / "model_best.pth.tar")
@@ -131,7 +159,9 @@ def shapes(name):
 def test_no_file_can_be_two_of_the_published_networks():
     """They differ in their number of parameters already, by which the nearest one is chosen."""
     networks = [shapes(name) for name in PUBLISHED]
-    params = [sum(shape.numel() for key, shape in network.items() if key.endswith(("weight", "bias"))) for network in networks]
+    params = [
+        sum(shape.numel() for key, shape in network.items() if key.endswith(("weight", "bias"))) for network in networks
+    ]
     assert len(set(params)) == len({frozenset(network.items()) for network in networks}) == 15
 
 
@@ -147,7 +177,10 @@ def test_which_network_it_is_follows_from_the_shapes(name, tmp_path):
         lambda state: state,
         lambda state: {"state_dict": state},
         lambda state: {f"module.{key}": value for key, value in state.items()},
-        lambda state: {"state_dict": {key: torch.zeros_like(value) for key, value in state.items()}, "state_dict_ema": state},
+        lambda state: {
+            "state_dict": {key: torch.zeros_like(value) for key, value in state.items()},
+            "state_dict_ema": state,
+        },
     ],
 )
 def test_state_dicts_are_found_bare_nested_prefixed_and_averaged_ones_first(wrap, tmp_path):
@@ -177,20 +210,35 @@ def changed(**values):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: renamed(s, "conv1.conv.0.weight", "conv0"), "frostnet_small_0_35: conv1.conv.0.weight: missing; conv0: unexpected; n"),
-        (changed(quant__scale=torch.ones(1)), "does not fit frostnet_small_0_35: quant.scale: unexpected; name another"),
-        (changed(conv1__conv__0__weight=torch.ones(16, 3, 5, 5)), r"conv1.conv.0.weight: \(16, 3, 5, 5\), must be \(16, 3, 3, 3\)"),
+        (
+            lambda s: renamed(s, "conv1.conv.0.weight", "conv0"),
+            "frostnet_small_0_35: conv1.conv.0.weight: missing; conv0: unexpected; n",
+        ),
+        (
+            changed(quant__scale=torch.ones(1)),
+            "does not fit frostnet_small_0_35: quant.scale: unexpected; name another",
+        ),
+        (
+            changed(conv1__conv__0__weight=torch.ones(16, 3, 5, 5)),
+            r"conv1.conv.0.weight: \(16, 3, 5, 5\), must be \(16, 3, 3, 3\)",
+        ),
         (changed(conv1__conv__1__weight=1.0), r"conv1.conv.1.weight: float, must be \(16,\)"),
         (changed(conv1__conv__1__weight="integers"), r"conv1.conv.1.weight: torch.qint8 .*, must be \(16,\)"),
-        (lambda s: {key: value for key, value in s.items() if "layer1" not in key}, r"missing; .*missing; .*missing; and \d+ more; name"),
-        (changed(classifier__2__weight=torch.ones(7, 12)), r"classifier.2.weight: \(7, 12\), must be \(classes, channels, 1, 1\)"),
+        (
+            lambda s: {key: value for key, value in s.items() if "layer1" not in key},
+            r"missing; .*missing; .*missing; and \d+ more; name",
+        ),
+        (
+            changed(classifier__2__weight=torch.ones(7, 12)),
+            r"classifier.2.weight: \(7, 12\), must be \(classes, channels, 1, 1\)",
+        ),
         (lambda s: renamed(s, "classifier.2.weight", "fc"), "classifier.2.weight: missing, must be"),
         (lambda s: {}, "classifier.2.weight: missing"),
         (changed(module__conv1__conv__0__weight=torch.ones(1)), "module.conv1.conv.0.weight: unexpected"),
         (lambda s: [1, 2], "holds a list, must be a checkpoint's dict of weights"),
         (changed(classifier__2__weight=torch.ones(0, 1280, 1, 1)), "num_classes: 0"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused_by_name(change, words, tmp_path):
     saved = change(trained("frostnet_small_0_35").state_dict())
     if "qint8" in words:
@@ -209,8 +257,12 @@ def test_another_network_than_the_one_asked_for_is_refused(tmp_path):
 
 
 def test_nothing_in_a_file_is_executed(tmp_path):
-    torch.save({"state_dict": trained("frostnet_small_0_35").state_dict(), "args": SimpleNamespace()}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match=r"a\.pt: not a checkpoint that can be read without running code .*get the file again"):
+    torch.save(
+        {"state_dict": trained("frostnet_small_0_35").state_dict(), "args": SimpleNamespace()}, tmp_path / "a.pt"
+    )
+    with pytest.raises(
+        UserError, match=r"a\.pt: not a checkpoint that can be read without running code .*get the file again"
+    ):
         load_released(tmp_path / "a.pt")
 
 
@@ -236,7 +288,9 @@ def test_the_command_line_shows_which_network_a_file_holds(tmp_path, capsys):
 def test_an_empty_average_beside_good_weights_is_passed_over(tmp_path):
     model = trained("frostnet_small_1_0")
     torch.save({"state_dict": model.state_dict(), "state_dict_ema": {}}, tmp_path / "last.pth")
-    assert torch.equal(load_released(tmp_path / "last.pth").head.classifier.weight, model.state_dict()["classifier.2.weight"])
+    assert torch.equal(
+        load_released(tmp_path / "last.pth").head.classifier.weight, model.state_dict()["classifier.2.weight"]
+    )
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):

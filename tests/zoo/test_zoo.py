@@ -1,4 +1,6 @@
-"""zoo.build: comparison networks and FrostNets by name, what they cost, and that quantizers and integers take them as they are."""
+"""zoo.build: comparison networks and FrostNets by name, what they cost, and that quantizers and integers take them as
+they are.
+"""
 
 import re
 from functools import cache
@@ -21,7 +23,8 @@ from zoo.classifiers.resnet_cifar import CifarResNet
 
 DOC = ROOT / "docs" / "zoo.md"
 
-# What FrostNet's authors count (parameters, MACs as far as printed) where theirs is the same network, at 224 px and 1000 classes ..
+# What FrostNet's authors count (parameters, MACs as far as printed) where theirs is the same network, at 224 px and
+# 1000 classes ..
 SAME = {
     "alexnet": (61_100_840, "714 M"),
     "vgg16_bn": (138_361_768 + 4_224, "15.47 G"),  # torchvision's has biases
@@ -52,14 +55,24 @@ PRINTED = {
     "efficientnet_lite2": (6.1, 899, 260),
 }
 KNOWN = {"input", "conv", "linear", "batch_norm", "add", "mul", "cat", "pool", "relu", "Hardswish", "Hardsigmoid"}
-LIGHT = ("shufflenet_v2_x0_5", "mobilenet_v2_relu", "mobilenet_v3_small", "mobilenet_v3_small_relu", "ghostnet_0_5", "efficientnet_lite0",
-         "resnet20", "preact_resnet18")  # fmt: skip
+LIGHT = (
+    "shufflenet_v2_x0_5",
+    "mobilenet_v2_relu",
+    "mobilenet_v3_small",
+    "mobilenet_v3_small_relu",
+    "ghostnet_0_5",
+    "efficientnet_lite0",
+    "resnet20",
+    "preact_resnet18",
+)
 
 
 @cache
 def documented():
     """name -> (parameters, MACs, parameters at 32 px, MACs at 32 px) in docs/zoo.md."""
-    rows = re.findall(r"^\| `(\w+)` \| \w+ \| ([\d ]+) \| ([\d ]+) \| ([\d ]+) \| ([\d ]+) \|", DOC.read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| \w+ \| ([\d ]+) \| ([\d ]+) \| ([\d ]+) \| ([\d ]+) \|", DOC.read_text(), re.MULTILINE
+    )
     return {name: tuple(int(number.replace(" ", "")) for number in numbers) for name, *numbers in rows}
 
 
@@ -76,7 +89,7 @@ def digits(macs, text):
     return f"{macs / {'M': 1e6, 'G': 1e9}[unit]:.{places}f} {unit}"
 
 
-# ---- what they cost ----------------------------------------------------------------------------------------------------------------------
+# ---- what they cost ----------------------------------------------------------------------------------------
 
 
 def test_the_documentation_has_every_network():
@@ -124,9 +137,15 @@ def squeeze_excitation(channels, squeezed, biases):
     return 2 * channels * squeezed + (squeezed + channels if biases else 0)
 
 
-# (parameters, MACs as printed) by FrostNet's authors; then channels and torchvision's inner channels of each squeeze-and-excitation.
+# (parameters, MACs as printed) by FrostNet's authors; then channels and torchvision's inner channels of each
+# squeeze-and-excitation.
 V3 = {
-    "large": (5_476_416, "219.8 M", ((72, 24), (120, 32), (120, 32), (480, 120), (672, 168), (672, 168), (960, 240), (960, 240)), 0),
+    "large": (
+        5_476_416,
+        "219.8 M",
+        ((72, 24), (120, 32), (120, 32), (480, 120), (672, 168), (672, 168), (960, 240), (960, 240)),
+        0,
+    ),
     "small": (
         2_700_544,
         "59.9 M",
@@ -138,7 +157,9 @@ V3 = {
 
 @pytest.mark.parametrize("size", V3)
 def test_mobilenet_v3_differs_from_the_authors_in_three_places_and_no_more(size):
-    """Their 16 -> 16 convolution at 112 px, the inner width and biases of squeeze-and-excitation, and one more of it at the end."""
+    """Their 16 -> 16 convolution at 112 px, the inner width and biases of squeeze-and-excitation, and one more of it at
+    the end.
+    """
     authors, authors_macs, blocks, last = V3[size]
     params, macs = measured(f"mobilenet_v3_{size}", 1000, 224)
     ours = [squeeze_excitation(channels, inner, biases=True) for channels, inner in blocks]
@@ -157,16 +178,27 @@ def test_ghostnets_and_efficientnets_cost_what_their_authors_print(name):
     assert ours[1] / 1e6 == pytest.approx(macs * (0.951 if "lite" in name else 1), rel=0.01)
 
 
-# ---- small pictures ----------------------------------------------------------------------------------------------------------------------
+# ---- small pictures ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg11", "shufflenet_v2_x0_5", "mobilenet_v2", "mobilenet_v3_small", "ghostnet_0_5", "efficientnet_lite0", "preact_resnet18"]
+    "name",
+    [
+        "vgg11",
+        "shufflenet_v2_x0_5",
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "ghostnet_0_5",
+        "efficientnet_lite0",
+        "preact_resnet18",
+    ],
 )
 def test_small_pictures_keep_their_resolution_in_the_first_convolution(name):
     """The same kernel, its stride alone is another; for AlexNet and ResNets see below."""
     with torch.device("meta"):
-        small, large = (next(m for m in zoo.build(name, 10, size).modules() if isinstance(m, nn.Conv2d)) for size in (64, 65))
+        small, large = (
+            next(m for m in zoo.build(name, 10, size).modules() if isinstance(m, nn.Conv2d)) for size in (64, 65)
+        )
         assert small(torch.zeros(1, 3, 64, 64)).shape[2:] == (64, 64)
     assert small.kernel_size == large.kernel_size
     assert large.stride == ((1, 1) if name == "vgg11" else (2, 2))
@@ -187,7 +219,7 @@ def test_the_new_stem_of_a_resnet_starts_like_torchvisions():
     assert zoo.build("resnet18", 10, 32).conv1.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
 
 
-# ---- what they are made of ---------------------------------------------------------------------------------------------------------------
+# ---- what they are made of ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", zoo.NAMES)
@@ -224,9 +256,13 @@ def test_relu_variants_have_no_other_activation_but_the_gates(name):
         plain, relu = zoo.build(name.removesuffix("_relu"), 10), zoo.build(name, 10)
     kinds = {type(m) for m in relu.modules()}
     assert kinds & {nn.ReLU6, nn.Hardswish} == set()
-    activations = [sum(isinstance(m, (nn.ReLU, nn.ReLU6, nn.Hardswish)) for m in model.modules()) for model in (plain, relu)]
+    activations = [
+        sum(isinstance(m, (nn.ReLU, nn.ReLU6, nn.Hardswish)) for m in model.modules()) for model in (plain, relu)
+    ]
     assert activations[0] == activations[1]
-    assert sum(isinstance(m, nn.Hardsigmoid) for m in relu.modules()) == {"mobilenet_v2_relu": 0}.get(name, 8 + ("small" in name))
+    assert sum(isinstance(m, nn.Hardsigmoid) for m in relu.modules()) == {"mobilenet_v2_relu": 0}.get(
+        name, 8 + ("small" in name)
+    )
 
 
 @pytest.mark.parametrize("name", zoo.from_timm.NETWORKS)
@@ -271,7 +307,7 @@ def test_networks_convert_to_integers(name):
     assert "cat" in kinds if name.startswith(("ghost", "shuffle")) else "add" in kinds
 
 
-# ---- the ResNets for CIFAR and the pre-activation one ------------------------------------------------------------------------------------
+# ---- the ResNets for CIFAR and the pre-activation one ------------------------------------------------------
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)])
@@ -284,7 +320,9 @@ def test_cifar_resnets_have_the_papers_parameters_and_two_shortcuts_more(depth, 
 
 
 def test_cifar_resnets_compute_what_the_paper_counts():
-    """41 million multiply-accumulates in ResNet-20 at 32 px, features of 64 channels at 8 px; any size of picture will do."""
+    """41 million multiply-accumulates in ResNet-20 at 32 px, features of 64 channels at 8 px; any size of picture will
+    do.
+    """
     model = zoo.build("resnet20", 10).eval()
     assert count(model, torch.zeros(1, 3, 32, 32))[1] == pytest.approx(41e6, rel=0.01)
     assert model.stage3(model.stage2(model.stage1(torch.zeros(1, 16, 32, 32)))).shape == (1, 64, 8, 8)
@@ -307,13 +345,15 @@ def test_a_depth_that_no_cifar_resnet_has_is_refused(depth):
 
 
 def test_the_pre_activation_network_adds_what_its_first_relu_does_not_see():
-    """With all convolutions of a later unit at zero the unit is the identity: its skip connection is untouched (arXiv:1603.05027)."""
+    """With all convolutions of a later unit at zero the unit is the identity: its skip connection is untouched
+    (arXiv:1603.05027).
+    """
     unit, x = zoo.build("preact_resnet18", 10, 32).stage1[1].eval(), torch.randn(1, 64, 4, 4)
     nn.init.zeros_(unit.conv2.weight)
     assert torch.equal(unit(x), x)
 
 
-# ---- names -------------------------------------------------------------------------------------------------------------------------------
+# ---- names -------------------------------------------------------------------------------------------------
 
 
 def test_a_published_frostnet_comes_at_the_size_and_classes_asked_for():
@@ -337,7 +377,9 @@ def test_the_list_has_all_names(capsys):
     assert {"vgg19_bn", "resnext101_32x8d", "ghostnet_1_3", "efficientnet_lite2", "frostnet_large_1_25"} <= set(names)
 
 
-@pytest.mark.parametrize(("name", "near"), [("resnet19", "resnet18"), ("ghostnet", "ghostnet_"), ("frostnet_bas", "frostnet_base_1_0")])
+@pytest.mark.parametrize(
+    ("name", "near"), [("resnet19", "resnet18"), ("ghostnet", "ghostnet_"), ("frostnet_bas", "frostnet_base_1_0")]
+)
 def test_an_unknown_name_shows_those_near_it(name, near, tmp_path):
     with pytest.raises(UserError, match=f"arch: '{name}' is neither .*; near it: .*{near}.*python -m zoo list"):
         zoo.build(name, runs=tmp_path)
@@ -350,7 +392,8 @@ def test_a_broken_file_is_not_mistaken_for_an_unknown_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("classes", "size", "words"), [(0, 32, "num_classes: 0, must"), (10, 4, "input_size: 4, must"), (10, 32.0, r"input_size: 32\.0")]
+    ("classes", "size", "words"),
+    [(0, 32, "num_classes: 0, must"), (10, 4, "input_size: 4, must"), (10, 32.0, r"input_size: 32\.0")],
 )
 def test_classes_and_sizes_that_cannot_be_are_refused(classes, size, words):
     with pytest.raises(UserError, match=words):
@@ -362,5 +405,9 @@ def test_a_mobilenet_at_another_width_is_torchvisions_own():
         ours = zoo.build(f"{name}_x{width}".replace(".", "_"), num_classes=10, input_size=224)
         theirs = getattr(torchvision.models, name)(num_classes=10, width_mult=width)
         assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
-    assert zoo.knows("mobilenet_v3_large_relu_x1_25") and not zoo.knows("resnet18_x0_5") and not zoo.knows("mobilenet_v2_x0_0")
+    assert (
+        zoo.knows("mobilenet_v3_large_relu_x1_25")
+        and not zoo.knows("resnet18_x0_5")
+        and not zoo.knows("mobilenet_v2_x0_0")
+    )
     assert not any(isinstance(m, torch.nn.Hardswish) for m in zoo.build("mobilenet_v3_small_relu_x0_5").modules())

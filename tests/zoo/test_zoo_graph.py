@@ -44,7 +44,7 @@ def _plan(config, name="preact_resnet18"):
     return quant.plan(_model(name), _images(), config)
 
 
-# ---- what gets a quantizer -------------------------------------------------------------------------------------------------------------
+# ---- what gets a quantizer ---------------------------------------------------------------------------------
 
 
 def test_the_ancestors_network_has_its_operations():
@@ -58,7 +58,9 @@ def test_the_ancestors_placement():
 
 def test_the_shared_quantizers_are_those_of_each_stages_first_relu():
     readers = Counter(row.reads for row in _plan(DEMO) if row.reads)
-    assert [name for name, number in readers.items() if number == 2] == [f"stage{i}.0.relu1_quant" for i in (1, 2, 3, 4)]
+    assert [name for name, number in readers.items() if number == 2] == [
+        f"stage{i}.0.relu1_quant" for i in (1, 2, 3, 4)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -75,15 +77,21 @@ def test_the_shared_quantizers_are_those_of_each_stages_first_relu():
         (QuantConfig(op_types=CHOSEN, overrides=(quant.Override("*shortcut", "float", "float"),)), 18, 18, 0),
         (QuantConfig(op_types=CHOSEN, overrides=(quant.Override("*shortcut", activation="pact:4"),)), 22, 22, 0),
     ],
-)  # fmt: skip
+)
 def test_rules_change_the_counts(config, weights, activations, shared):
-    expected = f"{weights} weight quantizers, {activations} activation quantizers, {shared} of them shared by several layers"
+    expected = (
+        f"{weights} weight quantizers, {activations} activation quantizers, {shared} of them shared by several layers"
+    )
     assert counts(_plan(config)) == expected
 
 
 MIXED = QuantConfig(op_types=CHOSEN, skip_first={"conv": 3}, weight="dorefa:3", activation="pact:4")
-PAIRS = [("preact_resnet18", DEMO), ("resnet20", MIXED), ("mobilenet_v3_small", QuantConfig()),
-         ("resnet20", QuantConfig(share=(("stage1.*.relu2", "relu"),)))]  # fmt: skip
+PAIRS = [
+    ("preact_resnet18", DEMO),
+    ("resnet20", MIXED),
+    ("mobilenet_v3_small", QuantConfig()),
+    ("resnet20", QuantConfig(share=(("stage1.*.relu2", "relu"),))),
+]
 
 
 @pytest.mark.parametrize(("name", "config"), PAIRS)
@@ -112,7 +120,7 @@ def test_every_node_without_a_quantizer_says_why(config):
         assert row.weight or row.output or row.reason, row
 
 
-# ---- pictures: a graph laid out --------------------------------------------------------------------------------------------------------
+# ---- pictures: a graph laid out ----------------------------------------------------------------------------
 
 
 ADD = {"kind": "add", "title": "add"}
@@ -133,7 +141,9 @@ def flows(draw):
     """A directed graph without cycles."""
     attributes = draw(st.lists(st.sampled_from([ADD, CONV, QUANTIZER]), min_size=2, max_size=14))
     readers = range(1, len(attributes))
-    return _flow([(a, b) for b in readers for a in draw(st.sets(st.integers(0, b - 1), min_size=1, max_size=3))], attributes)
+    return _flow(
+        [(a, b) for b in readers for a in draw(st.sets(st.integers(0, b - 1), min_size=1, max_size=3))], attributes
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -178,7 +188,7 @@ def test_a_constant_stands_just_above_its_first_reader():
     assert rows_of(flow, {}) == {0: 0, 1: 1, 2: 2, 3: 3, 4: 1}
 
 
-# ---- pictures: as drawn ----------------------------------------------------------------------------------------------------------------
+# ---- pictures: as drawn ------------------------------------------------------------------------------------
 
 CASES = [
     ("preact_resnet18", DEMO, None, 16),
@@ -186,7 +196,7 @@ CASES = [
     ("mobilenet_v3_small", QuantConfig(weight="dorefa:3"), "features.4.block.2.avgpool", 12),
     ("shufflenet_v2_x1_0", QuantConfig(), None, 30),
     ("frostnet_small_0_5", QuantConfig(), "blocks.5.squeeze.conv", 20),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case[0])
@@ -269,7 +279,9 @@ def demo():
 
 
 def _coloured(figure, kind):
-    return [p for p in figure.axes[0].patches if isinstance(p, Rectangle) and to_hex(p.get_facecolor()) == COLOURS[kind]]
+    return [
+        p for p in figure.axes[0].patches if isinstance(p, Rectangle) and to_hex(p.get_facecolor()) == COLOURS[kind]
+    ]
 
 
 def test_the_whole_network_is_pictured_with_each_quantizer_and_weight_once(demo):
@@ -321,7 +333,7 @@ def test_dot_has_every_node_and_edge(demo):
     assert text.count(f'fillcolor="{COLOURS["quantizer"]}", fontcolor=white') == 22 + 18
 
 
-# ---- the program -----------------------------------------------------------------------------------------------------------------------
+# ---- the program -------------------------------------------------------------------------------------------
 
 
 def _run(*argv):
@@ -373,7 +385,10 @@ def test_a_dry_run_can_be_pictured(tmp_path):
         (["--model", "resnet20", "--dry-run", "--dot", "g.dot"], "--dry-run: nothing is attached"),
         (["--model", "resnet20", "--from", "conv"], "add --picture"),
         (["--model", "resnet20", "--picture", "g.svg"], "must end in .png"),
-        (["--model", "resnet20", "--picture", "g.png", "--from", "stage9", "--input-size", "32"], "no node is called 'stage9'"),
+        (
+            ["--model", "resnet20", "--picture", "g.png", "--from", "stage9", "--input-size", "32"],
+            "no node is called 'stage9'",
+        ),
         (["--model", "resnet20", "--input-size", "0"], "invalid whole number value: '0'"),
         (["--model", "resnet20", "--classes", "x"], "invalid whole number value: 'x'"),
     ],
@@ -392,19 +407,22 @@ def test_the_list_names_what_can_be_built(capsys):
 
 
 def test_the_table_keeps_its_columns_apart():
-    rows = [quant.PlanRow("a" * 30, "conv", "int8", "", "", "", "", ""), quant.PlanRow("b", "add", "", "", "", "", "", "because")]
+    rows = [
+        quant.PlanRow("a" * 30, "conv", "int8", "", "", "", "", ""),
+        quant.PlanRow("b", "add", "", "", "", "", "", "because"),
+    ]
     assert [len(line.split()) for line in table(rows).splitlines()] == [7, 6, 7]
 
 
-# ---- generators ------------------------------------------------------------------------------------------------------------------------
+# ---- generators --------------------------------------------------------------------------------------------
 
 
 def test_the_list_names_generators_and_discriminators_with_their_norms(capsys):
     main(["list"])
     *_, generators, discriminators = capsys.readouterr().out.splitlines()
     assert (
-        "resnet_6blocks, resnet_9blocks, unet_128, unet_256, frost_generator; each with batch norm, also with :instance and :none"
-        in generators
+        "resnet_6blocks, resnet_9blocks, unet_128, unet_256, frost_generator; each with batch norm, also with "
+        ":instance and :none" in generators
     )
     assert discriminators == "discriminators: patch, pixel; each with batch norm, also with :instance and :none"
 
@@ -412,11 +430,27 @@ def test_the_list_names_generators_and_discriminators_with_their_norms(capsys):
 @pytest.mark.parametrize("name", ["resnet_6blocks:instance", "frost_generator"])
 def test_a_generator_is_attached_and_drawn(name, tmp_path, capsys):
     files = [tmp_path / f"g.{kind}" for kind in ("png", "json")]
-    main(["graph", "--model", name, "--input-size", "32", "--picture", str(files[0]), "--nodes", "12", "--json", str(files[1])])
+    main(
+        [
+            "graph",
+            "--model",
+            name,
+            "--input-size",
+            "32",
+            "--picture",
+            str(files[0]),
+            "--nodes",
+            "12",
+            "--json",
+            str(files[1]),
+        ]
+    )
     convolutions = sum(isinstance(m, torch.nn.Conv2d) for m in zoo_generator(name).modules())
     assert f"{convolutions} weight quantizers" in capsys.readouterr().out.splitlines()[-1]
     data = json.loads(files[1].read_text())
-    assert (data["model"], data["input_size"], data["classes"]) == (name, 32, None) and files[0].read_bytes().startswith(b"\x89PNG")
+    assert (data["model"], data["input_size"], data["classes"]) == (name, 32, None) and files[
+        0
+    ].read_bytes().startswith(b"\x89PNG")
 
 
 def zoo_generator(name):
@@ -432,11 +466,17 @@ def test_sizes_left_out_are_what_networks_are_made_for(monkeypatch):
     assert seen == [("unet_256", 256, None), ("resnet18", 224, 1000)]
 
 
-@pytest.mark.parametrize(("argv", "message"), [
-    (["--model", "unet_256", "--input-size", "224"], "input_size: 224, must be a multiple of 256"),
-    (["--model", "frost_generator", "--input-size", "4"], "input_size: 4, must be a multiple of 8 from 8"),
-    (["--model", "resnet_6blocks:instance", "--classes", "10"], "--classes: 10, but resnet_6blocks:instance makes pictures"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--model", "unet_256", "--input-size", "224"], "input_size: 224, must be a multiple of 256"),
+        (["--model", "frost_generator", "--input-size", "4"], "input_size: 4, must be a multiple of 8 from 8"),
+        (
+            ["--model", "resnet_6blocks:instance", "--classes", "10"],
+            "--classes: 10, but resnet_6blocks:instance makes pictures",
+        ),
+    ],
+)
 def test_what_a_generator_does_not_take_is_refused(argv, message, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["graph", *argv])

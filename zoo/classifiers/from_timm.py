@@ -1,5 +1,5 @@
-"""Networks by timm: GhostNet (arXiv:1911.11907) and EfficientNet-Lite, the EfficientNets (arXiv:1905.11946) without squeeze-and-excitation
-and with ReLU6. timm's fused layers are taken apart, so that a trace shows torch's own.
+"""Networks by timm: GhostNet (arXiv:1911.11907) and EfficientNet-Lite, the EfficientNets (arXiv:1905.11946) without
+squeeze-and-excitation and with ReLU6. timm's fused layers are taken apart, so that a trace shows torch's own.
 """
 
 from torch import nn
@@ -31,7 +31,9 @@ def build(name: str, num_classes: int, input_size: int) -> nn.Module:
 
 
 def _take_apart(model: nn.Module) -> None:
-    """Replace timm's subclasses of torch's layers, in place: batch norm that has its activation inside, and the linear layer."""
+    """Replace timm's subclasses of torch's layers, in place: batch norm that has its activation inside, and the linear
+    layer.
+    """
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.BatchNorm2d) and type(module) is not nn.BatchNorm2d:
             norm = nn.BatchNorm2d(module.num_features, module.eps, module.momentum)

@@ -1,5 +1,6 @@
-"""Networks by torchvision: AlexNet (arXiv:1404.5997), VGG (arXiv:1409.1556), ResNet (arXiv:1512.03385), ResNeXt (arXiv:1611.05431),
-ShuffleNet V2 (arXiv:1807.11164), MobileNet V2 (arXiv:1801.04381) and V3 (arXiv:1905.02244), the last two also with ReLU alone.
+"""Networks by torchvision: AlexNet (arXiv:1404.5997), VGG (arXiv:1409.1556), ResNet (arXiv:1512.03385), ResNeXt
+(arXiv:1611.05431), ShuffleNet V2 (arXiv:1807.11164), MobileNet V2 (arXiv:1801.04381) and V3 (arXiv:1905.02244), the
+last two also with ReLU alone.
 """
 
 import re
@@ -9,8 +10,9 @@ from torchvision import models
 
 from nas.arch import stem_stride
 
-# MobileNets in which every ReLU6 and hard-swish is a ReLU, which costs nothing in integers. In the ReLU variants that StatAssist's authors
-# measured (arXiv:2006.09679) the head of MobileNet V3 kept its hard-swish; here it has none either.
+# MobileNets in which every ReLU6 and hard-swish is a ReLU, which costs nothing in integers. In the ReLU variants that
+# StatAssist's authors measured (arXiv:2006.09679) the head of MobileNet V3 kept its hard-swish; here it has none
+# either.
 RELU_ONLY = {f"{name}_relu": name for name in ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")}
 NAMES = (
     "alexnet",
@@ -23,7 +25,10 @@ NAMES = (
 
 
 def split_width(name: str) -> tuple[str, float | None]:
-    """A MobileNet's name and its width multiplier: "mobilenet_v2_x0_75" is 0.75 times as wide; None where the name says none."""
+    """A MobileNet's name and its width multiplier:
+
+    "mobilenet_v2_x0_75" is 0.75 times as wide; None where the name says none.
+    """
     found = re.fullmatch(r"(mobilenet_v\w+?)_x(\d+)_(\d+)", name)
     if not found or found[1] not in NAMES or not 0 < float(f"{found[2]}.{found[3]}") <= 4:
         return name, None
@@ -31,8 +36,8 @@ def split_width(name: str) -> tuple[str, float | None]:
 
 
 def build(name: str, num_classes: int, input_size: int) -> nn.Module:
-    """torchvision's network, untrained; a MobileNet also at another width, see `split_width`. Up to 64 px its first layers keep the
-    resolution."""
+    """torchvision's network, untrained; a MobileNet also at another width, see `split_width`. Up to 64 px its first
+    layers keep the resolution."""
     name, width = split_width(name)
     options = {} if width is None else {"width_mult": width}
     model = getattr(models, RELU_ONLY.get(name, name))(weights=None, num_classes=num_classes, **options)

@@ -1,8 +1,9 @@
 """ResNet-18 with pre-activation units (arXiv:1603.05027), laid out as in MXNet's model zoo.
 
-Batch norm on the pictures, a strided 7x7 stem with max-pool, four stages of 64, 128, 256 and 512 channels with two units each, then batch
-norm, ReLU, mean and one linear layer. The first unit of EVERY stage has a 1x1 shortcut, taken from the unit's first ReLU: that tensor
-feeds two convolutions and so, quantized, needs one quantizer for both. 21 convolutions, 19 batch norms, 18 ReLUs, 8 additions.
+Batch norm on the pictures, a strided 7x7 stem with max-pool, four stages of 64, 128, 256 and 512 channels with two
+units each, then batch norm, ReLU, mean and one linear layer. The first unit of EVERY stage has a 1x1 shortcut, taken
+from the unit's first ReLU: that tensor feeds two convolutions and so, quantized, needs one quantizer for both. 21
+convolutions, 19 batch norms, 18 ReLUs, 8 additions.
 """
 
 from torch import Tensor, nn
@@ -14,7 +15,10 @@ CHANNELS = (64, 128, 256, 512)
 
 
 class Unit(nn.Module):
-    """conv(relu(bn(x))) twice, plus the shortcut: (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)."""
+    """conv(relu(bn(x))) twice, plus the shortcut:
+
+    (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride).
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, first: bool):
         super().__init__()
@@ -60,4 +64,6 @@ class PreActResNet18(nn.Module):
 
 
 def _stage(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(Unit(in_channels, out_channels, stride, first=True), Unit(out_channels, out_channels, 1, first=False))
+    return nn.Sequential(
+        Unit(in_channels, out_channels, stride, first=True), Unit(out_channels, out_channels, 1, first=False)
+    )

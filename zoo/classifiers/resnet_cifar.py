@@ -1,8 +1,9 @@
 """ResNets for small pictures (arXiv:1512.03385, section 4.2): ResNet-20, -32, -44 and -56.
 
-A 3x3 stem, three stages of 16, 32 and 64 channels with (depth - 2) / 6 blocks each, stages two and three start with stride 2, then the
-mean over the picture and one linear layer: depth - 1 convolutions on the main path. Where the shape changes the shortcut is a 1x1
-convolution with batch norm (the paper's option B), which is one more ordinary integer layer; option A would pad channels with zeros.
+A 3x3 stem, three stages of 16, 32 and 64 channels with (depth - 2) / 6 blocks each, stages two and three start with
+stride 2, then the mean over the picture and one linear layer: depth - 1 convolutions on the main path. Where the shape
+changes the shortcut is a 1x1 convolution with batch norm (the paper's option B), which is one more ordinary integer
+layer; option A would pad channels with zeros.
 """
 
 from torch import Tensor, nn
@@ -14,7 +15,10 @@ CHANNELS = (16, 32, 64)
 
 
 class Block(nn.Module):
-    """relu(conv-bn-relu-conv-bn(x) + shortcut(x)): (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride)."""
+    """relu(conv-bn-relu-conv-bn(x) + shortcut(x)):
+
+    (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride).
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -32,7 +36,10 @@ class Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """(N, 3, H, W) -> logits (N, num_classes). `depth` is 6 n + 2 with n >= 1; raises UserError. Weights as in arXiv:1502.01852."""
+    """(N, 3, H, W) -> logits (N, num_classes).
+
+    `depth` is 6 n + 2 with n >= 1; raises UserError. Weights as in arXiv:1502.01852.
+    """
 
     def __init__(self, depth: int, num_classes: int = 10):
         super().__init__()

@@ -1,12 +1,14 @@
 """Detectors by name, and what makes detections of what their networks compute.
 
-    model = build("ssdlite:frostnet_small_0_5", num_classes=20, input_size=300)       # pictures -> raw outputs: is trained and quantized
+    model = build("ssdlite:frostnet_small_0_5", num_classes=20, input_size=300)       # pictures -> raw outputs: is
+    trained and quantized
     judge = machinery("ssdlite:frostnet_small_0_5", num_classes=20, input_size=300)   # float, without parameters
     losses = judge.losses(model, images, targets)
     found = judge.detections(model, images)
 
-A machinery calls `model` whatever it is: the float network, the same with quantizers attached, an integer network. Anchors, matching,
-losses, decoding and non-maximum suppression are torchvision's. Labels are 0 .. num_classes - 1; the background is no label.
+A machinery calls `model` whatever it is: the float network, the same with quantizers attached, an integer network.
+Anchors, matching, losses, decoding and non-maximum suppression are torchvision's. Labels are 0 .. num_classes - 1; the
+background is no label.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,8 +47,11 @@ def knows(name: str) -> bool:
     return name == "tdsod" or (form in ON_BACKBONES and of != "")
 
 
-def build(name: str, num_classes: int, input_size: int, runs: str | Path = "runs", arch: Architecture | None = None) -> nn.Module:
-    """The float network of a detector, untrained: one of NAMES, with a backbone that zoo.backbones knows in place of <backbone>.
+def build(
+    name: str, num_classes: int, input_size: int, runs: str | Path = "runs", arch: Architecture | None = None
+) -> nn.Module:
+    """The float network of a detector, untrained: one of NAMES, with a backbone that zoo.backbones knows in place of
+    <backbone>.
 
     input_size  pixels a side of the pictures
     arch        of a FrostNet to be the backbone, whatever its name means elsewhere
@@ -79,37 +84,56 @@ class Machinery(Protocol):
 def machinery(name: str, num_classes: int, input_size: int) -> Machinery:
     """The machinery of a detector that `build` made with the same arguments. Raises UserError."""
     form, _ = _parsed(name, num_classes, input_size)
-    kinds = {"tdsod": SSDMachinery, "ssdlite": SSDMachinery, "retinanet": RetinaMachinery, "faster_rcnn": RegionMachinery}
+    kinds = {
+        "tdsod": SSDMachinery,
+        "ssdlite": SSDMachinery,
+        "retinanet": RetinaMachinery,
+        "faster_rcnn": RegionMachinery,
+    }
     return kinds[form](num_classes, input_size)
 
 
 def _parsed(name: str, num_classes: int, input_size: int) -> tuple[str, str]:
     """A detector's form and its backbone, which may be ""."""
     if not knows(name):
-        raise UserError(f"arch: {name!r} is no detector, must be one of {', '.join(NAMES)}, for example ssdlite:frostnet_small_1_0")
+        raise UserError(
+            f"arch: {name!r} is no detector, must be one of {', '.join(NAMES)}, for example ssdlite:frostnet_small_1_0"
+        )
     if not RULES["num_classes"][0](num_classes):
         raise UserError(f"num_classes: {num_classes!r}, must be {RULES['num_classes'][1]}")
     if not isinstance(input_size, int) or input_size < SMALLEST:
-        raise UserError(f"input_size: {input_size!r}, must be a whole number of at least {SMALLEST} pixels for a detector")
+        raise UserError(
+            f"input_size: {input_size!r}, must be a whole number of at least {SMALLEST} pixels for a detector"
+        )
     form, _, of = name.partition(":")
     return form, of
 
 
-# ---- SSD ---------------------------------------------------------------------------------------------------------------------------------
+# ---- SSD ---------------------------------------------------------------------------------------------------
 
 
 class SSDMachinery:
-    """Of SSDLite and Tiny-DSOD: softmax over classes and background, three hard negatives for each positive, boxes at variances .1 and .2.
+    """Of SSDLite and Tiny-DSOD: softmax over classes and background, three hard negatives for each positive, boxes at
+    variances .1 and .2.
 
-    Cells divide the picture evenly whatever its size; SSD's fixed steps hold for 300 px, and put the last of Tiny-DSOD's 2 x 2 cells
-    outside. In a picture without objects there is no positive and so no loss.
+    Cells divide the picture evenly whatever its size; SSD's fixed steps hold for 300 px, and put the last of
+    Tiny-DSOD's 2 x 2 cells outside. In a picture without objects there is no positive and so no loss.
     """
 
     def __init__(self, num_classes: int, input_size: int):
         self.columns, self.size = num_classes + 1, (input_size, input_size)
         self.generator = DefaultBoxGenerator([list(ratios) for ratios in ssdlite.RATIOS], scales=list(SCALES))
-        self.ssd = SSD(nn.Identity(), self.generator, self.size, self.columns, head=nn.Identity(), score_thresh=0.01, nms_thresh=0.45,
-                       detections_per_img=200, topk_candidates=200)  # fmt: skip
+        self.ssd = SSD(
+            nn.Identity(),
+            self.generator,
+            self.size,
+            self.columns,
+            head=nn.Identity(),
+            score_thresh=0.01,
+            nms_thresh=0.45,
+            detections_per_img=200,
+            topk_candidates=200,
+        )
 
     def losses(self, model: Callable, images: Tensor, targets: Boxes) -> dict[str, Tensor]:
         outputs, anchors = self._run(model, images)
@@ -129,7 +153,10 @@ class SSDMachinery:
 
     def _run(self, model: Callable, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         classes, boxes = _split(model(images), 2)
-        rows = {"cls_logits": torch.cat(_rows(classes, self.columns), 1), "bbox_regression": torch.cat(_rows(boxes, 4), 1)}
+        rows = {
+            "cls_logits": torch.cat(_rows(classes, self.columns), 1),
+            "bbox_regression": torch.cat(_rows(boxes, 4), 1),
+        }
         return rows, self.anchors(images, classes)
 
     def _match(self, truth: Tensor, anchors: Tensor) -> Tensor:
@@ -139,16 +166,19 @@ class SSDMachinery:
         return self.ssd.proposal_matcher(box_iou(truth, anchors))
 
 
-# ---- pyramids ----------------------------------------------------------------------------------------------------------------------------
+# ---- pyramids ----------------------------------------------------------------------------------------------
 
 
 class LevelAnchors(AnchorGenerator):
-    """torchvision's anchors around the cells of maps of known strides. (It divides the picture's size by the map's itself, rounded down,
-    which is wrong by up to a pixel a cell where the stride does not divide the picture's size.)"""
+    """torchvision's anchors around the cells of maps of known strides. (It divides the picture's size by the map's
+    itself, rounded down, which is wrong by up to a pixel a cell where the stride does not divide the picture's
+    size.)"""
 
     def __init__(self, input_size: int, sizes: Sequence[float]):
         self.strides = pyramid.strides(input_size)
-        super().__init__([[size * stride for size in sizes] for stride in self.strides], [pyramid.RATIOS] * len(self.strides))
+        super().__init__(
+            [[size * stride for size in sizes] for stride in self.strides], [pyramid.RATIOS] * len(self.strides)
+        )
 
     def levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """(cells x anchors, 4) of each map."""
@@ -156,7 +186,10 @@ class LevelAnchors(AnchorGenerator):
         return self.grid_anchors([list(x.shape[-2:]) for x in maps], [[stride, stride] for stride in self.strides])
 
     def forward(self, images: ImageList, features: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
-        """For each picture; `features` are tuples that begin with the level's map, as the region proposals have them."""
+        """For each picture;
+
+        `features` are tuples that begin with the level's map, as the region proposals have them.
+        """
         return [torch.cat(self.levels([level[0] for level in features]))] * len(images.image_sizes)
 
 
@@ -196,9 +229,16 @@ class RegionMachinery:
         self.columns, self.size = num_classes + 1, (input_size, input_size)
         self.pool = MultiScaleRoIAlign([str(i) for i in range(pyramid.REGION_LEVELS)], pyramid.POOLED, sampling_ratio=2)
         self.proposals = RegionProposalNetwork(
-            LevelAnchors(input_size, pyramid.REGION_SIZES), _Unzip(), fg_iou_thresh=0.7, bg_iou_thresh=0.3, batch_size_per_image=256,
-            positive_fraction=0.5, pre_nms_top_n={"training": 500, "testing": 150}, post_nms_top_n={"training": 250, "testing": 150},
-            nms_thresh=0.7)  # fmt: skip
+            LevelAnchors(input_size, pyramid.REGION_SIZES),
+            _Unzip(),
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=256,
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": 500, "testing": 150},
+            post_nms_top_n={"training": 250, "testing": 150},
+            nms_thresh=0.7,
+        )
 
     def losses(self, model: Callable, images: Tensor, targets: Boxes) -> dict[str, Tensor]:
         maps, sizes, proposals, found = self._propose(model, images, targets)
@@ -217,7 +257,9 @@ class RegionMachinery:
         return _without_background(found)
 
     def _propose(self, model: Callable, images: Tensor, targets: Boxes | None):
-        """The maps to pool from, the pictures' sizes, proposals for each picture, and where there are targets their losses."""
+        """The maps to pool from, the pictures' sizes, proposals for each picture, and where there are targets their
+        losses.
+        """
         outputs = model.features(images)
         maps = {str(i): x.float() for i, x in enumerate(outputs[: pyramid.REGION_LEVELS])}
         objectness, boxes = _split(outputs[pyramid.REGION_LEVELS :], 2)
@@ -227,7 +269,10 @@ class RegionMachinery:
         return maps, pictures.image_sizes, *self.proposals(pictures, levels, targets)
 
     def _regions(self, model: Callable, training: bool) -> RoIHeads:
-        """torchvision's second stage around this model's box head. It is made anew: what it is given becomes a part of it."""
+        """torchvision's second stage around this model's box head.
+
+        It is made anew: what it is given becomes a part of it.
+        """
 
         def box_head(pooled: Tensor) -> tuple[Tensor, Tensor]:
             if not len(pooled):  # nothing proposed: integer networks know no empty batches
@@ -235,9 +280,19 @@ class RegionMachinery:
             classes, boxes = model.box_head(pooled)
             return classes.float(), boxes.float()
 
-        heads = RoIHeads(self.pool, box_head, nn.Identity(), fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=64,
-                         positive_fraction=0.25, bbox_reg_weights=None, score_thresh=0.05, nms_thresh=0.5,
-                         detections_per_img=100)  # fmt: skip
+        heads = RoIHeads(
+            self.pool,
+            box_head,
+            nn.Identity(),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=64,
+            positive_fraction=0.25,
+            bbox_reg_weights=None,
+            score_thresh=0.05,
+            nms_thresh=0.5,
+            detections_per_img=100,
+        )
         heads.training = training
         return heads
 

@@ -1,13 +1,16 @@
-"""RetinaNet (arXiv:1708.02002) and Faster R-CNN (arXiv:1506.01497) on a feature pyramid (arXiv:1612.03144), light enough for a CPU.
+"""RetinaNet (arXiv:1708.02002) and Faster R-CNN (arXiv:1506.01497) on a feature pyramid (arXiv:1612.03144), light
+enough for a CPU.
 
 The pyramid has CHANNELS channels at strides 8, 16, 32 and on. How it differs from the papers':
 * 64 channels, not 256, and two convolutions before each of RetinaNet's outputs, not four.
-* Batch norm behind every convolution but the last ones, so that detectors train from scratch, and nothing of it is left in integers. The
-  levels share the convolutions before an output, each with batch norms of its own: their values differ too much for one.
-* As many levels as the picture's size asks for (`strides`): at 300 px up to stride 64. None at stride 4, and so Faster R-CNN pools its
-  regions from strides 8 to 32.
+* Batch norm behind every convolution but the last ones, so that detectors train from scratch, and nothing of it is left
+  in integers. The levels share the convolutions before an output, each with batch norms of its own: their values differ
+  too much for one.
+* As many levels as the picture's size asks for (`strides`): at 300 px up to stride 64. None at stride 4, and so Faster
+  R-CNN pools its regions from strides 8 to 32.
 * Nearest upsampling, which is exact in integers, to the size of the map that it is added to.
-* Faster R-CNN's regions go through two convolutions, the second strided, and one linear layer, not through two wide linear ones.
+* Faster R-CNN's regions go through two convolutions, the second strided, and one linear layer, not through two wide
+  linear ones.
 """
 
 import math
@@ -25,7 +28,8 @@ HIDDEN = 256  # width of the linear layer of Faster R-CNN's box head
 POOLED = 7  # cells a side of a region's pooled features ..
 REGION_LEVELS = 3  # .. which come from so many levels, the finest ones
 
-# Anchors. A level's are a multiple of its stride wide; RetinaNet's next level begins an octave higher, where this level's three scales end.
+# Anchors. A level's are a multiple of its stride wide; RetinaNet's next level begins an octave higher, where this
+# level's three scales end.
 RATIOS = (0.5, 1.0, 2.0)
 RETINA_SIZES = tuple(3 * 2 ** (i / 3) for i in range(3))
 REGION_SIZES = (4.0,)
@@ -33,7 +37,10 @@ BACKGROUND = 0.99  # how sure RetinaNet is at first that an anchor holds nothing
 
 
 def strides(input_size: int) -> list[int]:
-    """The levels' strides for a picture of that size: 8, 16, 32, and on while RetinaNet's next anchors begin below the picture's size."""
+    """The levels' strides for a picture of that size:
+
+    8, 16, 32, and on while RetinaNet's next anchors begin below the picture's size.
+    """
     found = [8, 16, 32]
     while 2 * RETINA_SIZES[0] * found[-1] < input_size:
         found.append(2 * found[-1])
@@ -41,7 +48,9 @@ def strides(input_size: int) -> list[int]:
 
 
 class Pyramid(nn.Module):
-    """A backbone's maps at strides 8, 16, 32 -> maps of CHANNELS channels at the same strides, then at `extra` coarser ones."""
+    """A backbone's maps at strides 8, 16, 32 -> maps of CHANNELS channels at the same strides, then at `extra` coarser
+    ones.
+    """
 
     def __init__(self, channels: list[int], extra: int):
         super().__init__()
@@ -61,7 +70,9 @@ class Pyramid(nn.Module):
 
 
 class Tower(nn.Module):
-    """`depth` times 3x3 convolution, batch norm, ReLU: the convolutions are those of all levels, the batch norms each level's own."""
+    """`depth` times 3x3 convolution, batch norm, ReLU: the convolutions are those of all levels, the batch norms each
+    level's own.
+    """
 
     def __init__(self, depth: int, levels: int):
         super().__init__()
@@ -80,7 +91,9 @@ class Tower(nn.Module):
 
 
 class RetinaNet(nn.Module):
-    """(N, 3, H, W) -> class logits (N, 9 num_classes, h, w) of each level, then box regressions (N, 36, h, w) of each level."""
+    """(N, 3, H, W) -> class logits (N, 9 num_classes, h, w) of each level, then box regressions (N, 36, h, w) of each
+    level.
+    """
 
     def __init__(self, backbone: Backbone, num_classes: int, levels: int):
         super().__init__()
@@ -98,8 +111,8 @@ class RetinaNet(nn.Module):
 
 
 class Regions(nn.Module):
-    """(N, 3, H, W) -> the three finest maps (N, CHANNELS, h, w), then objectness (N, 3, h, w) of each level, then box regressions
-    (N, 12, h, w) of each."""
+    """(N, 3, H, W) -> the three finest maps (N, CHANNELS, h, w), then objectness (N, 3, h, w) of each level, then box
+    regressions (N, 12, h, w) of each."""
 
     def __init__(self, backbone: Backbone, levels: int):
         super().__init__()
@@ -116,7 +129,8 @@ class Regions(nn.Module):
 
 
 class BoxHead(nn.Module):
-    """Regions' pooled features (R, CHANNELS, 7, 7) -> class logits (R, num_classes + 1) and box regressions (R, 4 (num_classes + 1)).
+    """Regions' pooled features (R, CHANNELS, 7, 7) -> class logits (R, num_classes + 1) and box regressions (R, 4
+    (num_classes + 1)).
 
     Class 0 is the background.
     """
@@ -140,8 +154,8 @@ class BoxHead(nn.Module):
 
 
 class FasterRCNN(nn.Module):
-    """Two traceable parts, `features` (Regions) and `box_head` (BoxHead). What is between them is no network (zoo/detectors/__init__.py): proposals,
-    non-maximum suppression, pooling of regions."""
+    """Two traceable parts, `features` (Regions) and `box_head` (BoxHead). What is between them is no network
+    (zoo/detectors/__init__.py): proposals, non-maximum suppression, pooling of regions."""
 
     PARTS = ("features", "box_head")
 

@@ -1,18 +1,23 @@
-"""SSDLite (arXiv:1512.02325, arXiv:1801.04381): a backbone, four coarser maps, and two convolutions on each of the six, as the authors of
-StatAssist (arXiv:2006.09679) measured it.
+"""SSDLite (arXiv:1512.02325, arXiv:1801.04381): a backbone, four coarser maps, and two convolutions on each of the six,
+as the authors of StatAssist (arXiv:2006.09679) measured it.
 
-Sources are the backbone's last block at stride 8 and its last map at output stride 16 (where MobileNet V2 has 32 and 1280 channels, at 300
-px 38 x 38 and 19 x 19), then three pairs of a 1x1 and a strided 3x3 convolution (10, 5, 3 pixels a side), then the mean over the picture.
+Sources are the backbone's last block at stride 8 and its last map at output stride 16 (where MobileNet V2 has 32 and
+1280 channels, at 300 px 38 x 38 and 19 x 19), then three pairs of a 1x1 and a strided 3x3 convolution (10, 5, 3 pixels
+a side), then the mean over the picture.
 
 How it differs from its namesakes:
-* The heads' 3x3 convolutions are dense, without bias, and with batch norm behind them, as those that were measured; "Lite" heads are
-  depthwise elsewhere. The batch norm folds into the convolution, whose bias it is. Its scales begin at UNDECIDED, not 1: at 1 the hard
-  negatives of a fresh network are the outliers among thousands of random logits, and it takes long to unlearn them.
-* ReLU instead of ReLU6 only where the backbone has it: ssdlite:mobilenet_v2_relu is what was measured, ssdlite:mobilenet_v2 costs the same.
-* Stride 16 instead of 32 is reached by dilation that keeps the network's function (zoo/backbones.py): the block that would stride is not
-  dilated, those after it are. What was measured dilates that block too, which costs the same.
-* The mean is over the whole map, so that pictures of any size will do; at 300 px that is the 3x3 window that was measured.
-* Weights are fresh: extras and heads as measured (Xavier), the backbone as it initialises itself. No ImageNet weights are needed.
+* The heads' 3x3 convolutions are dense, without bias, and with batch norm behind them, as those that were measured;
+  "Lite" heads are depthwise elsewhere. The batch norm folds into the convolution, whose bias it is. Its scales begin at
+  UNDECIDED, not 1: at 1 the hard negatives of a fresh network are the outliers among thousands of random logits, and it
+  takes long to unlearn them.
+* ReLU instead of ReLU6 only where the backbone has it: ssdlite:mobilenet_v2_relu is what was measured,
+  ssdlite:mobilenet_v2 costs the same.
+* Stride 16 instead of 32 is reached by dilation that keeps the network's function (zoo/backbones.py): the block that
+  would stride is not dilated, those after it are. What was measured dilates that block too, which costs the same.
+* The mean is over the whole map, so that pictures of any size will do; at 300 px that is the 3x3 window that was
+  measured.
+* Weights are fresh: extras and heads as measured (Xavier), the backbone as it initialises itself. No ImageNet weights
+  are needed.
 """
 
 from collections.abc import Sequence
@@ -31,7 +36,8 @@ UNDECIDED = 0.1  # deviation of a fresh network's outputs
 
 
 class SSDLite(nn.Module):
-    """(N, 3, H, W) -> class logits (N, boxes x (num_classes + 1), h, w) of the six maps, then regressions (N, boxes x 4, h, w) of the six.
+    """(N, 3, H, W) -> class logits (N, boxes x (num_classes + 1), h, w) of the six maps, then regressions (N, boxes x
+    4, h, w) of the six.
 
     Class 0 of the logits is the background.
     """
@@ -77,7 +83,9 @@ def init_xavier(model: nn.Module) -> None:
 
 
 def _heads(channels: Sequence[int], outputs: Sequence[int]) -> nn.ModuleList:
-    return nn.ModuleList(ConvBNAct(before, after, 3, activation=None) for before, after in zip(channels, outputs, strict=True))
+    return nn.ModuleList(
+        ConvBNAct(before, after, 3, activation=None) for before, after in zip(channels, outputs, strict=True)
+    )
 
 
 def _extra(channels: int) -> nn.Sequential:

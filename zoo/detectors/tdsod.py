@@ -1,8 +1,10 @@
-"""Tiny-DSOD (arXiv:1807.11013): a detector of depthwise dense blocks and a depthwise feature pyramid, to be trained from scratch.
+"""Tiny-DSOD (arXiv:1807.11013): a detector of depthwise dense blocks and a depthwise feature pyramid, to be trained
+from scratch.
 
-Laid out as the authors of StatAssist (arXiv:2006.09679) measured it: the heads are those of zoo/detectors/ssdlite.py, convolutions without bias with
-batch norm behind them. At 300 px the six maps have 38, 19, 10, 5, 3 and 2 pixels a side, and 128 channels each. Unlike what was measured,
-nothing here depends on the picture's size: each bilinear upsampling goes to the size of the map that it is added to.
+Laid out as the authors of StatAssist (arXiv:2006.09679) measured it: the heads are those of zoo/detectors/ssdlite.py,
+convolutions without bias with batch norm behind them. At 300 px the six maps have 38, 19, 10, 5, 3 and 2 pixels a side,
+and 128 channels each. Unlike what was measured, nothing here depends on the picture's size: each bilinear upsampling
+goes to the size of the map that it is added to.
 """
 
 import torch
@@ -19,7 +21,8 @@ PYRAMID = 128  # channels of the pyramid's maps, half of them from each branch o
 
 
 class TDSOD(nn.Module):
-    """(N, 3, H, W) -> class logits (N, boxes x (num_classes + 1), h, w) of the six maps, then regressions (N, boxes x 4, h, w) of the six.
+    """(N, 3, H, W) -> class logits (N, boxes x (num_classes + 1), h, w) of the six maps, then regressions (N, boxes x
+    4, h, w) of the six.
 
     Class 0 of the logits is the background.
     """
@@ -68,7 +71,9 @@ class Down(nn.Module):
         super().__init__()
         half = PYRAMID // 2
         self.pooled = nn.Sequential(_halve(), ConvBNAct(in_channels, half))
-        self.strided = nn.Sequential(ConvBNAct(in_channels, half, activation=None), ConvBNAct(half, half, 3, stride=2, groups=half))
+        self.strided = nn.Sequential(
+            ConvBNAct(in_channels, half, activation=None), ConvBNAct(half, half, 3, stride=2, groups=half)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.pooled(x), self.strided(x)], 1)

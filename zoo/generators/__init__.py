@@ -1,10 +1,12 @@
-"""Generators by name: `build("resnet_6blocks:instance")`; untrained plain float modules, images (N, 3, H, W) -> pictures of that size.
+"""Generators by name: `build("resnet_6blocks:instance")`; untrained plain float modules, images (N, 3, H, W) ->
+pictures of that size.
 
-Both lie in [-1, 1]. Residual generators (arXiv:1603.08155, as in CycleGAN, arXiv:1703.10593), U-Nets (pix2pix, arXiv:1611.07004) and a
-light one of Frost bottlenecks. The norm is part of the name: "NAME:batch" (what NAME alone means), "NAME:instance" or "NAME:none".
+Both lie in [-1, 1]. Residual generators (arXiv:1603.08155, as in CycleGAN, arXiv:1703.10593), U-Nets (pix2pix,
+arXiv:1611.07004) and a light one of Frost bottlenecks. The norm is part of the name: "NAME:batch" (what NAME alone
+means), "NAME:instance" or "NAME:none".
 
-NOTE: the residual ones upsample bilinearly and convolve where the published ones have transposed convolutions, as StatAssist's authors
-(arXiv:2006.09679) have it, and pad by reflection everywhere, which only moves values.
+NOTE: the residual ones upsample bilinearly and convolve where the published ones have transposed convolutions, as
+StatAssist's authors (arXiv:2006.09679) have it, and pad by reflection everywhere, which only moves values.
 """
 
 from collections.abc import Callable
@@ -31,10 +33,11 @@ def knows(name: str) -> bool:
 
 
 def build(name: str, dropout: float = 0.0) -> nn.Module:
-    """The float generator of a name, initialised as published: weights N(0, 0.02), norms N(1, 0.02), biases 0 ("frost_generator:none": see
-    zoo.generators.frost_generator.init_without_norms).
+    """The float generator of a name, initialised as published: weights N(0, 0.02), norms N(1, 0.02), biases 0
+    ("frost_generator:none": see zoo.generators.frost_generator.init_without_norms).
 
-    dropout  the share of values that are dropped in training: in residual blocks, in U-Nets behind the three innermost steps up
+    dropout  the share of values that are dropped in training: in residual blocks, in U-Nets behind the three innermost
+             steps up
     Raises UserError.
     """
     if not RULES["dropout"][0](dropout):
@@ -51,13 +54,18 @@ def build(name: str, dropout: float = 0.0) -> nn.Module:
 
 
 def check_size(name: str, input_size: int) -> None:
-    """Raise UserError where the generator `name` cannot halve and double pictures of `input_size` pixels a side as often as it does."""
+    """Raise UserError where the generator `name` cannot halve and double pictures of `input_size` pixels a side as
+    often as it does.
+    """
     base, norm = _split(name)
     unit = 2 ** UNETS[base] if base in UNETS else {"frost_generator": 8}.get(base, 4)
-    least = max(unit, 16 if (base, norm) == ("frost_generator", "instance") else 8)  # more than one pixel for norms and reflection
+    # more than one pixel for norms and reflection
+    least = max(unit, 16 if (base, norm) == ("frost_generator", "instance") else 8)
     if input_size % unit or input_size < least:
         near = max(least, round(input_size / unit) * unit)
-        raise UserError(f"input_size: {input_size!r}, must be a multiple of {unit} from {least} for {base!r}, such as {near}")
+        raise UserError(
+            f"input_size: {input_size!r}, must be a multiple of {unit} from {least} for {base!r}, such as {near}"
+        )
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -65,16 +73,21 @@ def _split(name: str) -> tuple[str, str]:
     if not knows(name):
         known = [*NAMES, *(f"{base}:{norm}" for base in NAMES for norm in NORMS)]
         near = get_close_matches(name, known, 3, 0.5) or NAMES
-        raise UserError(f"arch: {name!r} is no generator; near it: {', '.join(near)}; each also with :batch, :instance or :none")
+        raise UserError(
+            f"arch: {name!r} is no generator; near it: {', '.join(near)}; each also with :batch, :instance or :none"
+        )
     base, _, norm = name.partition(":")
     return base, norm or "batch"
 
 
-# ---- the networks ------------------------------------------------------------------------------------------------------------------------
+# ---- the networks ------------------------------------------------------------------------------------------
 
 
 class ResNetGenerator(nn.Sequential):
-    """Down to stride 4, `blocks` residual blocks there, up again; `channels` at full resolution. H and W are multiples of 4."""
+    """Down to stride 4, `blocks` residual blocks there, up again;
+
+    `channels` at full resolution. H and W are multiples of 4.
+    """
 
     def __init__(self, blocks: int, dropout: float = 0.0, channels: int = 64):
         wide = 4 * channels
@@ -117,7 +130,8 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
 
 
 class UNet(nn.Module):
-    """`halvings` times down to half the size and up again, each size's picture on the way down laid beside that on the way up.
+    """`halvings` times down to half the size and up again, each size's picture on the way down laid beside that on the
+    way up.
 
     H and W are multiples of 2 ** halvings. The first and the innermost convolution have no norm.
     """
@@ -128,7 +142,10 @@ class UNet(nn.Module):
         pairs = list(zip(widths, widths[1:]))
         self.downs = nn.ModuleList([_down(3, channels)[::2], *(_down(a, b) for a, b in pairs[:-1])])
         self.bottom = nn.Sequential(_down(*pairs[-1])[0], nn.ReLU())
-        ups = [_up(b if i == halvings - 2 else 2 * b, a, dropout if i >= halvings - 4 else 0.0) for i, (a, b) in enumerate(pairs)]
+        ups = [
+            _up(b if i == halvings - 2 else 2 * b, a, dropout if i >= halvings - 4 else 0.0)
+            for i, (a, b) in enumerate(pairs)
+        ]
         self.ups = nn.ModuleList(reversed(ups))
         self.to_picture = nn.Sequential(nn.ConvTranspose2d(2 * channels, 3, 4, 2, 1), nn.Tanh())
 
@@ -144,7 +161,9 @@ class UNet(nn.Module):
 
 
 def _down(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=False), nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.2))
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=False), nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.2)
+    )
 
 
 def _up(in_channels: int, out_channels: int, dropout: float) -> nn.Sequential:
@@ -165,18 +184,22 @@ class Cycle(nn.Module):
         return dict.fromkeys(self.PARTS, images)
 
 
-# ---- norms and weights, of discriminators too --------------------------------------------------------------------------------------------
+# ---- norms and weights, of discriminators too --------------------------------------------------------------
 
 
 class NoNorm(nn.Module):
-    """What it is given. torch.fx sees through it, and so a convolution and its ReLU stay one group; nn.Identity would part them."""
+    """What it is given. torch.fx sees through it, and so a convolution and its ReLU stay one group; nn.Identity would
+    part them.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 def with_norm(model: nn.Module, norm: str) -> nn.Module:
-    """The model, changed in place: its batch norms replaced by instance norms (without weights, as published), or by convolution biases."""
+    """The model, changed in place: its batch norms replaced by instance norms (without weights, as published), or by
+    convolution biases.
+    """
     for parent in [*model.modules()] if norm != "batch" else ():
         for name, module in parent.named_children():
             if isinstance(module, nn.BatchNorm2d):

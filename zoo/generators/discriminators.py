@@ -1,4 +1,5 @@
-"""Discriminators of pix2pix (arXiv:1611.07004) and CycleGAN (arXiv:1703.10593): `build("patch", 6)`; plain float modules, never shipped.
+"""Discriminators of pix2pix (arXiv:1611.07004) and CycleGAN (arXiv:1703.10593): `build("patch", 6)`; plain float
+modules, never shipped.
 
 Batch norms keep no running statistics: discriminators never leave training.
 """
@@ -14,8 +15,9 @@ LEAST_SIZE = {"patch": 32, "pixel": 1}  # pixels
 
 
 def build(name: str, in_channels: int, norm: str = "batch", channels: int = 64) -> nn.Module:
-    """(N, in_channels, H, W) -> logits: "patch" gives one for each of the overlapping squares of 70 x 70 pixels that lie 8 apart, (N, 1,
-    H / 8 - 2, W / 8 - 2), "pixel" one for each pixel, (N, 1, H, W). Weights as zoo.generators.init_weights has them. Raises UserError.
+    """(N, in_channels, H, W) -> logits: "patch" gives one for each of the overlapping squares of 70 x 70 pixels that
+    lie 8 apart, (N, 1, H / 8 - 2, W / 8 - 2), "pixel" one for each pixel, (N, 1, H, W). Weights as
+    zoo.generators.init_weights has them. Raises UserError.
     """
     for field, value, choices in (("discriminator", name, NAMES), ("norm", norm, NORMS)):
         if value not in choices:
@@ -30,7 +32,10 @@ def build(name: str, in_channels: int, norm: str = "batch", channels: int = 64) 
 def check_size(name: str, input_size: int) -> None:
     """Raise UserError where pictures of `input_size` pixels a side are too small for the discriminator."""
     if input_size < LEAST_SIZE[name]:
-        raise UserError(f"input_size: {input_size}, must be {LEAST_SIZE[name]} or more for discriminator {name!r}; smaller ones: 'pixel'")
+        raise UserError(
+            f"input_size: {input_size}, must be {LEAST_SIZE[name]} or more for discriminator {name!r}; smaller ones: "
+            "'pixel'"
+        )
 
 
 def _patch(in_channels: int, channels: int) -> list[nn.Module]:
@@ -44,5 +49,9 @@ def _patch(in_channels: int, channels: int) -> list[nn.Module]:
 
 def _pixel(in_channels: int, channels: int) -> list[nn.Module]:
     wide = 2 * channels
-    middle = [nn.Conv2d(channels, wide, 1, bias=False), nn.BatchNorm2d(wide, track_running_stats=False), nn.LeakyReLU(0.2)]
+    middle = [
+        nn.Conv2d(channels, wide, 1, bias=False),
+        nn.BatchNorm2d(wide, track_running_stats=False),
+        nn.LeakyReLU(0.2),
+    ]
     return [nn.Conv2d(in_channels, channels, 1), nn.LeakyReLU(0.2), *middle, nn.Conv2d(wide, 1, 1, bias=False)]

@@ -1,4 +1,6 @@
-"""A light generator of Frost bottlenecks, our own: the shape of the residual one (zoo.generators), for a small part of its cost."""
+"""A light generator of Frost bottlenecks, our own: the shape of the residual one (zoo.generators), for a small part of
+its cost.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -6,15 +8,17 @@ from torch import Tensor, nn
 from nas.arch import BlockSpec, resolve
 from nas.blocks import Block, ConvBNAct
 
-# Channels at strides 2, 4 and 8; residual Frost blocks at stride 4 on the way up, and at stride 8; their kernel, expansion and squeeze.
+# Channels at strides 2, 4 and 8; residual Frost blocks at stride 4 on the way up, and at stride 8; their kernel,
+# expansion and squeeze.
 WIDTHS, FINE_BLOCKS, BLOCKS, KERNEL, EXPAND, SQUEEZE = (32, 64, 128), 2, 8, 5, 3, 4
 
 
 class FrostGenerator(nn.Module):
     """(N, 3, H, W) -> (N, 3, H, W) in [-1, 1], H and W multiples of 8.
 
-    Down to stride 8 in three steps, blocks there, up again. Each step up but the last is a convolution, a bilinear upsampling and the
-    addition of what the way down had at that size. Nothing but the last convolution runs at full resolution.
+    Down to stride 8 in three steps, blocks there, up again. Each step up but the last is a convolution, a bilinear
+    upsampling and the addition of what the way down had at that size. Nothing but the last convolution runs at full
+    resolution.
     """
 
     def __init__(self, dropout: float = 0.0):
@@ -41,7 +45,9 @@ class FrostGenerator(nn.Module):
 
 
 class Up(nn.Module):
-    """(N, in_channels, H, W), (N, out_channels, 2 H, 2 W) -> the second plus what a 1x1 convolution makes of the first, upsampled."""
+    """(N, in_channels, H, W), (N, out_channels, 2 H, 2 W) -> the second plus what a 1x1 convolution makes of the first,
+    upsampled.
+    """
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -58,14 +64,17 @@ def _block(in_channels: int, out_channels: int, stride: int = 1) -> Block:
 def _residuals(channels: int, count: int, dropout: float) -> nn.Sequential:
     blocks = nn.Sequential(*(_block(channels, channels) for _ in range(count)))
     for block in blocks if dropout else ():
-        block.depthwise.act = nn.Sequential(block.depthwise.act, nn.Dropout(dropout))  # between convolutions, as in a residual block
+        # between convolutions, as in a residual block
+        block.depthwise.act = nn.Sequential(block.depthwise.act, nn.Dropout(dropout))
     return blocks
 
 
 def init_without_norms(model: FrostGenerator) -> None:
-    """Weights, in place, that keep values of one size from layer to layer where no norm does, by fan-in; residual branches begin small.
+    """Weights, in place, that keep values of one size from layer to layer where no norm does, by fan-in; residual
+    branches begin small.
 
-    The published N(0, 0.02) is for wide kernels with norms behind them: a depthwise convolution's 25 weights would leave next to nothing.
+    The published N(0, 0.02) is for wide kernels with norms behind them: a depthwise convolution's 25 weights would
+    leave next to nothing.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

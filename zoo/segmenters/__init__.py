@@ -1,7 +1,8 @@
-"""Segmenters by name: `build("lraspp:frostnet_small_1_0", num_classes=21)`; untrained plain float modules, images -> logits.
+"""Segmenters by name: `build("lraspp:frostnet_small_1_0", num_classes=21)`; untrained plain float modules, images ->
+logits.
 
-Logits come at the network's finest stride: 8 from LR-ASPP, 16 from R-ASPP, 2 from ESPNetv2, 1 from ESPNet. The resize to the picture's
-size has no parameters and belongs to the task.
+Logits come at the network's finest stride: 8 from LR-ASPP, 16 from R-ASPP, 2 from ESPNetv2, 1 from ESPNet. The resize
+to the picture's size has no parameters and belongs to the task.
 """
 
 from difflib import get_close_matches
@@ -30,7 +31,8 @@ def knows(name: str) -> bool:
 def build(name: str, num_classes: int, runs: str | Path = "runs", arch: Architecture | None = None) -> nn.Module:
     """The float network of a name: images (N, 3, H, W), 64 pixels or more a side -> logits (N, num_classes, h, w).
 
-    "espnetv2" is "espnetv2_x1_0"; a backbone is one that `zoo.backbones.backbone` knows, or the FrostNet of `arch`. Raises UserError.
+    "espnetv2" is "espnetv2_x1_0"; a backbone is one that `zoo.backbones.backbone` knows, or the FrostNet of `arch`.
+    Raises UserError.
     """
     if not RULES["num_classes"][0](num_classes):
         raise UserError(f"num_classes: {num_classes!r}, must be {RULES['num_classes'][1]}")

@@ -1,7 +1,9 @@
-"""ESPNet (arXiv:1803.06815), a segmenter of spatial pyramids of dilated convolutions, in the quantizable form of StatAssist's authors
-(arXiv:2006.09679): ReLU for PReLU, no batch norm but in front of a ReLU, bilinear upsampling for transposed convolutions.
+"""ESPNet (arXiv:1803.06815), a segmenter of spatial pyramids of dilated convolutions, in the quantizable form of
+StatAssist's authors (arXiv:2006.09679): ReLU for PReLU, no batch norm but in front of a ReLU, bilinear upsampling for
+transposed convolutions.
 
-Here the bilinear grids have no aligned corners: a weight is then a fraction of the ratio of sizes, for a factor of two 1/4 or 3/4.
+Here the bilinear grids have no aligned corners: a weight is then a fraction of the ratio of sizes, for a factor of two
+1/4 or 3/4.
 """
 
 from itertools import accumulate
@@ -18,10 +20,12 @@ LEAST_WIDTH = 8  # channels of the decoder, which otherwise has as many as there
 
 
 class ESP(nn.Module):
-    """Reduce to a fifth, five dilated 3x3 convolutions side by side, join: (N, in_channels, H, W) -> (N, out_channels, H / stride, ..).
+    """Reduce to a fifth, five dilated 3x3 convolutions side by side, join: (N, in_channels, H, W) -> (N, out_channels,
+    H / stride, ..).
 
-    All but the first are summed up, each to those of smaller dilation, which fills the gaps between a dilated kernel's taps. With
-    `residual` the input is added before the last convolution. The first convolution of all is 1x1, or 3x3 where it strides.
+    All but the first are summed up, each to those of smaller dilation, which fills the gaps between a dilated kernel's
+    taps. With `residual` the input is added before the last convolution. The first convolution of all is 1x1, or 3x3
+    where it strides.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, residual: bool = False):
@@ -31,7 +35,9 @@ class ESP(nn.Module):
         kernel = 1 if stride == 1 else 3
         self.reduce = nn.Conv2d(in_channels, part, kernel, stride, padding=kernel // 2, bias=False)
         widths = (first, part, part, part, part)
-        self.branches = nn.ModuleList(nn.Conv2d(part, n, 3, padding=d, dilation=d, bias=False) for n, d in zip(widths, DILATIONS))
+        self.branches = nn.ModuleList(
+            nn.Conv2d(part, n, 3, padding=d, dilation=d, bias=False) for n, d in zip(widths, DILATIONS)
+        )
         self.join = ConvBNAct(out_channels, out_channels)
         self.residual = residual
 
@@ -43,7 +49,10 @@ class ESP(nn.Module):
 
 
 class ESPNet(nn.Module):
-    """(N, 3, H, W) -> logits (N, num_classes, H, W). The picture itself, halved and quartered, is laid beside the maps of its size."""
+    """(N, 3, H, W) -> logits (N, num_classes, H, W).
+
+    The picture itself, halved and quartered, is laid beside the maps of its size.
+    """
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -57,7 +66,9 @@ class ESPNet(nn.Module):
         self.down3 = ESP(2 * 64 + 3, 128, stride=2)
         self.level3 = nn.Sequential(*(ESP(128, 128, residual=True) for _ in range(REPEATS[1])))
         self.join3 = ConvBNAct(2 * 128, 2 * 128)
-        self.project3 = nn.Sequential(nn.Conv2d(2 * 128, width, 1, bias=False), ConvBNAct(width, width, activation=None))
+        self.project3 = nn.Sequential(
+            nn.Conv2d(2 * 128, width, 1, bias=False), ConvBNAct(width, width, activation=None)
+        )
         self.up3 = ConvBNAct(width, width)
         self.project2 = nn.Conv2d(2 * 64 + 3, width, 1, bias=False)
         self.merge2 = ESP(2 * width, width)

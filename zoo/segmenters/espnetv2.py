@@ -1,5 +1,5 @@
-"""ESPNetv2 (arXiv:1811.11431) as a segmenter, in the quantizable form of StatAssist's authors (arXiv:2006.09679): ReLU for PReLU, no batch
-norm behind the dilated convolutions, a whole 1x1 convolution behind their concatenation.
+"""ESPNetv2 (arXiv:1811.11431) as a segmenter, in the quantizable form of StatAssist's authors (arXiv:2006.09679): ReLU
+for PReLU, no batch norm behind the dilated convolutions, a whole 1x1 convolution behind their concatenation.
 
 The dilated convolutions are fused, each added to the next, as in the paper; what those authors measured drops the sums.
 """
@@ -20,9 +20,11 @@ SCALES = (0.5, 1.0, 1.5, 2.0)
 
 
 class EESP(nn.Module):
-    """Reduce to a quarter, four dilated depthwise convolutions, each added to the one before, join and mix; plus the input where it fits.
+    """Reduce to a quarter, four dilated depthwise convolutions, each added to the one before, join and mix; plus the
+    input where it fits.
 
-    (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride), a ReLU to follow. The first and last convolutions have 4 groups.
+    (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride), a ReLU to follow. The first and last
+    convolutions have 4 groups.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilations: tuple[int, ...], stride: int = 1):
@@ -30,7 +32,8 @@ class EESP(nn.Module):
         part = out_channels // 4
         self.reduce = ConvBNAct(in_channels, part, groups=4)
         self.branches = nn.ModuleList(
-            nn.Conv2d(part, part, 3, stride, padding=dilation, dilation=dilation, groups=part, bias=False) for dilation in dilations
+            nn.Conv2d(part, part, 3, stride, padding=dilation, dilation=dilation, groups=part, bias=False)
+            for dilation in dilations
         )
         self.join = ConvBNAct(out_channels, out_channels)
         self.mix = ConvBNAct(out_channels, out_channels, groups=4, activation=None)
@@ -44,7 +47,9 @@ class EESP(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the resolution: averages beside a strided EESP, plus what two convolutions make of the picture at the new size."""
+    """Half the resolution: averages beside a strided EESP, plus what two convolutions make of the picture at the new
+    size.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, dilations: tuple[int, ...]):
         super().__init__()
@@ -58,12 +63,16 @@ class Down(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """A map beside depthwise convolutions of its averages at a half, a quarter, an eighth and a sixteenth of its size, joined."""
+    """A map beside depthwise convolutions of its averages at a half, a quarter, an eighth and a sixteenth of its size,
+    joined.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
         self.pool = nn.AvgPool2d(3, 2, padding=1)
-        self.stages = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False) for _ in range(4))
+        self.stages = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False) for _ in range(4)
+        )
         self.join = ConvBNAct(5 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +84,10 @@ class Pyramid(nn.Module):
 
 
 class ESPNetv2(nn.Module):
-    """(N, 3, H, W) -> logits (N, num_classes, H / 2, W / 2). `scale` multiplies the channels, 0.5 to 2; raises UserError."""
+    """(N, 3, H, W) -> logits (N, num_classes, H / 2, W / 2).
+
+    `scale` multiplies the channels, 0.5 to 2; raises UserError.
+    """
 
     def __init__(self, num_classes: int, scale: float = 1.0):
         super().__init__()

@@ -1,8 +1,9 @@
 """Segmenters on a backbone: LR-ASPP (arXiv:1905.02244, section 6.4) and R-ASPP (arXiv:1801.04381, section 6.3).
 
-The backbones are the classifiers' own, dilated to stride 16, their last stage as wide as it is there; StatAssist's authors
-(arXiv:2006.09679) halve it, and take MobileNetV2's maps from strides 4 and 8. The context is the mean of the whole map: it fits pictures
-of any size and is not resized. It has no batch norm, which fails on one number a channel, what a batch of one picture has there.
+The backbones are the classifiers' own, dilated to stride 16, their last stage as wide as it is there; StatAssist's
+authors (arXiv:2006.09679) halve it, and take MobileNetV2's maps from strides 4 and 8. The context is the mean of the
+whole map: it fits pictures of any size and is not resized. It has no batch norm, which fails on one number a channel,
+what a batch of one picture has there.
 """
 
 import torch
@@ -14,7 +15,8 @@ from zoo.backbones import Backbone
 
 
 class LRASPP(nn.Module):
-    """(N, 3, H, W) -> logits (N, num_classes, H / 8, W / 8): coarse features, gated by their mean, and finer ones, each classified.
+    """(N, 3, H, W) -> logits (N, num_classes, H / 8, W / 8): coarse features, gated by their mean, and finer ones, each
+    classified.
 
     The gate is a hard sigmoid: no exponential for integers to imitate.
     """
@@ -37,10 +39,11 @@ class LRASPP(nn.Module):
 
 
 class RASPP(nn.Module):
-    """(N, 3, H, W) -> logits (N, num_classes, H / 16, W / 16): a 1x1 convolution of the coarse features beside their mean, classified.
+    """(N, 3, H, W) -> logits (N, num_classes, H / 16, W / 16): a 1x1 convolution of the coarse features beside their
+    mean, classified.
 
-    Of the five branches of ASPP these are the two that arXiv:1801.04381 keeps for mobile networks; the three atrous ones double the cost
-    of MobileNetV2, for little.
+    Of the five branches of ASPP these are the two that arXiv:1801.04381 keeps for mobile networks; the three atrous
+    ones double the cost of MobileNetV2, for little.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, channels: int = 256):
@@ -55,7 +58,8 @@ class RASPP(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         high = self.backbone(images)[-1]
-        context = F.interpolate(self.context(high), size=high.shape[-2:], mode="bilinear", align_corners=False)  # of one pixel: itself
+        # of one pixel: itself
+        context = F.interpolate(self.context(high), size=high.shape[-2:], mode="bilinear", align_corners=False)
         return self.classifier(self.join(torch.cat([self.project(high), context], 1)))
 
 

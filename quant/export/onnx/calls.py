@@ -1,6 +1,8 @@
-"""The ONNX form of traced calls: of everything in an integer graph that is not integer arithmetic. One function for each sort of call.
+"""The ONNX form of traced calls: of everything in an integer graph that is not integer arithmetic. One function for
+each sort of call.
 
-A function here takes a `Site`, appends nodes through it and returns the name of the result (a list of names where there are several).
+A function here takes a `Site`, appends nodes through it and returns the name of the result (a list of names where there
+are several).
 """
 
 import operator
@@ -22,7 +24,10 @@ from quant.quantizers.grid import HALVES_AWAY
 
 @dataclass(frozen=True)
 class Site:
-    """One call: `writer` (quant.export.onnx.export.onnx.graph) that it is written to, its operation, the name that its result gets."""
+    """One call:
+
+    `writer` (quant.export.onnx.export.onnx.graph) that it is written to, its operation, the name that its result gets.
+    """
 
     writer: object
     op: Op
@@ -57,12 +62,18 @@ class Site:
     def real_source(self) -> str:
         """The first argument by float arithmetic, so that no runtime makes integers of what it is given to."""
         name = self.call.args[0].name
-        return self.writer.plain_real(name) if self.writer.graph.op(name).kind == "dequantize" else self.writer.tensor(name)
+        return (
+            self.writer.plain_real(name)
+            if self.writer.graph.op(name).kind == "dequantize"
+            else self.writer.tensor(name)
+        )
 
     def codes_as_numbers(self) -> str:
         """The first argument's codes less their zero point, as float numbers, ready to be averaged."""
         wide = self.node("Cast", [self.source()], "codes", to=TensorProto.FLOAT)
-        centred = self.node("Sub", [wide, self.constant("zero_float", np.float32(self.op.qparams.zero_point))], "centred")
+        centred = self.node(
+            "Sub", [wide, self.constant("zero_float", np.float32(self.op.qparams.zero_point))], "centred"
+        )
         return self.node("Mul", [centred, self.constant("halves_away", np.float32(HALVES_AWAY))], "ready")
 
     def source_shape(self):
@@ -72,12 +83,20 @@ class Site:
         return self.writer.node(kind, inputs, f"{self.output}_{suffix}" if suffix else self.output, **attrs)
 
     def constant(self, suffix: str, value) -> str:
-        return self.writer.constant(f"{self.op.name}_{suffix}", value.detach().numpy() if isinstance(value, Tensor) else value)
+        return self.writer.constant(
+            f"{self.op.name}_{suffix}", value.detach().numpy() if isinstance(value, Tensor) else value
+        )
 
     def unknown(self, why: str = "") -> QuantError:
         function = self.module
-        name = type(function).__name__ if isinstance(function, nn.Module) else getattr(function, "name", getattr(function, "__name__", "?"))
-        return QuantError(f"{self.op.name}: {name} has no ONNX form here{why and f' ({why})'}; replace it, or keep to a torch engine")
+        name = (
+            type(function).__name__
+            if isinstance(function, nn.Module)
+            else getattr(function, "name", getattr(function, "__name__", "?"))
+        )
+        return QuantError(
+            f"{self.op.name}: {name} has no ONNX form here{why and f' ({why})'}; replace it, or keep to a torch engine"
+        )
 
 
 def write_call(writer, op: Op, output: str) -> str | list[str]:
@@ -102,7 +121,9 @@ def _unary(kind: str, **attrs):
 
 
 def _clip(low: float, high: float):
-    return lambda site: site.node("Clip", [site.source(), site.constant("low", np.float32(low)), site.constant("high", np.float32(high))])
+    return lambda site: site.node(
+        "Clip", [site.source(), site.constant("low", np.float32(low)), site.constant("high", np.float32(high))]
+    )
 
 
 def _hardtanh(site: Site) -> str:
@@ -130,8 +151,13 @@ def _softmax(site: Site) -> str:
 
 
 def _pad(site: Site) -> str:
-    """Rows and columns around a picture, of real values or of codes: torch counts from the last dimension, ONNX from the first."""
-    pads, mode = site.setting(1, "padding" if isinstance(site.module, nn.Module) else "pad"), ops.PADS.get(type(site.module))
+    """Rows and columns around a picture, of real values or of codes: torch counts from the last dimension, ONNX from
+    the first.
+    """
+    pads, mode = (
+        site.setting(1, "padding" if isinstance(site.module, nn.Module) else "pad"),
+        ops.PADS.get(type(site.module)),
+    )
     mode = mode or site.setting(2, "mode", "constant")
     if len(pads) != 4 or len(site.shape) != 4 or mode not in ("constant", "reflect", "replicate"):
         raise site.unknown(f"{mode}, {pads}")
@@ -148,7 +174,12 @@ def _conv(site: Site) -> str:
         raise site.unknown(f"padding {layer.padding!r}, {layer.padding_mode!r}")
     transposed = isinstance(layer, nn.ConvTranspose2d)
     attrs = {"output_padding": list(layer.output_padding)} if transposed else {}
-    attrs |= {"strides": list(layer.stride), "pads": 2 * list(layer.padding), "dilations": list(layer.dilation), "group": layer.groups}
+    attrs |= {
+        "strides": list(layer.stride),
+        "pads": 2 * list(layer.padding),
+        "dilations": list(layer.dilation),
+        "group": layer.groups,
+    }
     return site.node("ConvTranspose" if transposed else "Conv", [site.real_source(), *_parameters(site)], **attrs)
 
 
@@ -157,7 +188,9 @@ def _linear(site: Site) -> str:
         return site.node("Gemm", [site.real_source(), *_parameters(site)], transB=1)
     weight, *bias = _parameters(site)
     product = site.node(
-        "MatMul", [site.real_source(), site.node("Transpose", [weight], "transposed", perm=[1, 0])], "product" if bias else ""
+        "MatMul",
+        [site.real_source(), site.node("Transpose", [weight], "transposed", perm=[1, 0])],
+        "product" if bias else "",
     )
     return site.node("Add", [product, *bias]) if bias else product
 
@@ -173,7 +206,11 @@ def _batch_norm(site: Site) -> str:
     if bn.running_var is None:
         raise site.unknown("it keeps no running statistics")
     ones = torch.ones_like(bn.running_var)
-    parts = {"gamma": bn.weight if bn.affine else ones, "beta": bn.bias if bn.affine else 0 * ones, "mean": bn.running_mean}
+    parts = {
+        "gamma": bn.weight if bn.affine else ones,
+        "beta": bn.bias if bn.affine else 0 * ones,
+        "mean": bn.running_mean,
+    }
     inputs = [site.constant(name, value) for name, value in (parts | {"var": bn.running_var}).items()]
     return site.node("BatchNormalization", [site.source(), *inputs], epsilon=bn.eps)
 
@@ -201,7 +238,9 @@ def _binary(kind: str):
 
 def _cat(site: Site) -> str:
     parts = site.call.args[0]
-    tensors = site.writer.tensors[parts.name] if isinstance(parts, Ref) else [site.writer.tensor(ref.name) for ref in parts]
+    tensors = (
+        site.writer.tensors[parts.name] if isinstance(parts, Ref) else [site.writer.tensor(ref.name) for ref in parts]
+    )
     return site.node("Concat", tensors, axis=site.setting(1, "dim", 0) % len(site.shape))
 
 
@@ -223,12 +262,15 @@ def _average_pool(site: Site) -> str:
     ceil, include = int(site.setting(4, "ceil_mode", False)), int(site.setting(5, "count_include_pad", True))
     if site.setting(6, "divisor_override") is not None:
         raise site.unknown("divisor_override")
-    # by float arithmetic: onnxruntime's integer kernel takes 3 to 14 times as long, and is wrong at a last window cut short
+    # by float arithmetic: onnxruntime's integer kernel takes 3 to 14 times as long, and is wrong at a last window cut
+    # short
     return site.node("AveragePool", [site.real_source()], **_window(site), ceil_mode=ceil, count_include_pad=include)
 
 
 def _adaptive_average(site: Site) -> str:
-    """Even windows are an average pool; uneven ones two matrix products: rows of weights 1 / length over each window."""
+    """Even windows are an average pool; uneven ones two matrix products: rows of weights 1 / length over each
+    window.
+    """
     (*_, height, width), (*_, h, w) = site.source_shape(), site.shape
     if (h, w) == (1, 1):
         return site.node("GlobalAveragePool", [site.source()])
@@ -272,7 +314,11 @@ def _resize(site: Site) -> str:
         size = ["", site.constant("factors", np.array([1, 1, *ops.pair(factor)], np.float32))]
     else:  # of all four dimensions: onnxruntime reorders them, and does not heed `axes` then
         batch = site.node("Shape", [source], "batch", start=0, end=2)
-        size = ["", "", site.node("Concat", [batch, site.constant("size", np.array(site.shape[2:], np.int64))], "sizes", axis=0)]
+        size = [
+            "",
+            "",
+            site.node("Concat", [batch, site.constant("size", np.array(site.shape[2:], np.int64))], "sizes", axis=0),
+        ]
     half = "align_corners" if corners else "pytorch_half_pixel"
     how = {"mode": "linear", "coordinate_transformation_mode": half} if mode == "bilinear" else _NEAREST
     return site.node("Resize", [source, *size], **how)
@@ -330,8 +376,12 @@ def _getitem(site: Site) -> str:
     rank, index = len(site.source_shape()), index if isinstance(index, tuple) else (index,)
     if not all(isinstance(i, (int, slice)) or i is Ellipsis for i in index):
         raise site.unknown("only slices and whole numbers")
-    if Ellipsis not in index and not any(isinstance(i, int) for i in index):  # a size worked out in the network: the result's
-        index = tuple(slice(i.start, (i.start or 0) + n) if isinstance(i.stop, Ref) and n else i for i, n in zip(index, site.shape))
+    # a size worked out in the network: the result's
+    if Ellipsis not in index and not any(isinstance(i, int) for i in index):
+        index = tuple(
+            slice(i.start, (i.start or 0) + n) if isinstance(i.stop, Ref) and n else i
+            for i, n in zip(index, site.shape)
+        )
     missing = rank - sum(i is not Ellipsis for i in index)
     at = index.index(Ellipsis) if Ellipsis in index else len(index)
     full = [*index[:at], *[slice(None)] * missing, *index[at + 1 :]]
@@ -340,13 +390,20 @@ def _getitem(site: Site) -> str:
 
 
 def _slice(site: Site, tensor: str, kept: dict[int, slice | int]) -> str:
-    """`tensor` with the axes in `kept` cut; a whole number keeps one entry. The result is the site's unless an axis is dropped."""
+    """`tensor` with the axes in `kept` cut; a whole number keeps one entry.
+
+    The result is the site's unless an axis is dropped.
+    """
     if not kept:
         return tensor
     last = np.iinfo(np.int64).max
     slices = [slice(i, i + 1 or None) if isinstance(i, int) else i for i in kept.values()]
-    parts = {"starts": [s.start or 0 for s in slices], "ends": [last if s.stop is None else s.stop for s in slices],
-             "axes": list(kept), "steps": [s.step or 1 for s in slices]}  # fmt: skip
+    parts = {
+        "starts": [s.start or 0 for s in slices],
+        "ends": [last if s.stop is None else s.stop for s in slices],
+        "axes": list(kept),
+        "steps": [s.step or 1 for s in slices],
+    }
     constants = [site.constant(name, np.array(values, np.int64)) for name, values in parts.items()]
     return site.node("Slice", [tensor, *constants], "sliced" if any(isinstance(i, int) for i in kept.values()) else "")
 
@@ -365,16 +422,26 @@ def _interleaved(site: Site, sh: int, sw: int, kept: dict[int, slice]) -> str:
     """Channels (C, sh, sw) into rows and columns, as quant.integer.deconv.interleave does."""
     _, channels, height, width = site.source_shape()
     apart = site.constant("apart_shape", np.array([-1, channels // (sh * sw), sh, sw, height, width], np.int64))
-    ordered = site.node("Transpose", [site.node("Reshape", [site.source(), apart], "apart")], "ordered", perm=[0, 1, 4, 2, 5, 3])
+    ordered = site.node(
+        "Transpose", [site.node("Reshape", [site.source(), apart], "apart")], "ordered", perm=[0, 1, 4, 2, 5, 3]
+    )
     together = site.constant("together_shape", np.array([-1, channels // (sh * sw), height * sh, width * sw], np.int64))
     return _slice(site, site.node("Reshape", [ordered, together], "together" if kept else ""), kept)
 
 
 _KINDS = {
-    "conv": _conv, "deconv": _conv, "linear": _linear, "batch_norm": _batch_norm,
-    "instance_norm": _instance_norm, "relu": _unary("Relu"), "relu6": _clip(0.0, 6.0),
-    "add": _binary("Add"), "mul": _binary("Mul"), "cat": _cat, "dropout": _same,
-}  # fmt: skip
+    "conv": _conv,
+    "deconv": _conv,
+    "linear": _linear,
+    "batch_norm": _batch_norm,
+    "instance_norm": _instance_norm,
+    "relu": _unary("Relu"),
+    "relu6": _clip(0.0, 6.0),
+    "add": _binary("Add"),
+    "mul": _binary("Mul"),
+    "cat": _cat,
+    "dropout": _same,
+}
 
 _CALLS = {
     function: write
@@ -396,8 +463,21 @@ _CALLS = {
         ((torch.mean, "mean"), _mean),
         ((nn.Upsample, F.interpolate), _resize),
         ((nn.Identity, "contiguous"), _same),
-        ((nn.Flatten, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, "flatten", "view", "reshape", "squeeze", "unsqueeze"),
-         _reshape),
+        (
+            (
+                nn.Flatten,
+                torch.flatten,
+                torch.reshape,
+                torch.squeeze,
+                torch.unsqueeze,
+                "flatten",
+                "view",
+                "reshape",
+                "squeeze",
+                "unsqueeze",
+            ),
+            _reshape,
+        ),
         ((torch.permute, "permute"), _permute),
         ((torch.transpose, "transpose"), _transpose),
         ((torch.chunk, torch.split, "chunk", "split"), _split),
@@ -407,4 +487,4 @@ _CALLS = {
         ((nn.PixelShuffle, F.pixel_shuffle), _pixel_shuffle),
     )
     for function in functions
-}  # fmt: skip
+}

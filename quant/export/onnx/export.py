@@ -1,4 +1,6 @@
-"""ONNX files to deploy: written from the integer graph, checked, run, and compared with the reference before they are called done."""
+"""ONNX files to deploy: written from the integer graph, checked, run, and compared with the reference before they are
+called done.
+"""
 
 import copy
 from collections.abc import Mapping
@@ -28,7 +30,8 @@ class OnnxReport:
     """What `export_onnx` wrote and found when it ran the file in onnxruntime beside the reference.
 
     max_difference  largest at an output, in real units; agreement is the share of equal argmax over dimension 1
-    layer_steps     largest difference of one operation on equal codes, in steps (this and what follows: not for a float model)
+    layer_steps     largest difference of one operation on equal codes, in steps (this and what follows: not for a float
+                    model)
     output_steps    largest difference at an output, in steps of its own grid
     integer_layers  convolutions and linear layers that run as integers; float_ops names what is computed in float
     """
@@ -44,12 +47,16 @@ class OnnxReport:
     float_ops: tuple[str, ...] = ()
 
 
-def export_onnx(model: nn.Module, path: Path | str, images: Tensor | None = None, metadata: Mapping[str, str] | None = None) -> OnnxReport:
+def export_onnx(
+    model: nn.Module, path: Path | str, images: Tensor | None = None, metadata: Mapping[str, str] | None = None
+) -> OnnxReport:
     """Write an attached, trained graph (or a float model) as ONNX with a dynamic batch, opset 18, and check the file.
 
-    images    (N, C, H, W) real, to compare on; their size is the network's input size. Default: noise of the size it was attached with.
+    images    (N, C, H, W) real, to compare on; their size is the network's input size. Default: noise of the size it
+              was attached with.
     metadata  texts to store in the file, beside what the comparison found. The same call writes the same bytes.
-    Raises QuantError where an operation has no ONNX form, a layer is off by more than 2 steps, or one with integer weights stays float.
+    Raises QuantError where an operation has no ONNX form, a layer is off by more than 2 steps, or one with integer
+    weights stays float.
     """
     quantized = any(isinstance(m, Quantizer) for m in model.modules())
     if not quantized and images is None:
@@ -59,7 +66,8 @@ def export_onnx(model: nn.Module, path: Path | str, images: Tensor | None = None
         graph = lower(model if quantized else prepare(model, images))
         images = _noise(graph) if images is None else images
         proto = to_onnx(graph, [tuple(images.shape)])
-        onnx.checker.check_model(proto)  # its inference of shapes does not know a last window cut short; onnxruntime's does
+        # its inference of shapes does not know a last window cut short; onnxruntime's does
+        onnx.checker.check_model(proto)
         network = OnnxNetwork(to_bytes(proto), "onnxruntime")
         got = network(images)
         got = leaves(got)
@@ -87,14 +95,20 @@ def _compare_codes(graph: IntGraph, proto: onnx.ModelProto, images: Tensor, got:
     fused = _integer_layers(graph, optimised(proto))
     expected = leaves(reference(images))
     furthest = max(d / step for d, step in zip(differences(expected, got), output_steps(graph), strict=True))
-    found = _compare(expected, got) | {"layer_steps": steps[worst], "output_steps": round(furthest, 2), "integer_layers": fused}
+    found = _compare(expected, got) | {
+        "layer_steps": steps[worst],
+        "output_steps": round(furthest, 2),
+        "integer_layers": fused,
+    }
     return found | {"float_ops": tuple(executor.float_ops)}
 
 
 def _compare_float(expected: list[Tensor], got: list[Tensor]) -> dict:
     for number, (one, difference) in enumerate(zip(expected, differences(expected, got), strict=True)):
         if not difference <= FLOAT_TOLERANCE * max(1.0, one.abs().max().item()):
-            raise QuantError(f"onnxruntime is off by {difference:g} at output {number}; a call of the model has no ONNX form here")
+            raise QuantError(
+                f"onnxruntime is off by {difference:g} at output {number}; a call of the model has no ONNX form here"
+            )
     return _compare(expected, got)
 
 
@@ -109,5 +123,7 @@ def _integer_layers(graph: IntGraph, optimised: onnx.ModelProto) -> int:
     wanted = sum(op.kind in ("conv", "linear", "batch_norm") for op in graph.ops)
     if fused < wanted:
         left = [n.name for n in optimised.graph.node if n.op_type in ("Conv", "FusedConv", "Gemm", "MatMul")]
-        raise QuantError(f"onnxruntime left {wanted - fused} of {wanted} integer layers in float: {', '.join(left[:3])} ..")
+        raise QuantError(
+            f"onnxruntime left {wanted - fused} of {wanted} integer layers in float: {', '.join(left[:3])} .."
+        )
     return fused

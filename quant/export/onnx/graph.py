@@ -1,9 +1,11 @@
-"""An integer graph in ONNX's language: quantize and dequantize pairs around float operators, which runtimes fuse to integer kernels.
+"""An integer graph in ONNX's language: quantize and dequantize pairs around float operators, which runtimes fuse to
+integer kernels.
 
     codes -> DequantizeLinear -> Conv (weights and biases dequantized by channel) -> QuantizeLinear -> codes
 
-Every number is the integer graph's own: int8 weights with one scale a channel, int32 biases in units of input scale times weight scale.
-What only moves codes (max-pool, reshape, slices) works on the uint8 tensors themselves. The batch is the one dynamic dimension.
+Every number is the integer graph's own: int8 weights with one scale a channel, int32 biases in units of input scale
+times weight scale. What only moves codes (max-pool, reshape, slices) works on the uint8 tensors themselves. The batch
+is the one dynamic dimension.
 """
 
 import re
@@ -28,7 +30,8 @@ Shape = tuple[int | None, ...]  # None: as many as the batch has pictures
 
 
 def to_onnx(graph: IntGraph, shapes: list[tuple[int, ...]] | None = None) -> onnx.ModelProto:
-    """The ONNX model of an integer graph, from inputs "name" (N, ...) to outputs; uint8 where the graph takes or gives codes.
+    """The ONNX model of an integer graph, from inputs "name" (N, ...) to outputs; uint8 where the graph takes or gives
+    codes.
 
     shapes: of each input, batch included (default: as the network was attached). The same graph gives the same bytes.
     Raises QuantError naming an operation that has no ONNX form.
@@ -37,7 +40,9 @@ def to_onnx(graph: IntGraph, shapes: list[tuple[int, ...]] | None = None) -> onn
 
 
 class Values:
-    """Shapes of every operation's result, tensor or tuple of such, from running it without data for two sizes of batch."""
+    """Shapes of every operation's result, tensor or tuple of such, from running it without data for two sizes of
+    batch.
+    """
 
     def __init__(self, graph: IntGraph, shapes: list[tuple[int, ...]]):
         self._two, self._three = (_shapes(graph, [(n, *shape[1:]) for shape in shapes]) for n in (2, 3))
@@ -86,13 +91,20 @@ class _Writer:
         parts = self.tensors.get(op.inputs[0])
         if isinstance(parts, list):
             grid = self.grid(self.graph.op(op.inputs[0]))
-            self.tensors[op.name] = [self.node("DequantizeLinear", [part, *grid], f"{part}_dequantized") for part in parts]
+            self.tensors[op.name] = [
+                self.node("DequantizeLinear", [part, *grid], f"{part}_dequantized") for part in parts
+            ]
         else:
             self.tensors[op.name] = self.real(op.inputs[0])
 
     def conv(self, op: Op) -> None:
         stride, padding, dilation = (ops.pair(op.attrs[name]) for name in ("stride", "padding", "dilation"))
-        attrs = {"strides": stride, "pads": 2 * padding, "dilations": dilation, "kernel_shape": list(op.weight.shape[2:])}
+        attrs = {
+            "strides": stride,
+            "pads": 2 * padding,
+            "dilations": dilation,
+            "kernel_shape": list(op.weight.shape[2:]),
+        }
         self.weighted(op, "Conv", op.weight, op.weight_scale, **attrs, group=op.attrs["groups"])
 
     def linear(self, op: Op) -> None:
@@ -101,7 +113,9 @@ class _Writer:
         else:  # as vectors, because that has an integer kernel
             source, flat = self.graph.op(op.inputs[0]), replace(op, name=f"{op.name}_vectors")
             vectors = self.reshape(self.tensor(source.name), (None, op.weight.shape[1]), f"{op.name}_input")
-            self.real_of[flat.name] = self.node("DequantizeLinear", [vectors, *self.grid(source)], f"{op.name}_input_dequantized")
+            self.real_of[flat.name] = self.node(
+                "DequantizeLinear", [vectors, *self.grid(source)], f"{op.name}_input_dequantized"
+            )
             self.weighted(flat, "Gemm", op.weight, op.weight_scale, self.real_of[flat.name], transB=1)
             self.tensors[op.name] = self.reshape(self.tensor(flat.name), self.values.shape(op.name), op.name)
 
@@ -115,8 +129,19 @@ class _Writer:
 
     def instance_norm(self, op: Op) -> None:
         """By float arithmetic: no runtime has it for integers."""
-        affine = [self.constant(f"{op.name}_{name}", values.numpy()) for name, values in (("gamma", op.weight_scale), ("beta", op.bias))]
-        self.land(op, self.node("InstanceNormalization", [self.real(op.inputs[0]), *affine], f"{op.name}_result", epsilon=op.attrs["eps"]))
+        affine = [
+            self.constant(f"{op.name}_{name}", values.numpy())
+            for name, values in (("gamma", op.weight_scale), ("beta", op.bias))
+        ]
+        self.land(
+            op,
+            self.node(
+                "InstanceNormalization",
+                [self.real(op.inputs[0]), *affine],
+                f"{op.name}_result",
+                epsilon=op.attrs["eps"],
+            ),
+        )
 
     def add(self, op: Op) -> None:
         self.combine(op, "Add")
@@ -129,7 +154,9 @@ class _Writer:
         self.combine(op, "Concat", axis=op.attrs["dim"] % dims)
 
     def relu(self, op: Op) -> None:
-        self.tensors[op.name] = self.node("Max", [self.tensor(op.inputs[0]), self.constant(f"{op.name}_zero", _uint8(op))], op.name)
+        self.tensors[op.name] = self.node(
+            "Max", [self.tensor(op.inputs[0]), self.constant(f"{op.name}_zero", _uint8(op))], op.name
+        )
 
     def function(self, op: Op) -> None:
         self.land(op, write_call(self, op, f"{op.name}_result"))
@@ -150,14 +177,21 @@ class _Writer:
     def weighted(self, op: Op, kind: str, weight: Tensor, scale: Tensor, source: str = "", **attrs) -> None:
         step = np.float32(self.graph.op(op.inputs[0]).qparams.scale) * scale.numpy()
         bias = np.round(op.bias.double().numpy() / step.astype(np.float64)).astype(np.int32)
-        inputs = [source or self.real(op.inputs[0]), self.by_channel(f"{op.name}_weight", weight.numpy(), scale.numpy())]
+        inputs = [
+            source or self.real(op.inputs[0]),
+            self.by_channel(f"{op.name}_weight", weight.numpy(), scale.numpy()),
+        ]
         inputs.append(self.by_channel(f"{op.name}_bias", bias, step))
         self.land(op, self.node(kind, inputs, f"{op.name}_result", **attrs))
 
     def by_channel(self, name: str, codes: np.ndarray, scale: np.ndarray) -> str:
         """A constant's real values, from codes with one scale for each entry of their first axis."""
         zeros = np.zeros(len(scale), codes.dtype)
-        inputs = [self.constant(name, codes), self.constant(f"{name}_scale", scale), self.constant(f"{name}_zero", zeros)]
+        inputs = [
+            self.constant(name, codes),
+            self.constant(f"{name}_scale", scale),
+            self.constant(f"{name}_zero", zeros),
+        ]
         return self.node("DequantizeLinear", inputs, f"{name}_real", axis=0)
 
     def combine(self, op: Op, kind: str, **attrs) -> None:
@@ -175,11 +209,15 @@ class _Writer:
     def real(self, name: str) -> str:
         """The dequantized values of an operation's codes."""
         if name not in self.real_of:
-            self.real_of[name] = self.node("DequantizeLinear", [self.tensor(name), *self.grid(self.graph.op(name))], f"{name}_dequantized")
+            self.real_of[name] = self.node(
+                "DequantizeLinear", [self.tensor(name), *self.grid(self.graph.op(name))], f"{name}_dequantized"
+            )
         return self.real_of[name]
 
     def plain_real(self, name: str) -> str:
-        """A "dequantize" operation's values by float arithmetic: a runtime would quantize the weights of a float layer behind the other."""
+        """A "dequantize" operation's values by float arithmetic: a runtime would quantize the weights of a float layer
+        behind the other.
+        """
         codes = self.graph.op(self.graph.op(name).inputs[0])
         scale, zero = codes.qparams.scale, codes.qparams.zero_point
         wide = self.node("Cast", [self.tensor(codes.name)], f"{name}_wide", to=TensorProto.FLOAT)
@@ -187,7 +225,10 @@ class _Writer:
         return self.node("Mul", [moved, self.constant(f"{name}_scale_float", np.float32(scale))], f"{name}_plain")
 
     def grid(self, op: Op) -> list[str]:
-        return [self.constant(f"{op.name}_scale", np.float32(op.qparams.scale)), self.constant(f"{op.name}_zero", _uint8(op))]
+        return [
+            self.constant(f"{op.name}_scale", np.float32(op.qparams.scale)),
+            self.constant(f"{op.name}_zero", _uint8(op)),
+        ]
 
     # plumbing
 
@@ -195,7 +236,9 @@ class _Writer:
         """The one tensor that an operation makes."""
         found = self.tensors.get(name)
         if not isinstance(found, str):
-            raise QuantError(f"{name}: does not make one tensor, but an operation that has an ONNX form reads it as one")
+            raise QuantError(
+                f"{name}: does not make one tensor, but an operation that has an ONNX form reads it as one"
+            )
         return found
 
     def node(self, kind: str, inputs: list[str], output: str | list[str], **attrs) -> str | list[str]:
@@ -215,7 +258,10 @@ class _Writer:
         return name
 
     def output(self, path: str, ref: Ref) -> onnx.ValueInfoProto:
-        """An output of the model, under a name of its own: "output", or with its place where there are several, as in "output_1"."""
+        """An output of the model, under a name of its own:
+
+        "output", or with its place where there are several, as in "output_1".
+        """
         name = f"output{path}"
         while name in self.values:
             name += "_"
@@ -257,9 +303,13 @@ def _shapes(graph: IntGraph, shapes: list[tuple[int, ...]]) -> dict[str, object]
         for op in graph.ops:
             dtype = torch.uint8 if op.qparams else torch.float32
             try:
-                values[op.name] = torch.empty(rest.pop(0), dtype=dtype) if op.kind == "input" else executor.step(op, values)
+                values[op.name] = (
+                    torch.empty(rest.pop(0), dtype=dtype) if op.kind == "input" else executor.step(op, values)
+                )
             except RuntimeError as error:  # a method whose values are more than rounded reads its own parameters
-                raise QuantError(f"{op.name}: has no ONNX form here ({str(error).splitlines()[0]}); keep to a torch engine") from error
+                raise QuantError(
+                    f"{op.name}: has no ONNX form here ({str(error).splitlines()[0]}); keep to a torch engine"
+                ) from error
     return values
 
 
@@ -272,14 +322,20 @@ def _merge(two: object, three: object) -> Shape | list[Shape] | None:
 
 
 def _paths(output: Ref | tuple, path: str = "") -> list[tuple[str, Ref]]:
-    """Every output with its place: "" where it is the only one, "_1" for the second one, "_1_0" for the first part of that."""
+    """Every output with its place:
+
+    "" where it is the only one, "_1" for the second one, "_1_0" for the first part of that.
+    """
     if isinstance(output, Ref):
         return [(path, output)]
     return [found for i, part in enumerate(output) for found in _paths(part, f"{path}_{i}")]
 
 
 def structure(names: list[str]) -> int | tuple:
-    """What a model gives, by the names of its outputs: the number of one, or (nested) tuples of such. Of foreign names, a flat tuple."""
+    """What a model gives, by the names of its outputs: the number of one, or (nested) tuples of such.
+
+    Of foreign names, a flat tuple.
+    """
     found = [re.fullmatch(r"output((?:_[0-9]{1,3}){0,5})_*", name) for name in names]
     places = {tuple(int(i) for i in match[1].split("_")[1:]): number for number, match in enumerate(found) if match}
     nested = _nested(places) if len(places) == len(names) else None
@@ -292,7 +348,10 @@ def _nested(places: dict[tuple[int, ...], int]) -> int | tuple | None:
     """Numbers by place as (nested) tuples; None where places are missing, or in each other's way."""
     if () in places:
         return places[()] if len(places) == 1 else None
-    groups = [{place[1:]: n for place, n in places.items() if place[0] == first} for first in range(1 + max(p[0] for p in places))]
+    groups = [
+        {place[1:]: n for place, n in places.items() if place[0] == first}
+        for first in range(1 + max(p[0] for p in places))
+    ]
     parts = [_nested(group) if group else None for group in groups]
     return None if None in parts else tuple(parts)
 

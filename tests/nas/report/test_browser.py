@@ -1,4 +1,7 @@
-"""A report, opened in a browser: whole, readable on a phone, and silent on the console. Skipped only where no browser is installed."""
+"""A report, opened in a browser: whole, readable on a phone, and silent on the console.
+
+Skipped only where no browser is installed.
+"""
 
 import html
 import json
@@ -13,11 +16,21 @@ from tests.synthetic import search_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update "
     "--disable-sync --hide-scrollbars --virtual-time-budget=10000 --enable-logging=stderr"
 ).split()
-SECTIONS = ["Architecture", "Latency", "Alphas over time", "Health", "Pareto front", "Predicted against measured", "Metrics", "Curves",
-            "Configuration"]  # fmt: skip
+SECTIONS = [
+    "Architecture",
+    "Latency",
+    "Alphas over time",
+    "Health",
+    "Pareto front",
+    "Predicted against measured",
+    "Metrics",
+    "Curves",
+    "Configuration",
+]
 PHONE, DESKTOP = 400, 1200
 
 # The report stands in frames of both widths, as it is, policy included; this page looks into them from outside.
@@ -26,7 +39,8 @@ const frames = [...document.querySelectorAll("iframe")];
 const box = e => e.getBoundingClientRect();
 const look = frame => {
   const page = frame.contentDocument, all = s => [...page.querySelectorAll(s)];
-  const wide = all("body *").filter(e => box(e).right > frame.clientWidth + 1 && !e.closest(".scroll, svg") && box(e).width > 0);
+  const wide = all("body *")
+    .filter(e => box(e).right > frame.clientWidth + 1 && !e.closest(".scroll, svg") && box(e).width > 0);
   const clipped = all("svg.plot").flatMap(svg => [...svg.querySelectorAll("text")].filter(text => {
     const a = box(text), b = box(svg);
     return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1;
@@ -61,7 +75,8 @@ def _console(result) -> list[str]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    run = search_run(tmp_path_factory.mktemp("runs") / "frostnet_a", every=150)  # few columns: such heat maps could grow out of place
+    # few columns: such heat maps could grow out of place
+    run = search_run(tmp_path_factory.mktemp("runs") / "frostnet_a", every=150)
     return write_report(run.path)
 
 
@@ -69,7 +84,9 @@ def report(tmp_path_factory):
 def seen(report):
     """What the page looks like on a phone and on a desktop: [phone, desktop], see MEASURE."""
     text = html.escape(report.read_text())
-    frames = "".join(f'<iframe width="{w}" height="800" style="border: 0" srcdoc="{text}"></iframe>' for w in (PHONE, DESKTOP))
+    frames = "".join(
+        f'<iframe width="{w}" height="800" style="border: 0" srcdoc="{text}"></iframe>' for w in (PHONE, DESKTOP)
+    )
     page = report.parent / "frames.html"
     page.write_text(f"<!doctype html><meta charset=utf-8><pre></pre>{frames}<script>{MEASURE}</script>")
     result = _browse(page, "--dump-dom")
@@ -121,7 +138,9 @@ def test_the_page_opens_without_a_word_on_the_console(report):
 
 def test_the_policy_blocks_what_a_page_would_load_and_the_console_says_so(tmp_path, report):
     page = tmp_path / "loads.html"
-    page.write_text(report.read_text().replace("<header>", "<header><script>document.title = 'run'</script><img src='other.png'>"))
+    page.write_text(
+        report.read_text().replace("<header>", "<header><script>document.title = 'run'</script><img src='other.png'>")
+    )
     result = _browse(page, "--dump-dom")
     assert "<title>run" not in result.stdout
     assert sum("Content Security Policy" in line for line in _console(result)) == 2

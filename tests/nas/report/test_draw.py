@@ -61,7 +61,10 @@ def test_each_resolution_is_written_once():
 
 def _every_op() -> Architecture:
     """One block of each op, the last with another activation."""
-    block = lambda op, squeeze, act="relu": BlockSpec(op, 5, 32, 32, 1, 3, squeeze, act)  # noqa: E731
+
+    def block(op, squeeze, act="relu"):
+        return BlockSpec(op, 5, 32, 32, 1, 3, squeeze, act)
+
     blocks = (block("mb", 0), block("frost", 4), block("se", 4), block("add", 2, "hard_swish"))
     return Architecture("every_op", 32, StemSpec(3, 32, 3, 1, "relu"), blocks, HeadSpec(32, 64, 10, 0, "relu"))
 
@@ -74,7 +77,12 @@ def test_each_op_has_a_colour_of_its_own():
 
 def test_blocks_in_words():
     blocks = _every_op().blocks
-    assert [full_name(b) for b in blocks] == ["mb 5×5 e3", "frost 5×5 e3 r4", "se 5×5 e3 r4", "add 5×5 hard_swish e3 r2"]
+    assert [full_name(b) for b in blocks] == [
+        "mb 5×5 e3",
+        "frost 5×5 e3 r4",
+        "se 5×5 e3 r4",
+        "add 5×5 hard_swish e3 r2",
+    ]
     assert [words(b).squeeze for b in blocks] == ["", "+8  (r4)", "24  (r4)", "16  (r2)"]
     assert [words(b).hidden for b in blocks] == ["96  (e3)", "120  (e3)", "96  (e3)", "96  (e3)"]
     assert {words(b).stride for b in blocks} == {"residual"}
@@ -89,7 +97,10 @@ def test_the_text_drawing_has_a_line_a_part_and_can_be_ascii():
     assert plain.isascii() and plain.splitlines()[0].count("#") == lines[0].count("█")
 
 
-ROWS = [{"step": i, "phase": "float" if i < 5 else "qat", "loss": 2.0 - 0.1 * i, "expected_ms": 3.0, "target_ms": 2.5} for i in range(10)]
+ROWS = [
+    {"step": i, "phase": "float" if i < 5 else "qat", "loss": 2.0 - 0.1 * i, "expected_ms": 3.0, "target_ms": 2.5}
+    for i in range(10)
+]
 
 
 def _lines(figure):
@@ -115,7 +126,9 @@ def test_a_long_curve_is_drawn_with_its_running_mean():
     assert _lines(figure)["loss"].get_ydata() == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize("rows", [[], [{"note": "x"}], [{"step": 1, "loss": None}], [{"loss": 1.0}], [{"step": 1, "ok": True}]])
+@pytest.mark.parametrize(
+    "rows", [[], [{"note": "x"}], [{"step": 1, "loss": None}], [{"loss": 1.0}], [{"step": 1, "ok": True}]]
+)
 def test_a_log_without_numbers_has_no_curves(rows):
     assert curves_figure(rows) is None
 
@@ -164,7 +177,12 @@ def test_networks_without_names_and_a_front_without_a_choice_are_drawn():
     assert front_figure({"networks": [{"latency_ms": 1.0, "score": 1.0}]}).axes
 
 
-MEASURED = {"networks": [{"name": "a", "latency_ms": 1.05, "measured_ms": 1.0}, {"name": "b", "latency_ms": 1.9, "measured_ms": 2.0}]}
+MEASURED = {
+    "networks": [
+        {"name": "a", "latency_ms": 1.05, "measured_ms": 1.0},
+        {"name": "b", "latency_ms": 1.9, "measured_ms": 2.0},
+    ]
+}
 
 
 def test_prediction_errors_are_relative_to_what_was_measured():
@@ -188,7 +206,9 @@ def test_without_measurements_there_is_no_such_picture(data):
 
 def test_an_inline_svg_keeps_its_ids_apart_and_its_text_as_text():
     one, two = (inline_svg(front_figure(FRONT), name, "a <front>") for name in ("one", "two"))
-    assert one.startswith('<svg class="plot" role="img" aria-label="a &lt;front&gt;"') and one.rstrip().endswith("</svg>")
+    assert one.startswith('<svg class="plot" role="img" aria-label="a &lt;front&gt;"') and one.rstrip().endswith(
+        "</svg>"
+    )
     ids = [set(re.findall(' id="([^"]*)"', svg)) for svg in (one, two)]
     assert ids[0] and not ids[0] & ids[1]
     assert ">target 3 ms</text>" in one

@@ -27,13 +27,17 @@ EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 @pytest.fixture
 def run(tmp_path):
     run = Run(tmp_path / "frostnet_a")
-    run.write_json("config.json", {"command": "python search.py --data <x>&", "seed": 0, "name": "<script>alert(1)</script>"})
+    run.write_json(
+        "config.json", {"command": "python search.py --data <x>&", "seed": 0, "name": "<script>alert(1)</script>"}
+    )
     NET.save(run.path / "arch.json")
     parts = {row.name: 0.1 for row in cost(NET).rows}
     run.write_json("latency.json", {"parts": parts, "predicted_ms": 1.6, "measured_ms": 1.58})
     run.append_log({"step": 1, "loss": 2.0})
     run.append_log({"step": 2, "loss": 1.0})
-    run.write_json("front.json", {"points": [{"latency_ms": 1.0, "score": 1.0}], "networks": [{"name": "n<1>", "latency_ms": 1.0}]})
+    run.write_json(
+        "front.json", {"points": [{"latency_ms": 1.0, "score": 1.0}], "networks": [{"name": "n<1>", "latency_ms": 1.0}]}
+    )
     run.write_json(
         "metrics.json",
         {
@@ -88,7 +92,9 @@ def _page(run):
 
 
 def _harmless(page):
-    """Nothing in the page runs or is fetched: no such tag, no handler, no address but data and places in the page itself."""
+    """Nothing in the page runs or is fetched: no such tag, no handler, no address but data and places in the page
+    itself.
+    """
     assert not {"script", "link", "iframe", "object", "embed", "form", "base", "foreignobject"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     for value in page.values("src", "href", "xlink:href"):
@@ -96,13 +102,22 @@ def _harmless(page):
     assert "@import" not in page.text and not re.search(r"url\((?!#)", page.text)
 
 
-# ---- the whole page ----
+# ---- the whole page ----------------------------------------------------------------------------------------
 
 
 def test_a_search_has_every_section(whole):
     page = _Page((whole.path / "report.html").read_text())
-    assert page.headings() == ["Architecture", "Latency", "Alphas over time", "Health", "Pareto front", "Predicted against measured",
-                               "Metrics", "Curves", "Configuration"]  # fmt: skip
+    assert page.headings() == [
+        "Architecture",
+        "Latency",
+        "Alphas over time",
+        "Health",
+        "Pareto front",
+        "Predicted against measured",
+        "Metrics",
+        "Curves",
+        "Configuration",
+    ]
     figures = {p.name for p in whole.figure("").iterdir()}
     assert figures == {"architecture.png", "front.png", "curves.png", "prediction.png"}
 
@@ -121,7 +136,9 @@ def test_no_id_stands_twice_and_each_reference_is_to_one(whole):
     page = _Page((whole.path / "report.html").read_text())
     ids = page.values("id")
     assert len(set(ids)) == len(ids)
-    uses = [v for v in page.values("href", "xlink:href") if v.startswith("#")] + re.findall(r"url\((#[^)]*)\)", page.text)
+    uses = [v for v in page.values("href", "xlink:href") if v.startswith("#")] + re.findall(
+        r"url\((#[^)]*)\)", page.text
+    )
     assert uses and {use[1:] for use in uses} <= set(ids)
 
 
@@ -148,7 +165,10 @@ def test_a_run_with_only_a_log_has_a_page_too(tmp_path):
 def test_a_retraining_shows_its_network_its_result_and_its_warnings(tmp_path):
     run = Run(tmp_path / "r")
     run.write_json("network.json", {"name": "mobilenet_v2", "input_size": 32})
-    rows = [{"network": "float", "top1_test": 0.8, "latency_ms": 3.0}, {"network": "int8", "top1_test": 0.75, "latency_ms": 1.25}]
+    rows = [
+        {"network": "float", "top1_test": 0.8, "latency_ms": 3.0},
+        {"network": "int8", "top1_test": 0.75, "latency_ms": 1.25},
+    ]
     run.write_json("metrics.json", {"params": 2236106, "macs": 6300000, "networks": rows, "warnings": ["a < b"]})
     page = _page(run)
     assert page.headings() == ["Network", "Metrics"]
@@ -156,13 +176,16 @@ def test_a_retraining_shows_its_network_its_result_and_its_warnings(tmp_path):
         assert text in page.words
 
 
-# ---- text from outside ----
+# ---- text from outside -------------------------------------------------------------------------------------
 
 
 def test_a_segmenter_shows_itself_and_its_architecture_as_a_backbone(tmp_path):
     run = Run(tmp_path / "lraspp")
     run.write_json("network.json", {"task": "segmentation", "name": "lraspp:small", "input_size": 96})
-    run.write_json("metrics.json", {"params": 777, "macs": 888, "networks": [{"network": "int8", "miou_test": 0.5, "latency_ms": 2.0}]})
+    run.write_json(
+        "metrics.json",
+        {"params": 777, "macs": 888, "networks": [{"network": "int8", "miou_test": 0.5, "latency_ms": 2.0}]},
+    )
     NET.save(run.path / "arch.json")
     text = " ".join(_page(run).words)
     assert "Backbone" in text and "Architecture" not in text and "lraspp:small" in text and "777" in text
@@ -185,13 +208,20 @@ def test_no_file_of_a_hostile_run_can_put_a_script_into_the_page(tmp_path):
     front["chosen"] = f"{EVIL}0"
     for stage in space["stages"]:
         stage["slots"] = [[EVIL for _ in labels] for labels in stage["slots"]]
-    metrics |= {EVIL: EVIL, "t": {EVIL: {EVIL: EVIL}}, "u": [{EVIL: [EVIL]}], "networks": [{"network": EVIL, f"top1{EVIL}": EVIL}]}
+    metrics |= {
+        EVIL: EVIL,
+        "t": {EVIL: {EVIL: EVIL}},
+        "u": [{EVIL: [EVIL]}],
+        "networks": [{"network": EVIL, f"top1{EVIL}": EVIL}],
+    }
     metrics["health"] |= {EVIL: EVIL, "warnings": [EVIL]}
     latency = run.read_json("latency.json") | {f"{EVIL}_ms": EVIL, EVIL: {EVIL: EVIL}}
     for name, value in (("front", front), ("space", space), ("metrics", metrics), ("latency", latency)):
         run.write_json(f"{name}.json", value)
     run.write_json("config.json", {"program": EVIL, "command": EVIL, EVIL: EVIL})
-    (run.path / "log.jsonl").write_text("\n".join(json.dumps({"step": i, "phase": f"{EVIL}{i}", f"loss {EVIL}": i}) for i in range(4)))
+    (run.path / "log.jsonl").write_text(
+        "\n".join(json.dumps({"step": i, "phase": f"{EVIL}{i}", f"loss {EVIL}": i}) for i in range(4))
+    )
     page = _page(run)
     _harmless(page)
     assert "alert(1)" in page.text and page.values("title") and "img" in page.tags  # the heat maps
@@ -199,7 +229,9 @@ def test_no_file_of_a_hostile_run_can_put_a_script_into_the_page(tmp_path):
 
 def test_odd_names_are_drawn_without_a_word_from_the_libraries(tmp_path):
     run, odd = Run(tmp_path), ["$x", "$x^{$", "a\u0000b", "\ud800", "日本", "_hidden", "\\", "x" * 5000]
-    networks = [{"name": t, "kind": t, "latency_ms": 1.0, "score": 1.0, "accuracy": 0.5, "measured_ms": 1.0} for t in odd]
+    networks = [
+        {"name": t, "kind": t, "latency_ms": 1.0, "score": 1.0, "accuracy": 0.5, "measured_ms": 1.0} for t in odd
+    ]
     rows = [{"step": i, f"loss {t}": 1.0, "phase": t} for i, t in enumerate(odd * 2)]
     (tmp_path / "front.json").write_text(json.dumps({"networks": networks, "chosen": odd[0]}))
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -208,12 +240,17 @@ def test_odd_names_are_drawn_without_a_word_from_the_libraries(tmp_path):
 
 def test_numbers_that_cannot_be_drawn_are_left_out(tmp_path):
     run = Run(tmp_path)
-    rows = ['{"step": 1, "loss": NaN}', '{"step": 2, "loss": 1e999}', '{"step": 3, "loss": 1%s}' % ("0" * 400), '{"step": 4, "loss": 1}']
+    rows = [
+        '{"step": 1, "loss": NaN}',
+        '{"step": 2, "loss": 1e999}',
+        '{"step": 3, "loss": 1%s}' % ("0" * 400),
+        '{"step": 4, "loss": 1}',
+    ]
     (run.path / "log.jsonl").write_text("\n".join([*rows, "[" * 100_000, "{torn"]))
     assert "Curves" in _page(run).headings()
 
 
-# ---- what is wrong with a file is said ----
+# ---- what is wrong with a file is said ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["", "nothing/here"])
@@ -274,9 +311,12 @@ def test_a_broken_health_is_refused(run, health, words):
         write_report(run.path)
 
 
-# ---- alphas ----
+# ---- alphas ------------------------------------------------------------------------------------------------
 
-SPACE = {"tied": False, "stages": [{"min_depth": 1, "slots": [["only"]]}, {"min_depth": 1, "slots": [["a", "b"], ["c", "d", "e"]]}]}
+SPACE = {
+    "tied": False,
+    "stages": [{"min_depth": 1, "slots": [["only"]]}, {"min_depth": 1, "slots": [["a", "b"], ["c", "d", "e"]]}],
+}
 ROW = {"step": 10, "ops": [[[1.0]], [[0.5, 0.5], [0.2, 0.3, 0.5]]], "depths": [[1.0], [0.25, 0.75]]}
 LATER = {"step": 20, "ops": [[[1.0]], [[1.0, 0.0], [0.1, 0.1, 0.8]]], "depths": [[1.0], [0.4, 0.6]]}
 
@@ -319,7 +359,9 @@ def test_a_tied_space_has_one_map_for_all_slots_with_the_labels_that_differ(move
 
 
 def test_long_histories_are_thinned(moved):
-    (moved.path / "alphas.jsonl").write_text("\n".join(json.dumps(ROW | {"step": i}) for i in range(1000)) + '\n{"step": 1000, "op')
+    (moved.path / "alphas.jsonl").write_text(
+        "\n".join(json.dumps(ROW | {"step": i}) for i in range(1000)) + '\n{"step": 1000, "op'
+    )
     assert {m.shape[1] for m in _maps(_page(moved)).values()} == {120}
 
 
@@ -348,8 +390,14 @@ def test_alphas_that_do_not_fit_the_space_are_refused(moved, change, words):
         ([], "a list, must be an object"),
         ({}, "stages: must be a list of objects"),
         ({"stages": []}, "stages: none, must be one or more"),
-        ({"stages": [{"min_depth": 1, "slots": [[1]]}]}, r"stages\[0\]\.slots: must be lists of the candidates' labels"),
-        ({"stages": [{"min_depth": 2, "slots": [["a"]]}]}, r"stages\[0\]\.min_depth: 2, must be a whole number from 0 to 1"),
+        (
+            {"stages": [{"min_depth": 1, "slots": [[1]]}]},
+            r"stages\[0\]\.slots: must be lists of the candidates' labels",
+        ),
+        (
+            {"stages": [{"min_depth": 2, "slots": [["a"]]}]},
+            r"stages\[0\]\.min_depth: 2, must be a whole number from 0 to 1",
+        ),
     ],
 )
 def test_a_broken_space_is_refused(moved, space, words):
@@ -358,12 +406,14 @@ def test_a_broken_space_is_refused(moved, space, words):
         write_report(moved.path)
 
 
-# ---- figures and tables ----
+# ---- figures and tables ------------------------------------------------------------------------------------
 
 
 def test_health_shows_the_gap_and_warnings_come_first(tmp_path):
     run = Run(tmp_path)
-    run.write_json("metrics.json", {"health": {"entropy": 0.5, "mixed_top1": 0.75, "derived_top1": 0.5, "warnings": ["collapse"]}})
+    run.write_json(
+        "metrics.json", {"health": {"entropy": 0.5, "mixed_top1": 0.75, "derived_top1": 0.5, "warnings": ["collapse"]}}
+    )
     page = _page(run)
     assert page.words[page.words.index("gap") + 1] == "0.25"
     assert page.words.index("collapse") < page.words.index("gap") and "Metrics" not in page.headings()
@@ -386,7 +436,9 @@ def test_metrics_become_readable_tables(run):
 
 
 def test_the_numbers_of_a_column_have_the_same_decimals_where_that_loses_nothing():
-    cells = lambda *values: re.findall("<td[^>]*>(.*?)</td>", table("", [{"x": v} for v in values]))  # noqa: E731
+    def cells(*values):
+        return re.findall("<td[^>]*>(.*?)</td>", table("", [{"x": v} for v in values]))
+
     assert cells(1.5, 12.25, 0.0) == ["1.50", "12.25", "0.00"]
     assert cells(1.5, 1e-6) == ["1.5", "1e-06"]
     assert cells(1.5, None, "x") == ["1.500", "–", "x"]
@@ -397,7 +449,7 @@ def test_the_chosen_network_stands_out():
     assert '<tr class="chosen"><td>b</td>' in html and html.count("chosen") == 1
 
 
-# ---- python -m nas, python frostnet.py ----
+# ---- python -m nas, python frostnet.py ---------------------------------------------------------------------
 
 
 def test_show_prints_rows_and_totals(run, capsys):

@@ -108,7 +108,9 @@ def test_optimizer_state_survives_attach():
     before = [p.detach().clone() for p in graph.parameters()]
     graph(x).square().mean().backward()
     optimizer.step()
-    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters())), "the step moved the model's own weights"
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters())), (
+        "the step moved the model's own weights"
+    )
 
 
 def test_gradients_reach_every_parameter():
@@ -168,7 +170,8 @@ def test_unknown_settings_are_refused_with_the_known_ones(field):
 def test_training_imports_no_torch_ao():
     code = (
         "import sys, torch; before = set(sys.modules); import quant; from torch import nn;"
-        "m = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()); g = quant.attach(m, torch.randn(1, 3, 8, 8));"
+        "m = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()); g = quant.attach(m, torch.randn(1, 3, "
+        "8, 8));"
         "g(torch.randn(2, 3, 8, 8)).sum().backward();"
         "print([m for m in set(sys.modules) - before if m.startswith('torch.ao')])"
     )
@@ -257,12 +260,17 @@ def test_a_batch_norm_behind_a_relu_is_not_folded_into_the_layer_before():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"ignore": ("conv_1",)}, "'conv_1' matches no layer or node; there are conv1"),
-     ({"overrides": (quant.Override("x9", "int8"),)}, "'x9' matches"), ({"share": (("nothing",),)}, "'nothing' matches"),
-     ({"share": (("conv1", "conv2"), ("conv2",))}, "in two groups"),
-     ({"ignore": "conv1"}, "write a tuple"), ({"op_types": ()}, "at least one"), ({"residual": "qil:4"}, "only layers may read them"),
-     ({"weight": "gdrq:4,group_size=3"}, "conv1: group_size: 3 does not divide")],
-)  # fmt: skip
+    [
+        ({"ignore": ("conv_1",)}, "'conv_1' matches no layer or node; there are conv1"),
+        ({"overrides": (quant.Override("x9", "int8"),)}, "'x9' matches"),
+        ({"share": (("nothing",),)}, "'nothing' matches"),
+        ({"share": (("conv1", "conv2"), ("conv2",))}, "in two groups"),
+        ({"ignore": "conv1"}, "write a tuple"),
+        ({"op_types": ()}, "at least one"),
+        ({"residual": "qil:4"}, "only layers may read them"),
+        ({"weight": "gdrq:4,group_size=3"}, "conv1: group_size: 3 does not divide"),
+    ],
+)
 def test_settings_that_cannot_be_meant_are_named(settings, message):
     class Two(nn.Module):
         def __init__(self):

@@ -20,10 +20,22 @@ COUNTS = st.dictionaries(st.sampled_from(OP_TYPES), st.integers(0, 9))
 ROUNDING = ACTIVATIONS.filter(lambda spec: not spec.startswith("qil"))  # whose values others than layers may read
 OVERRIDES = st.builds(Override, TEXTS, st.just("float") | WEIGHTS, st.none() | ACTIVATIONS, st.none() | ROUNDING)
 CONFIGS = st.builds(
-    QuantConfig, st.sampled_from(quant.ENGINES), WEIGHTS, ACTIVATIONS, ROUNDING, st.none() | st.just("dorefa:6"),
-    st.none() | st.lists(st.sampled_from(OP_TYPES), min_size=1, max_size=3).map(tuple), COUNTS, COUNTS, GLOBS,
-    st.lists(OVERRIDES, max_size=2).map(tuple), st.lists(GLOBS, max_size=2).map(tuple), st.booleans(), st.booleans(), st.integers(0, 9),
-)  # fmt: skip
+    QuantConfig,
+    st.sampled_from(quant.ENGINES),
+    WEIGHTS,
+    ACTIVATIONS,
+    ROUNDING,
+    st.none() | st.just("dorefa:6"),
+    st.none() | st.lists(st.sampled_from(OP_TYPES), min_size=1, max_size=3).map(tuple),
+    COUNTS,
+    COUNTS,
+    GLOBS,
+    st.lists(OVERRIDES, max_size=2).map(tuple),
+    st.lists(GLOBS, max_size=2).map(tuple),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 9),
+)
 
 
 @given(CONFIGS)
@@ -77,7 +89,10 @@ def test_overrides_are_written_as_objects():
         ({"overrides": ["fc"]}, r"overrides\[0\]: 'fc'; write an object"),
         ({"overrides": [{"weight": "int8"}]}, r"overrides\[0\]: .*; say which layers and what of them"),
         ({"overrides": [{"match": "fc"}]}, r"overrides\[0\]: .*; say which layers and what of them"),
-        ({"overrides": [{"match": "fc", "weights": "int8"}]}, r"overrides\[0\]: 'weights' is not known here; choose from match, weight"),
+        (
+            {"overrides": [{"match": "fc", "weights": "int8"}]},
+            r"overrides\[0\]: 'weights' is not known here; choose from match, weight",
+        ),
         ({"overrides": [{"match": "fc", "weight": "int7"}]}, "overrides 'fc': weight: 'int7:8'"),
     ],
 )
@@ -89,7 +104,10 @@ def test_a_mistake_is_named_with_its_field_its_value_and_the_mend(settings, mess
 SPEC_LIKE = st.text("int8pact:0123456789,.=kx- ", max_size=12)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | SPEC_LIKE,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*OP_TYPES, "match", "weight", "x"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*OP_TYPES, "match", "weight", "x"]), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 

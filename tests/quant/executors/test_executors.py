@@ -1,4 +1,6 @@
-"""quant.convert and the executors: what each engine computes against the integer oracle, and the oracle against fake-quant."""
+"""quant.convert and the executors: what each engine computes against the integer oracle, and the oracle against
+fake-quant.
+"""
 
 import os
 import subprocess
@@ -43,7 +45,8 @@ def conv_graph(weight, x_grid, y_grid, **attrs):
 
 
 def test_reference_convolution_has_the_known_answer():
-    # x codes 3, 5 with zero point 1; weights 2, -4: acc = 2*2 - 4*4 = -12; times 0.5*0.01/0.02 = -3 steps; zero point 10
+    # x codes 3, 5 with zero point 1; weights 2, -4: acc = 2*2 - 4*4 = -12; times 0.5*0.01/0.02 = -3 steps; zero point
+    # 10
     graph = conv_graph(torch.tensor([[[[2]], [[-4]]]], dtype=torch.int8), QParams(0.5, 1), QParams(0.02, 10))
     x = QParams(0.5, 1).dequantize(torch.tensor([3, 5], dtype=torch.uint8)).view(1, 2, 1, 1)
     assert Reference(graph)(x).item() == pytest.approx(-3 * 0.02)
@@ -68,21 +71,32 @@ def test_padding_is_real_zero_whatever_the_zero_point():
 @pytest.mark.parametrize(
     "case",
     [
-        {"channels": 16, "out": 24, "k": 1}, {"channels": 8, "out": 8, "k": 3, "groups": 8},
+        {"channels": 16, "out": 24, "k": 1},
+        {"channels": 8, "out": 8, "k": 3, "groups": 8},
         {"channels": 12, "out": 12, "k": 5, "groups": 12},
-        {"channels": 116, "out": 116, "k": 3, "groups": 116}, {"channels": 128, "out": 128, "k": 3, "groups": 128},
-        {"channels": 16, "out": 32, "k": 3, "groups": 4}, {"channels": 16, "out": 16, "k": 3, "dilation": 2},
+        {"channels": 116, "out": 116, "k": 3, "groups": 116},
+        {"channels": 128, "out": 128, "k": 3, "groups": 128},
+        {"channels": 16, "out": 32, "k": 3, "groups": 4},
+        {"channels": 16, "out": 16, "k": 3, "dilation": 2},
         {"channels": 3, "out": 8, "k": 3, "stride": 2},
     ],
-)  # fmt: skip
+)
 def test_convolutions_on_all_codes_are_within_a_step_of_the_oracle(engine, case):
-    """Trap table of the kernels: C % 8 and groups > 100 in depthwise, on all codes, with weights in the engine's range."""
+    """Trap table of the kernels:
+
+    C % 8 and groups > 100 in depthwise, on all codes, with weights in the engine's range.
+    """
     torch.manual_seed(0)
     groups, k, dilation = case.get("groups", 1), case["k"], case.get("dilation", 1)
     qmax = quant.weight_qmax(engine)
     weight = torch.randint(-qmax, qmax + 1, (case["out"], case["channels"] // groups, k, k)).to(torch.int8)
     pad = dilation * (k // 2)
-    attrs = {"groups": groups, "padding": (pad, pad), "dilation": (dilation,) * 2, "stride": (case.get("stride", 1),) * 2}
+    attrs = {
+        "groups": groups,
+        "padding": (pad, pad),
+        "dilation": (dilation,) * 2,
+        "stride": (case.get("stride", 1),) * 2,
+    }
     spread = weight.float().flatten(1).norm(dim=1).mean().item() * 0.01 * 40
     graph = conv_graph(weight, QParams(1.0, 0), QParams(spread / 20, 128), **attrs)
     x = torch.randint(0, 256, (2, case["channels"], 9, 9)).float()
@@ -100,8 +114,14 @@ def test_tensors_on_tenfold_ranges_combine_within_a_step(engine, kind):
     a, b = torch.rand(2, 8, 4, 4) * 10, torch.rand(2, 8, 4, 4) - 0.5
     grids = [quant.grid.affine_qparams(0.0, 10.0, 127), quant.grid.affine_qparams(-0.5, 0.5, 127)]
     out = quant.grid.affine_qparams(-5.0, 10.5, 127)
-    ops = [Op("a", "input"), Op("b", "input"), Op("aq", "quantize", ("a",), grids[0]), Op("bq", "quantize", ("b",), grids[1]),
-           Op("y", kind, ("aq", "bq"), out, attrs={"dim": 1} if kind == "cat" else {}), Op("out", "dequantize", ("y",))]  # fmt: skip
+    ops = [
+        Op("a", "input"),
+        Op("b", "input"),
+        Op("aq", "quantize", ("a",), grids[0]),
+        Op("bq", "quantize", ("b",), grids[1]),
+        Op("y", kind, ("aq", "bq"), out, attrs={"dim": 1} if kind == "cat" else {}),
+        Op("out", "dequantize", ("y",)),
+    ]
     graph = IntGraph(ops, Ref("out"))
     with quant.use_engine(engine):
         got = build(graph, engine)(a, b)
@@ -142,7 +162,11 @@ def test_every_engine_is_within_two_steps_layer_by_layer(engine, act):
 def test_whole_networks_convert_on_every_engine(engine, name):
     torch.manual_seed(0)
     x = torch.randn(4, 3, 32, 32)
-    model = frostnet("small", 0.35, num_classes=10, input_size=32) if name == "frostnet" else getattr(models, name)(num_classes=10)
+    model = (
+        frostnet("small", 0.35, num_classes=10, input_size=32)
+        if name == "frostnet"
+        else getattr(models, name)(num_classes=10)
+    )
     graph = trained(model, x, engine)
     report = quant.parity(graph, quant.convert(graph, engine), x).check()
     assert report.images == 4
@@ -157,7 +181,12 @@ def test_folding_is_right_for_any_gamma_and_eps(gamma, eps):
     with torch.no_grad():
         for bn in (model.stem[1], model.project[1]):
             bn.weight.copy_(
-                {"negative": -torch.rand(16), "zero": torch.zeros(16), "tiny": torch.full((16,), 1e-6), "one": torch.ones(16)}[gamma]
+                {
+                    "negative": -torch.rand(16),
+                    "zero": torch.zeros(16),
+                    "tiny": torch.full((16,), 1e-6),
+                    "one": torch.ones(16),
+                }[gamma]
             )
             bn.bias.uniform_(-1, 1)
     graph = trained(model, x, "reference")
@@ -286,7 +315,8 @@ def test_without_torchs_integer_kernels_the_rest_still_runs(tmp_path):
         "import sys; sys.modules['quant.executors.torch_engines'] = None\n"
         "import torch, quant; from torch import nn\n"
         "assert not {'fbgemm', 'qnnpack', 'x86', 'onednn'} & set(quant.available())\n"
-        "g = quant.attach(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.randn(1, 3, 8, 8)); g(torch.randn(2, 3, 8, 8))\n"
+        "g = quant.attach(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.randn(1, 3, 8, 8)); g(torch.randn(2, 3, "
+        "8, 8))\n"
         "print(tuple(quant.convert(g, 'reference')(torch.randn(2, 3, 8, 8)).shape))\n"
         "try: quant.convert(g, 'fbgemm')\n"
         "except quant.QuantError as e: print(e)\n"
@@ -333,5 +363,6 @@ def test_a_batch_norm_without_statistics_and_a_foreign_file_are_refused(tmp_path
 def test_a_report_reads_as_one_line():
     rows = (LayerParity("stem", "conv", 1.0, 1), LayerParity("blocks_3", "conv", 1.0, 2))
     assert str(ParityReport("fbgemm", rows, 3.0, 0.98, 100)) == (
-        "parity on fbgemm, 100 images: at most 2 steps in a layer (conv blocks_3), 3 at the output, 98.0 % of equal argmax"
+        "parity on fbgemm, 100 images: at most 2 steps in a layer (conv blocks_3), 3 at the output, 98.0 % of equal "
+        "argmax"
     )

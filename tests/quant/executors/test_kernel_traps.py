@@ -1,7 +1,7 @@
 """Kernel traps: what integer kernels are known to get wrong, on every engine here, against the oracle.
 
-Each case is a small float network with calibrated ranges, converted, and compared code by code on equal integer inputs: within one step a
-layer (two on qnnpack), and the whole network, which some engines fuse, within a few.
+Each case is a small float network with calibrated ranges, converted, and compared code by code on equal integer inputs:
+within one step a layer (two on qnnpack), and the whole network, which some engines fuse, within a few.
 """
 
 import json
@@ -34,8 +34,9 @@ each_engine = pytest.mark.parametrize("engine", [pytest.param(name, marks=SLOW.g
 
 
 def check(model, x, engine, *kinds, steps=None, whole=3, codes=20):
-    """The integer network of a float model, its ranges calibrated on x, is within `steps` of the oracle in each layer and within `whole`
-    at its end. `kinds` of operations must be among its layers, and it must give so many different codes, or the test would say nothing."""
+    """The integer network of a float model, its ranges calibrated on x, is within `steps` of the oracle in each layer
+    and within `whole` at its end. `kinds` of operations must be among its layers, and it must give so many different
+    codes, or the test would say nothing."""
     executor, report = compared(model, x, engine)
     limit = steps or STEPS.get(engine, 1)
     for row in report.rows:
@@ -50,14 +51,18 @@ def check(model, x, engine, *kinds, steps=None, whole=3, codes=20):
 
 
 def compared(model, x, engine, limits_of=None):
-    """(executor, parity) of a model calibrated on x, its weights in the range of the engine `limits_of` (default: its own)."""
+    """(executor, parity) of a model calibrated on x, its weights in the range of the engine `limits_of` (default: its
+    own).
+    """
     graph = calibrate(model, [x], QuantConfig(engine=limits_of or engine))
     executor = quant.convert(graph, engine)
     return executor, quant.parity(graph, executor, x)
 
 
 def on_codes(*shape):
-    """Random values in [-1, 1), on all 256 points of their own grid, so that no engine has ties to break when it quantizes them."""
+    """Random values in [-1, 1), on all 256 points of their own grid, so that no engine has ties to break when it
+    quantizes them.
+    """
     codes = torch.randint(0, 256, shape)
     codes.view(-1)[:2] = torch.tensor([0, 255])
     return (codes - 128) / 128
@@ -68,7 +73,7 @@ def seed():
     torch.manual_seed(0)
 
 
-# ---- convolutions --------------------------------------------------------------------------------------------
+# ---- convolutions ------------------------------------------------------------------------------------------
 
 CONVOLUTIONS = {
     "1x1": (16, 24, 1, {}),
@@ -115,8 +120,8 @@ def test_convolutions(name, engine):
 @given(data=st.data())
 @settings(max_examples=12, deadline=None)
 def test_convolutions_of_any_geometry(data, engine):
-    """Save two kinds that OpenVINO gets wrong: padding where the kernel has size 1 and a stride (the result has another size), and two or
-    three groups of one channel that make several channels each (over 100 steps off)."""
+    """Save two kinds that OpenVINO gets wrong: padding where the kernel has size 1 and a stride (the result has another
+    size), and two or three groups of one channel that make several channels each (over 100 steps off)."""
 
     def draw(low, high):
         return data.draw(st.integers(low, high))
@@ -139,14 +144,18 @@ def test_linear_layers(sizes, engine):
 @each_engine
 @pytest.mark.parametrize(
     "options",
-    [{"kernel_size": 2, "stride": 2}, {"kernel_size": 4, "stride": 2, "padding": 1}, {"kernel_size": 3, "stride": 2, "output_padding": 1},
-     {"kernel_size": 3, "stride": (2, 1), "padding": 1, "groups": 4}],
-)  # fmt: skip
+    [
+        {"kernel_size": 2, "stride": 2},
+        {"kernel_size": 4, "stride": 2, "padding": 1},
+        {"kernel_size": 3, "stride": 2, "output_padding": 1},
+        {"kernel_size": 3, "stride": (2, 1), "padding": 1, "groups": 4},
+    ],
+)
 def test_transposed_convolutions(options, engine):
     check(nn.Sequential(nn.ConvTranspose2d(8, 12, **options)), on_codes(2, 8, 5, 6), engine, "conv", "move", whole=2)
 
 
-# ---- saturation ----------------------------------------------------------------------------------------------
+# ---- saturation --------------------------------------------------------------------------------------------
 
 
 def steps_at_worst_codes(engine, channels, groups, limits_of=None):
@@ -198,7 +207,9 @@ def on_avx2():
     if not X86:
         pytest.skip("AVX2 is of x86")
     environment = os.environ | {"FBGEMM_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", AVX2_CODE], cwd=ROOT, env=environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", AVX2_CODE], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
@@ -215,13 +226,15 @@ def test_weights_up_to_63_saturate_nothing_on_avx2(on_avx2, engine):
     ("engine", "case"), [("fbgemm", "(16, 16)"), ("fbgemm", "(104, 104)"), ("onednn", "(16, 1)"), ("onednn", "(64, 4)")]
 )
 def test_full_weights_do_on_avx2(on_avx2, engine, case):
-    """fbgemm in depthwise convolutions, onednn in dense and grouped ones: why weight_qmax asks whether the CPU has VNNI."""
+    """fbgemm in depthwise convolutions, onednn in dense and grouped ones: why weight_qmax asks whether the CPU has
+    VNNI.
+    """
     if engine not in ENGINES:
         pytest.skip(f"{engine} does not run here")
     assert on_avx2[f"{engine} reference"][case] > 10, on_avx2
 
 
-# ---- one function behind a convolution: on the engine's own codes, channels_last --------------------------------
+# ---- one function behind a convolution: on the engine's own codes, channels_last ---------------------------
 
 
 class Of(nn.Module):
@@ -324,19 +337,26 @@ def test_the_clamp_of_qnnpack_is_wrong_on_channels_last():
     x = 12 * torch.rand(2, 16, 6, 6) - 3
     with quant.use_engine("qnnpack"):
         codes = torch.quantize_per_tensor(x, 0.05, 60, torch.quint8)
-        right, wrong = (torch.ops.quantized.clamp(c, 0.0, 6.0) for c in (codes, codes.contiguous(memory_format=torch.channels_last)))
+        right, wrong = (
+            torch.ops.quantized.clamp(c, 0.0, 6.0) for c in (codes, codes.contiguous(memory_format=torch.channels_last))
+        )
     assert torch.equal(right.dequantize(), codes.dequantize().clamp(0, 6))
     assert not torch.equal(right.dequantize(), wrong.dequantize())
 
 
-# ---- batch norm ----------------------------------------------------------------------------------------------
+# ---- batch norm --------------------------------------------------------------------------------------------
 
 
 def with_statistics(bn, gamma="both signs"):
     """A batch norm after training: means, variances over four decades, and gammas of the kind asked for."""
     n = bn.num_features
-    gammas = {"both signs": torch.randn(n), "negative": -torch.rand(n) - 0.1, "zero": torch.zeros(n), "some zero": torch.rand(n).round(),
-              "tiny": torch.full((n,), 1e-6)}  # fmt: skip
+    gammas = {
+        "both signs": torch.randn(n),
+        "negative": -torch.rand(n) - 0.1,
+        "zero": torch.zeros(n),
+        "some zero": torch.rand(n).round(),
+        "tiny": torch.full((n,), 1e-6),
+    }
     with torch.no_grad():
         bn.running_mean.normal_(0, 0.5)
         bn.running_var.copy_(10 ** (4 * torch.rand(n) - 3))
@@ -370,7 +390,9 @@ def test_folding_uses_the_modules_own_eps(eps, engine):
 @each_engine
 def test_training_with_another_momentum_and_eps(engine):
     """Ranges and statistics from training batches, as training leaves them."""
-    model = nn.Sequential(nn.Conv2d(4, 16, 3, padding=1), nn.BatchNorm2d(16, eps=1e-3, momentum=0.01), nn.Hardswish(), nn.Conv2d(16, 4, 1))
+    model = nn.Sequential(
+        nn.Conv2d(4, 16, 3, padding=1), nn.BatchNorm2d(16, eps=1e-3, momentum=0.01), nn.Hardswish(), nn.Conv2d(16, 4, 1)
+    )
     x = on_codes(4, 4, 8, 8)
     graph = quant.attach(model, x, QuantConfig(engine=engine)).train()
     with torch.no_grad():
@@ -387,7 +409,7 @@ def test_batch_norm_before_its_convolution(act, engine):
     check(nn.Sequential(bn, act(), nn.Conv2d(8, 8, 3, padding=1)), on_codes(2, 8, 6, 6), engine, "batch_norm", "conv")
 
 
-# ---- two tensors on unlike grids -----------------------------------------------------------------------------
+# ---- two tensors on unlike grids ---------------------------------------------------------------------------
 
 
 class Two(nn.Module):
@@ -429,7 +451,13 @@ def test_tensors_on_unlike_grids(name, scales, engine):
 
 @each_engine
 def test_one_picture_of_odd_size_in_either_memory_format(engine):
-    model = nn.Sequential(nn.Conv2d(3, 12, 3, 2, 1), nn.ReLU6(), nn.Conv2d(12, 12, 3, 1, 1, groups=12), nn.Hardswish(), nn.Conv2d(12, 5, 1))
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3, 2, 1),
+        nn.ReLU6(),
+        nn.Conv2d(12, 12, 3, 1, 1, groups=12),
+        nn.Hardswish(),
+        nn.Conv2d(12, 5, 1),
+    )
     x = on_codes(1, 3, 7, 5)
     check(model, x, engine, "conv", codes=10)
     executor = quant.convert(calibrate(model, [x], QuantConfig(engine=engine)), engine)

@@ -121,27 +121,55 @@ class Call(nn.Module):
 
 
 CALLS = {
-    "relu": nn.ReLU(), "relu6": nn.ReLU6(), "hardswish": nn.Hardswish(), "hardsigmoid": nn.Hardsigmoid(), "sigmoid": nn.Sigmoid(),
-    "tanh": nn.Tanh(), "silu": nn.SiLU(), "leaky": nn.LeakyReLU(0.2), "prelu": nn.PReLU(8), "softmax": nn.Softmax(1),
+    "relu": nn.ReLU(),
+    "relu6": nn.ReLU6(),
+    "hardswish": nn.Hardswish(),
+    "hardsigmoid": nn.Hardsigmoid(),
+    "sigmoid": nn.Sigmoid(),
+    "tanh": nn.Tanh(),
+    "silu": nn.SiLU(),
+    "leaky": nn.LeakyReLU(0.2),
+    "prelu": nn.PReLU(8),
+    "softmax": nn.Softmax(1),
     "hardtanh": nn.Hardtanh(-0.5, 0.7),
-    "max_pool": nn.MaxPool2d(3, 2, 1), "max_pool_ceil": nn.MaxPool2d(2, 2, ceil_mode=True), "average": nn.AvgPool2d(2),
-    "average_padded": nn.AvgPool2d(3, 2, 1, count_include_pad=False), "average_counted": nn.AvgPool2d(3, 2, 1),
-    "average_ceil": nn.AvgPool2d(3, 2, (1, 0), ceil_mode=True), "adaptive": nn.AdaptiveAvgPool2d(3),
-    "adaptive_uneven": nn.AdaptiveAvgPool2d((4, 5)), "adaptive_up": nn.AdaptiveAvgPool2d(14), "global": nn.AdaptiveAvgPool2d(1),
-    "mean": lambda x: x.mean((2, 3)), "mean_keep": lambda x: x.mean([-1, -2], keepdim=True), "mean_rows": lambda x: x.mean(2),
-    "nearest": nn.Upsample(scale_factor=2), "nearest_size": lambda x: F.interpolate(x, size=(15, 20)),
+    "max_pool": nn.MaxPool2d(3, 2, 1),
+    "max_pool_ceil": nn.MaxPool2d(2, 2, ceil_mode=True),
+    "average": nn.AvgPool2d(2),
+    "average_padded": nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+    "average_counted": nn.AvgPool2d(3, 2, 1),
+    "average_ceil": nn.AvgPool2d(3, 2, (1, 0), ceil_mode=True),
+    "adaptive": nn.AdaptiveAvgPool2d(3),
+    "adaptive_uneven": nn.AdaptiveAvgPool2d((4, 5)),
+    "adaptive_up": nn.AdaptiveAvgPool2d(14),
+    "global": nn.AdaptiveAvgPool2d(1),
+    "mean": lambda x: x.mean((2, 3)),
+    "mean_keep": lambda x: x.mean([-1, -2], keepdim=True),
+    "mean_rows": lambda x: x.mean(2),
+    "nearest": nn.Upsample(scale_factor=2),
+    "nearest_size": lambda x: F.interpolate(x, size=(15, 20)),
     "bilinear": nn.Upsample(scale_factor=2, mode="bilinear"),
     "bilinear_corners": lambda x: F.interpolate(x, size=(17, 13), mode="bilinear", align_corners=True),
-    "shuffle": lambda x: x.view(x.shape[0], 2, 4, x.shape[2], x.shape[3]).transpose(1, 2).reshape(x.shape[0], 8, x.shape[2], x.shape[3]),
-    "pixel_shuffle": nn.PixelShuffle(2), "slice": lambda x: x[:, 2:6, ::2, 1:], "slice_all": lambda x: x[..., :-1],
-    "index": lambda x: x[:, 1], "chunk": lambda x: torch.cat([x.chunk(2, 1)[1], x.chunk(2, 1)[0]], 1),
+    "shuffle": lambda x: (
+        x.view(x.shape[0], 2, 4, x.shape[2], x.shape[3]).transpose(1, 2).reshape(x.shape[0], 8, x.shape[2], x.shape[3])
+    ),
+    "pixel_shuffle": nn.PixelShuffle(2),
+    "slice": lambda x: x[:, 2:6, ::2, 1:],
+    "slice_all": lambda x: x[..., :-1],
+    "index": lambda x: x[:, 1],
+    "chunk": lambda x: torch.cat([x.chunk(2, 1)[1], x.chunk(2, 1)[0]], 1),
     "split": lambda x: x.split([3, 5], 1)[1],
-    "permute": lambda x: x.permute(0, 2, 3, 1), "flatten": lambda x: x.flatten(1), "unsqueeze": lambda x: x.unsqueeze(1),
-    "batch_norm": nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8), nn.ReLU()), "dropout": nn.Dropout(0.3),
-    "transposed": nn.ConvTranspose2d(8, 4, 4, 2, 1), "scaled": lambda x: x * 0.5 + 1,
+    "permute": lambda x: x.permute(0, 2, 3, 1),
+    "flatten": lambda x: x.flatten(1),
+    "unsqueeze": lambda x: x.unsqueeze(1),
+    "batch_norm": nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8), nn.ReLU()),
+    "dropout": nn.Dropout(0.3),
+    "transposed": nn.ConvTranspose2d(8, 4, 4, 2, 1),
+    "scaled": lambda x: x * 0.5 + 1,
     "difference": lambda x: x - x.mean((2, 3), keepdim=True),
-    "divided": lambda x: x / 3, "product": lambda x: x * torch.sigmoid(x), "padded_input": nn.Conv2d(8, 4, 3, 2, padding=(2, 0)),
-}  # fmt: skip
+    "divided": lambda x: x / 3,
+    "product": lambda x: x * torch.sigmoid(x),
+    "padded_input": nn.Conv2d(8, 4, 3, 2, padding=(2, 0)),
+}
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -163,7 +191,9 @@ def test_layers_that_settings_keep_float_are_written_in_float(tmp_path):
     graph = observed(Net(), x, skip_first={"conv": 1}, skip_last={"linear": 1})
     assert quant.export_onnx(graph, tmp_path / "net.onnx", x).integer_layers == 4
     kinds = [node.op_type for node in optimised(onnx.load(tmp_path / "net.onnx")).graph.node]
-    assert sum(kind in ("Conv", "FusedConv", "Gemm") for kind in kinds) == 2, "the runtime has not quantized their weights"
+    assert sum(kind in ("Conv", "FusedConv", "Gemm") for kind in kinds) == 2, (
+        "the runtime has not quantized their weights"
+    )
 
 
 def test_few_bits_and_learned_ranges_keep_to_their_codes(tmp_path):
@@ -212,7 +242,9 @@ def test_the_frozen_network_runs_on_torchs_threads_of_that_moment(graph, monkeyp
     seen = []
     real = onnxruntime.InferenceSession
     monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda m, options, **k: seen.append(options.intra_op_num_threads) or real(m, options, **k)
+        onnxruntime,
+        "InferenceSession",
+        lambda m, options, **k: seen.append(options.intra_op_num_threads) or real(m, options, **k),
     )
     before = torch.get_num_threads()
     try:
@@ -231,7 +263,9 @@ def test_channels_last_pictures_give_the_same_result(graph):
 
 def test_another_input_size_than_the_attached_one(graph):
     x = torch.randn(2, 3, 24, 40)
-    model = OnnxNetwork(to_onnx(quant.convert(graph, "reference").graph, [tuple(x.shape)]).SerializeToString(), "onnxruntime")
+    model = OnnxNetwork(
+        to_onnx(quant.convert(graph, "reference").graph, [tuple(x.shape)]).SerializeToString(), "onnxruntime"
+    )
     expected = quant.convert(graph, "reference")(x)
     assert (model(x) - expected).abs().max() <= 0.1 * expected.abs().max()
 
@@ -243,7 +277,9 @@ def test_pictures_of_another_size_than_a_frozen_network_was_made_for_are_refused
     frozen = quant.freeze(quant.convert(graph, engine), torch.randn(1, 3, 16, 16))
     assert frozen(torch.randn(3, 3, 16, 16)).shape == (3, 5)
     for shape, words in (((2, 3, 24, 40), "2x3x24x40"), ((1, 1, 16, 16), "1x1x16x16"), ((3, 16, 16), "3x16x16")):
-        with pytest.raises(quant.QuantError, match=f"{words}: .* made for Nx3x16x16 .*; resize the pictures, or freeze or export"):
+        with pytest.raises(
+            quant.QuantError, match=f"{words}: .* made for Nx3x16x16 .*; resize the pictures, or freeze or export"
+        ):
             frozen(torch.randn(shape))
 
 
@@ -251,7 +287,8 @@ def test_an_engine_keeps_the_sessions_of_a_few_sizes(graph, monkeypatch):
     monkeypatch.setattr(onnx_engines, "SHAPES", 2)
     executor, made = quant.convert(graph, "onnxruntime"), []
     monkeypatch.setattr(executor, "session", lambda model: made.append(model) or onnx_engines.run_time_session(model))
-    for size, sessions in ((16, 1), (20, 2), (16, 2), (24, 3), (16, 3), (24, 3), (20, 4), (24, 4), (16, 5)):  # the oldest one goes
+    # the oldest one goes
+    for size, sessions in ((16, 1), (20, 2), (16, 2), (24, 3), (16, 3), (24, 3), (20, 4), (24, 4), (16, 5)):
         x = torch.randn(2, 3, size, size)
         assert torch.equal(executor(x)[:1], executor(x[:1])) and len(made) == sessions
     assert len({hash(model) for model in made}) == 3 and sum(map(len, executor._sessions.values())) == 2

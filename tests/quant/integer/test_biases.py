@@ -66,7 +66,11 @@ def test_a_bias_moves_by_half_a_unit_at_most_and_nothing_else_moves(graph):
     integers = {op.name: op for op in quant.convert(graph, "reference").graph.ops}
     state = copy.deepcopy(graph.state_dict())
     quant.snap_biases(graph)
-    moved = {name for name, value in graph.state_dict().items() if isinstance(value, torch.Tensor) and not torch.equal(value, state[name])}
+    moved = {
+        name
+        for name, value in graph.state_dict().items()
+        if isinstance(value, torch.Tensor) and not torch.equal(value, state[name])
+    }
     assert moved == {"first.bias", "second.1.bias", "fc.bias"}
     op = next(op for op in integers.values() if op.kind == "linear")
     unit = op.weight_scale * integers[op.inputs[0]].qparams.scale
@@ -77,7 +81,11 @@ def test_snapping_twice_changes_nothing_more(graph):
     quant.snap_biases(graph)
     state = copy.deepcopy(graph.state_dict())
     quant.snap_biases(graph)
-    worst = max((value - state[name]).abs().max() for name, value in graph.state_dict().items() if isinstance(value, torch.Tensor))
+    worst = max(
+        (value - state[name]).abs().max()
+        for name, value in graph.state_dict().items()
+        if isinstance(value, torch.Tensor)
+    )
     assert worst <= 1e-6
 
 

@@ -1,4 +1,6 @@
-"""Networks as people write them: spellings, settings and shapes whose integer form once differed from fake-quant, or crashed."""
+"""Networks as people write them: spellings, settings and shapes whose integer form once differed from fake-quant, or
+crashed.
+"""
 
 import pytest
 import torch
@@ -33,9 +35,18 @@ PICTURE, SEQUENCE = (4, 8, 9, 9), (4, 8, 8)
 NETWORKS = {
     "batch norm over positions": (Net(lambda m, x: m.bn(m.fc(x)), fc=nn.Linear(8, 8), bn=nn.BatchNorm1d(8)), SEQUENCE),
     "linear on a sequence": (Net(lambda m, x: m.fc(x), fc=nn.Linear(8, 5)), SEQUENCE),
-    "linear on channels last": (Net(lambda m, x: m.fc(m.c(x).permute(0, 2, 3, 1)), c=conv(), fc=nn.Linear(8, 8)), PICTURE),
-    "an output size": (Net(lambda m, x: m.up(m.c(x), output_size=(18, 18)), c=conv(), up=nn.ConvTranspose2d(8, 4, 3, 2, 1)), PICTURE),
-    "resized by a factor": (Net(lambda m, x: F.interpolate(m.c(x), scale_factor=1.5, mode="bilinear"), c=conv()), PICTURE),
+    "linear on channels last": (
+        Net(lambda m, x: m.fc(m.c(x).permute(0, 2, 3, 1)), c=conv(), fc=nn.Linear(8, 8)),
+        PICTURE,
+    ),
+    "an output size": (
+        Net(lambda m, x: m.up(m.c(x), output_size=(18, 18)), c=conv(), up=nn.ConvTranspose2d(8, 4, 3, 2, 1)),
+        PICTURE,
+    ),
+    "resized by a factor": (
+        Net(lambda m, x: F.interpolate(m.c(x), scale_factor=1.5, mode="bilinear"), c=conv()),
+        PICTURE,
+    ),
     "nearest by a factor": (Net(lambda m, x: F.interpolate(m.c(x), scale_factor=1.5), c=conv()), PICTURE),
     "dilated max-pool": (Net(lambda m, x: F.max_pool2d(m.c(x), 3, 2, 1, 2), c=conv()), PICTURE),
     "max-pool cut short": (Net(lambda m, x: F.max_pool2d(m.c(x), 2, 2, 1, ceil_mode=True), c=conv()), PICTURE),
@@ -53,7 +64,7 @@ NETWORKS = {
     "valid padding": (Net(lambda m, x: m.c(x), c=nn.Conv2d(8, 8, (2, 3), padding="valid")), PICTURE),
     "stochastic depth": (Net(lambda m, x: x + m.drop(m.c(x)), c=conv(), drop=StochasticDepth(0.5, "row")), PICTURE),
     "functional dropout": (Net(lambda m, x: F.dropout2d(m.c(x), 0.5, m.training), c=conv()), PICTURE),
-}  # fmt: skip
+}
 
 
 def observed(model, x, **config):
@@ -92,7 +103,9 @@ def test_what_drops_values_drops_them_in_training_alone(kept):
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@pytest.mark.parametrize("options", [{"padding": "same", "kernel_size": 2}, {"padding": 1, "kernel_size": 3, "padding_mode": "reflect"}])
+@pytest.mark.parametrize(
+    "options", [{"padding": "same", "kernel_size": 2}, {"padding": 1, "kernel_size": 3, "padding_mode": "reflect"}]
+)
 def test_a_layer_whose_padding_has_no_integer_form_stays_float_and_converts(options):
     torch.manual_seed(0)
     x = torch.randn(PICTURE)
@@ -104,11 +117,12 @@ def test_a_layer_whose_padding_has_no_integer_form_stays_float_and_converts(opti
 
 
 WRONG = {
-    "add, alpha": lambda m, x: torch.add(m.c(x), x, alpha=3), "sub, alpha": lambda m, x: torch.sub(m.c(x), x, alpha=3),
+    "add, alpha": lambda m, x: torch.add(m.c(x), x, alpha=3),
+    "sub, alpha": lambda m, x: torch.sub(m.c(x), x, alpha=3),
     "div, rounded": lambda m, x: torch.div(m.c(x), 2.0, rounding_mode="floor"),
     "antialias": lambda m, x: F.interpolate(m.c(x), size=(5, 5), mode="bilinear", antialias=True),
     "mean of all": lambda m, x: m.c(x).mean(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -150,7 +164,9 @@ def test_the_gate_does_not_pass_what_is_not_a_number():
     for images in (torch.full(PICTURE, float("nan")), torch.empty(0, *PICTURE[1:])):
         with pytest.raises(quant.QuantError, match="images"):
             quant.parity(graph, executor, images)
-    report = quant.ParityReport("x", (quant.parity(graph, executor, x).rows[0].__class__("a", "conv", float("nan"), 0),), 0.0, 1.0, 1)
+    report = quant.ParityReport(
+        "x", (quant.parity(graph, executor, x).rows[0].__class__("a", "conv", float("nan"), 0),), 0.0, 1.0, 1
+    )
     with pytest.raises(quant.QuantError, match="a is off"):
         report.check()
 

@@ -1,4 +1,6 @@
-"""quant.integer.deconv: a transposed convolution as an ordinary one, exactly; and transposed convolutions on every engine."""
+"""quant.integer.deconv: a transposed convolution as an ordinary one, exactly; and transposed convolutions on every
+engine.
+"""
 
 import pytest
 import torch
@@ -27,14 +29,18 @@ def test_the_convolution_of_phases_equals_torchs_transposed_one(rows, columns, g
     bias = torch.randint(-9, 10, (3 * groups,)).double()
     expected = F.conv_transpose2d(x, weight, bias, stride, padding, extra, groups, dilation)
     attrs = {"stride": stride, "padding": padding, "output_padding": extra, "dilation": dilation, "groups": groups}
-    conv, steps, keep = as_convolution(Op("y", "deconv", ("x",), None, out_first(weight, groups), torch.ones(3 * groups), bias, attrs))
+    conv, steps, keep = as_convolution(
+        Op("y", "deconv", ("x",), None, out_first(weight, groups), torch.ones(3 * groups), bias, attrs)
+    )
     assert torch.equal(interleave(F.conv2d(x, conv.weight, conv.bias, **conv.attrs), steps, keep), expected)
 
 
 def test_the_usual_upsampling_layer_wastes_no_rows():
     """Kernel 4, stride 2, padding 1: four 2x2 convolutions, of which one row on either side is cropped."""
     attrs = {"stride": (2, 2), "padding": (1, 1), "output_padding": (0, 0), "dilation": (1, 1), "groups": 1}
-    conv, _, keep = as_convolution(Op("y", "deconv", ("x",), None, torch.ones(3, 5, 4, 4), torch.ones(3), torch.ones(3), attrs))
+    conv, _, keep = as_convolution(
+        Op("y", "deconv", ("x",), None, torch.ones(3, 5, 4, 4), torch.ones(3), torch.ones(3), attrs)
+    )
     assert conv.weight.shape == (12, 5, 2, 2)
     assert keep == (slice(1, -1), slice(1, -1))
 

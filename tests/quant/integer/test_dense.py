@@ -1,4 +1,6 @@
-"""Networks for detection and segmentation as integers: bilinear resizing, average pooling, dilation, gates, and whole ones."""
+"""Networks for detection and segmentation as integers: bilinear resizing, average pooling, dilation, gates, and whole
+ones.
+"""
 
 import pytest
 import torch
@@ -39,7 +41,9 @@ class Pyramid(nn.Module):
         coarse = self.coarse(fine)
         up = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
         merged = self.smooth(self.lateral(fine) + up)
-        return [[self.scores(merged), self.boxes(merged)], (self.scores(coarse), self.boxes(coarse))], torch.cat([up, merged, fine], 1)
+        return [[self.scores(merged), self.boxes(merged)], (self.scores(coarse), self.boxes(coarse))], torch.cat(
+            [up, merged, fine], 1
+        )
 
 
 class Gated(nn.Module):
@@ -55,11 +59,15 @@ class Gated(nn.Module):
         fine = self.fine(x)
         coarse = self.coarse(fine)
         gated = self.body(coarse) * self.scale(coarse)
-        return self.low(fine) + self.high(F.interpolate(gated, size=fine.shape[-2:], mode="bilinear", align_corners=False))
+        return self.low(fine) + self.high(
+            F.interpolate(gated, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        )
 
 
 class Spatial(nn.Module):
-    """An ESP block: reduced, split into branches of growing dilation, their sums fused step by step, concatenated and projected."""
+    """An ESP block: reduced, split into branches of growing dilation, their sums fused step by step, concatenated and
+    projected.
+    """
 
     def __init__(self):
         super().__init__()
@@ -82,7 +90,7 @@ class Spatial(nn.Module):
         return torch.cat([right, torch.cat([left, left], 1)], 1), left.chunk(2, 1)[0]
 
 
-# ---- whole networks ------------------------------------------------------------------------------------------
+# ---- whole networks ----------------------------------------------------------------------------------------
 
 NETWORKS = {"pyramid": Pyramid, "gated": Gated, "spatial": Spatial}
 
@@ -120,7 +128,7 @@ def test_codes_come_out_in_the_same_structure(engine):
             assert torch.allclose(grid.dequantize(executor.codes(codes)), wanted, atol=1.01 * grid.scale)
 
 
-# ---- bilinear resizing ---------------------------------------------------------------------------------------
+# ---- bilinear resizing -------------------------------------------------------------------------------------
 
 RESIZINGS = {
     "twice": {"scale_factor": 2},
@@ -150,7 +158,9 @@ def test_bilinear_resizing_is_within_half_a_step_of_the_exact_average(name, shap
 
 @each_engine
 def test_halves_go_the_same_way_in_training_and_on_every_engine(engine):
-    """Many averages of a doubled picture lie halfway between two codes: rounding noise must not decide, nor where zero lies."""
+    """Many averages of a doubled picture lie halfway between two codes: rounding noise must not decide, nor where zero
+    lies.
+    """
     x = 0.37 * (on_codes(2, 8, 9, 9) + 0.29)
     graph = calibrate(nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear")), [x], QuantConfig(engine=engine))
     executor = quant.convert(graph, engine)
@@ -193,7 +203,9 @@ def test_resizing_has_no_range_of_its_own_and_passes_the_gradient_as_it_is():
 
 def test_resizing_follows_the_switches_and_the_width_of_its_inputs_quantizer():
     x = torch.rand(2, 3, 5, 5)
-    graph = quant.attach(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(4, 4, 1)), x).train()
+    graph = quant.attach(
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(4, 4, 1)), x
+    ).train()
     graph(x)
     (same,) = (q for q in quant.quantizers_of(graph).values() if isinstance(q, SameGrid))
     averages = same.qparams().highest * torch.rand(3, 4, 5, 5)
@@ -246,28 +258,41 @@ def test_sizes_taken_from_another_tensor_follow_the_pictures_that_come(engine):
 @each_engine
 @pytest.mark.parametrize(
     "function",
-    [lambda a, b: a * torch.sigmoid(F.interpolate(F.avg_pool2d(b, 2), size=a.shape[-2:], mode="bilinear", align_corners=False)),
-     lambda a, b: a * F.interpolate(F.hardsigmoid(F.adaptive_avg_pool2d(b, 1)), size=a.shape[-2:], mode="bilinear"),
-     lambda a, b: F.hardsigmoid(b.mean((2, 3), keepdim=True)) * a,
-     lambda a, b: torch.cat([a, torch.cat([b, F.interpolate(F.max_pool2d(a, 2), scale_factor=2, mode="bilinear")], 1)], 1)],
+    [
+        lambda a, b: (
+            a
+            * torch.sigmoid(F.interpolate(F.avg_pool2d(b, 2), size=a.shape[-2:], mode="bilinear", align_corners=False))
+        ),
+        lambda a, b: a * F.interpolate(F.hardsigmoid(F.adaptive_avg_pool2d(b, 1)), size=a.shape[-2:], mode="bilinear"),
+        lambda a, b: F.hardsigmoid(b.mean((2, 3), keepdim=True)) * a,
+        lambda a, b: torch.cat(
+            [a, torch.cat([b, F.interpolate(F.max_pool2d(a, 2), scale_factor=2, mode="bilinear")], 1)], 1
+        ),
+    ],
     ids=["gate from a coarser map", "gate of one pixel, resized", "gate of one pixel", "nested pyramid"],
-)  # fmt: skip
+)
 def test_gates_and_pyramids(function, engine):
     check(Two(function, (4.0, 1.0)), on_codes(2, 8, 6, 6), engine, "conv")
 
 
-# ---- average pooling -----------------------------------------------------------------------------------------
+# ---- average pooling ---------------------------------------------------------------------------------------
 
 AS_INTEGERS = {
-    "3x3": (8, nn.AvgPool2d(3)), "overlapping": (8, nn.AvgPool2d(3, 1)), "padded": (8, nn.AvgPool2d(3, 2, 1)),
+    "3x3": (8, nn.AvgPool2d(3)),
+    "overlapping": (8, nn.AvgPool2d(3, 1)),
+    "padded": (8, nn.AvgPool2d(3, 2, 1)),
     "5x5": (16, nn.AvgPool2d(5, 2, 2)),
-    "of pictures": (3, nn.AvgPool2d(3, 2, 1)), "odd channels": (13, nn.AvgPool2d(3, 2, 1)),
-}  # fmt: skip
+    "of pictures": (3, nn.AvgPool2d(3, 2, 1)),
+    "odd channels": (13, nn.AvgPool2d(3, 2, 1)),
+}
 IN_FLOAT = {
-    "2x2": (8, nn.AvgPool2d(2)), "7x7": (8, nn.AvgPool2d(7)), "padding not counted": (8, nn.AvgPool2d(3, 2, 1, count_include_pad=False)),
-    "rounded up": (8, nn.AvgPool2d(3, 2, ceil_mode=True)), "another divisor": (8, nn.AvgPool2d(3, divisor_override=4)),
+    "2x2": (8, nn.AvgPool2d(2)),
+    "7x7": (8, nn.AvgPool2d(7)),
+    "padding not counted": (8, nn.AvgPool2d(3, 2, 1, count_include_pad=False)),
+    "rounded up": (8, nn.AvgPool2d(3, 2, ceil_mode=True)),
+    "another divisor": (8, nn.AvgPool2d(3, divisor_override=4)),
     "many odd channels": (39, nn.AvgPool2d(3)),
-}  # fmt: skip
+}
 
 
 @each_engine
@@ -321,13 +346,18 @@ def test_a_pooling_is_not_taken_for_the_layer_before_it_when_biases_are_snapped(
         assert (units - units.round()).abs().max() < 0.01
 
 
-# ---- dilation ------------------------------------------------------------------------------------------------
+# ---- dilation ----------------------------------------------------------------------------------------------
 
 DILATED = {
-    f"{groups} groups of {channels // groups}, {kernel}x{kernel}, dilation {dilation}": (channels, groups, kernel, dilation)
+    f"{groups} groups of {channels // groups}, {kernel}x{kernel}, dilation {dilation}": (
+        channels,
+        groups,
+        kernel,
+        dilation,
+    )
     for channels, groups in ((24, 24), (104, 104), (16, 4), (64, 32), (6, 1))
     for kernel, dilation in ((3, 2), (3, 16), (5, 2), (5, 4))
-}  # fmt: skip
+}
 
 
 @each_engine
@@ -342,15 +372,30 @@ def test_dilated_convolutions(name, engine):
 @pytest.mark.parametrize("engine", ["fbgemm", "x86", "onednn"])
 @pytest.mark.parametrize(
     ("channels", "groups", "outputs", "kernel", "dilation"),
-    [(24, 24, 24, 3, 2), (24, 24, 24, 3, 4), (104, 104, 208, 5, 2), (104, 104, 104, 3, 2), (64, 32, 64, 3, 2), (64, 4, 32, 3, 2),
-     (134, 134, 134, 3, 3), (6, 1, 6, 3, 2), (24, 24, 24, (1, 3), (1, 2)), (58, 58, 58, 3, 1), (116, 116, 232, 3, 1), (16, 16, 16, 2, 1)],
-)  # fmt: skip
+    [
+        (24, 24, 24, 3, 2),
+        (24, 24, 24, 3, 4),
+        (104, 104, 208, 5, 2),
+        (104, 104, 104, 3, 2),
+        (64, 32, 64, 3, 2),
+        (64, 4, 32, 3, 2),
+        (134, 134, 134, 3, 3),
+        (6, 1, 6, 3, 2),
+        (24, 24, 24, (1, 3), (1, 2)),
+        (58, 58, 58, 3, 1),
+        (116, 116, 232, 3, 1),
+        (16, 16, 16, 2, 1),
+    ],
+)
 def test_forms_for_fbgemm_compute_the_same(channels, groups, outputs, kernel, dilation, engine, stride):
     conv = nn.Conv2d(channels, outputs, kernel, stride, "valid", dilation, groups)
     attrs = {"stride": conv.stride, "padding": (0, 3), "dilation": conv.dilation, "groups": groups}
     op = Op("conv", "conv", weight=torch.randint(-127, 128, conv.weight.shape, dtype=torch.int8), attrs=attrs)
     (form, phases), x = fast_form(op, engine), torch.randint(-128, 128, (2, channels, 13, 11)).double()
-    expected, got = F.conv2d(x, op.weight.double(), **op.attrs), F.conv2d(apart(x, phases), form.weight.double(), **form.attrs)
+    expected, got = (
+        F.conv2d(x, op.weight.double(), **op.attrs),
+        F.conv2d(apart(x, phases), form.weight.double(), **form.attrs),
+    )
     got = together(got, phases, (13, 11)) if phases > 1 else got
     assert torch.equal(expected, got)
 
@@ -363,13 +408,17 @@ def test_phases_for_fbgemm_compute_the_same(kernel, dilation, size):
     (form, phases), x = fast_form(op, "fbgemm"), torch.randint(-128, 128, (2, 24, *size)).double()
     assert phases == dilation and form.attrs["dilation"] == (1, 1)
     got = together(F.conv2d(apart(x, phases), form.weight.double(), **form.attrs), phases, size)
-    assert torch.equal(got, F.conv2d(x, op.weight.double(), **attrs)) and got.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(got, F.conv2d(x, op.weight.double(), **attrs)) and got.is_contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 @pytest.mark.parametrize("made_for", [(16, 16), (13, 11)])
 def test_a_network_frozen_in_phases_takes_pictures_of_any_size_and_number(made_for, tmp_path):
     conv = nn.Conv2d(24, 24, 5, padding=4, dilation=2, groups=24)
-    executor = quant.convert(calibrate(nn.Sequential(conv), [on_codes(2, 24, 16, 16)], QuantConfig(engine="fbgemm")), "fbgemm")
+    executor = quant.convert(
+        calibrate(nn.Sequential(conv), [on_codes(2, 24, 16, 16)], QuantConfig(engine="fbgemm")), "fbgemm"
+    )
     assert max(executor.phases.values()) == 2
     frozen = quant.freeze(executor, on_codes(1, 24, *made_for))
     frozen.save(tmp_path / "network")
@@ -377,13 +426,17 @@ def test_a_network_frozen_in_phases_takes_pictures_of_any_size_and_number(made_f
         x = on_codes(*shape)
         with torch.inference_mode():
             expected = executor(x)
-            assert torch.equal(frozen(x), expected) and torch.equal(quant.load_frozen(tmp_path / "network")(x), expected)
+            assert torch.equal(frozen(x), expected) and torch.equal(
+                quant.load_frozen(tmp_path / "network")(x), expected
+            )
 
 
 def test_the_form_for_fbgemm_is_by_channel_where_a_kernel_fits_and_in_blocks_elsewhere():
     def form(channels, kernel, dilation, engine="fbgemm", padding=0, phases=1):
         attrs = {"stride": 1, "padding": padding, "dilation": dilation, "groups": channels}
-        op, found = fast_form(Op("conv", "conv", weight=torch.ones(channels, 1, kernel, kernel, dtype=torch.int8), attrs=attrs), engine)
+        op, found = fast_form(
+            Op("conv", "conv", weight=torch.ones(channels, 1, kernel, kernel, dtype=torch.int8), attrs=attrs), engine
+        )
         assert found == phases
         return tuple(op.weight.shape), op.attrs["groups"], op.attrs["dilation"]
 

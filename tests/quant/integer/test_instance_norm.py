@@ -1,4 +1,6 @@
-"""Instance norm on codes, and the generators that it is made for: what every engine computes against the integer oracle."""
+"""Instance norm on codes, and the generators that it is made for: what every engine computes against the integer
+oracle.
+"""
 
 import math
 
@@ -97,7 +99,12 @@ def test_torchs_own_kernel_is_off_where_values_lie_far_from_zero():
 class Normed(nn.Module):
     def __init__(self, **options):
         super().__init__()
-        self.conv, self.norm, self.act, self.last = nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, **options), nn.ReLU(), nn.Conv2d(8, 4, 1)
+        self.conv, self.norm, self.act, self.last = (
+            nn.Conv2d(3, 8, 3),
+            nn.InstanceNorm2d(8, **options),
+            nn.ReLU(),
+            nn.Conv2d(8, 4, 1),
+        )
         if self.norm.affine:
             with torch.no_grad():
                 self.norm.weight.copy_(torch.linspace(-1, 1, 8))  # of either sign, and zero
@@ -119,7 +126,9 @@ def test_it_is_one_integer_operation_with_its_relu(options, engine):
     assert report.rows[2].kind == "instance_norm"
     codes = Reference(executor.graph).graph.op("act_quant").qparams
     assert codes.zero_point == 0, "the ReLU is the clamp of its grid"
-    assert executor.float_ops == (["act_quant"] if engine in ("onnxruntime", "openvino") else []), "those have it in float alone"
+    assert executor.float_ops == (["act_quant"] if engine in ("onnxruntime", "openvino") else []), (
+        "those have it in float alone"
+    )
 
 
 def test_the_convolution_before_it_has_a_grid_of_its_own():
@@ -164,24 +173,32 @@ def test_with_running_statistics_it_stays_float_and_right(tmp_path):
 @pytest.mark.parametrize("affine", [False, True])
 def test_a_float_network_is_written_as_onnx(affine, tmp_path):
     torch.manual_seed(0)
-    assert quant.export_onnx(Normed(affine=affine), tmp_path / "float.onnx", torch.randn(2, 3, 12, 10)).max_difference <= 1e-5
+    assert (
+        quant.export_onnx(Normed(affine=affine), tmp_path / "float.onnx", torch.randn(2, 3, 12, 10)).max_difference
+        <= 1e-5
+    )
 
 
 def test_the_file_is_checked_and_names_the_norm(tmp_path):
     torch.manual_seed(0)
     x = torch.randn(2, 3, 12, 10)
-    report = quant.export_onnx(calibrate(Normed(), [x], quant.QuantConfig(engine="onnxruntime")), tmp_path / "int8.onnx", x)
+    report = quant.export_onnx(
+        calibrate(Normed(), [x], quant.QuantConfig(engine="onnxruntime")), tmp_path / "int8.onnx", x
+    )
     assert report.layer_steps <= 1 and report.integer_layers == 2 and report.float_ops == ("act_quant",)
 
 
-# ---- whole generators ----------------------------------------------------------------------------------------
+# ---- whole generators --------------------------------------------------------------------------------------
 
 NORMS = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d, "none": lambda channels: nn.Identity()}
 
 
 def layer(inputs, outputs, kernel, stride, norm):
     return nn.Sequential(
-        nn.ReflectionPad2d(kernel // 2), nn.Conv2d(inputs, outputs, kernel, stride, bias=norm == "none"), NORMS[norm](outputs), nn.ReLU()
+        nn.ReflectionPad2d(kernel // 2),
+        nn.Conv2d(inputs, outputs, kernel, stride, bias=norm == "none"),
+        NORMS[norm](outputs),
+        nn.ReLU(),
     )
 
 
@@ -196,15 +213,25 @@ class Residual(nn.Module):
 
 class Up(nn.Sequential):
     def __init__(self, inputs, outputs, norm):
-        super().__init__(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), layer(inputs, outputs, 3, 1, norm))
+        super().__init__(
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), layer(inputs, outputs, 3, 1, norm)
+        )
 
 
 def resnet(norm):
     """A small ResNet generator: pictures in [-1, 1] to pictures in [-1, 1]."""
     net = nn.Sequential(
-        layer(3, 8, 7, 1, norm), layer(8, 16, 3, 2, norm), layer(16, 32, 3, 2, norm), Residual(32, norm), Residual(32, norm),
-        Up(32, 16, norm), Up(16, 8, norm), nn.ReflectionPad2d(3), nn.Conv2d(8, 3, 7), nn.Tanh(),
-    )  # fmt: skip
+        layer(3, 8, 7, 1, norm),
+        layer(8, 16, 3, 2, norm),
+        layer(16, 32, 3, 2, norm),
+        Residual(32, norm),
+        Residual(32, norm),
+        Up(32, 16, norm),
+        Up(16, 8, norm),
+        nn.ReflectionPad2d(3),
+        nn.Conv2d(8, 3, 7),
+        nn.Tanh(),
+    )
     return started(net)
 
 
@@ -219,11 +246,15 @@ class UNet(nn.Module):
 
     @staticmethod
     def step(inputs, outputs, norm):
-        return nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(inputs, outputs, 4, 2, 1, bias=norm == "none"), NORMS[norm](outputs))
+        return nn.Sequential(
+            nn.LeakyReLU(0.2), nn.Conv2d(inputs, outputs, 4, 2, 1, bias=norm == "none"), NORMS[norm](outputs)
+        )
 
     @staticmethod
     def back(inputs, outputs, norm):
-        return nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=norm == "none"), NORMS[norm](outputs))
+        return nn.Sequential(
+            nn.ReLU(), nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=norm == "none"), NORMS[norm](outputs)
+        )
 
     def forward(self, x):
         one = self.down[0](x)
@@ -245,7 +276,9 @@ def started(net):
 
 def pictures(count, size=32):
     coarse = 2 * torch.rand(count, 3, size // 8, size // 8) - 1
-    return (F.interpolate(coarse, size=(size, size), mode="bicubic") + 0.1 * torch.randn(count, 3, size, size)).clamp(-1, 1)
+    return (F.interpolate(coarse, size=(size, size), mode="bicubic") + 0.1 * torch.randn(count, 3, size, size)).clamp(
+        -1, 1
+    )
 
 
 def trained(model, engine):
@@ -268,7 +301,11 @@ GENERATORS = {f"resnet, {norm}": (resnet, norm) for norm in NORMS} | {
 }
 
 
-CASES = [pytest.param(name, e, marks=marks(norm, e)) for name, (_, norm) in GENERATORS.items() for e in ("reference", *quant.available())]
+CASES = [
+    pytest.param(name, e, marks=marks(norm, e))
+    for name, (_, norm) in GENERATORS.items()
+    for e in ("reference", *quant.available())
+]
 
 
 @pytest.mark.parametrize(("name", "engine"), CASES)

@@ -1,4 +1,6 @@
-"""Networks of several outputs: converted, frozen, written as ONNX and compared, in the structure that the module gives."""
+"""Networks of several outputs: converted, frozen, written as ONNX and compared, in the structure that the module
+gives.
+"""
 
 import onnx
 import pytest
@@ -63,8 +65,13 @@ def test_structures_and_the_names_of_outputs(name, tmp_path):
     assert [value.name for value in onnx.load(tmp_path / "int8.onnx").graph.output] == names
     executor = quant.convert(graph, "fbgemm")
     with torch.inference_mode():
-        networks = (executor, quant.freeze(executor, x), quant.load_frozen(tmp_path / "int8.onnx"), quant.freeze_float(model, x),
-                    quant.freeze_float(model, x, engine="onnxruntime"))  # fmt: skip
+        networks = (
+            executor,
+            quant.freeze(executor, x),
+            quant.load_frozen(tmp_path / "int8.onnx"),
+            quant.freeze_float(model, x),
+            quant.freeze_float(model, x, engine="onnxruntime"),
+        )
         for network in networks:
             assert in_tuples(network(x))
             assert len(leaves(network(x))) == len(names)
@@ -73,11 +80,22 @@ def test_structures_and_the_names_of_outputs(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("names", "places"),
-    [(["output"], 0), (["output_0"], (0,)), (["output_0", "output_1"], (0, 1)), (["output_1", "output_0"], (1, 0)),
-     (["output_0_0", "output_0_1", "output_1"], ((0, 1), 2)), (["output_"], 0), (["scores"], 0), (["scores", "boxes"], (0, 1)),
-     (["output_0", "output_2"], (0, 1)), (["output", "output_1"], (0, 1)), (["output_0", "output_0_1"], (0, 1)),
-     (["output_0", "output_0_"], (0, 1)), (["output_99999999999", "output_0"], (0, 1))],
-)  # fmt: skip
+    [
+        (["output"], 0),
+        (["output_0"], (0,)),
+        (["output_0", "output_1"], (0, 1)),
+        (["output_1", "output_0"], (1, 0)),
+        (["output_0_0", "output_0_1", "output_1"], ((0, 1), 2)),
+        (["output_"], 0),
+        (["scores"], 0),
+        (["scores", "boxes"], (0, 1)),
+        (["output_0", "output_2"], (0, 1)),
+        (["output", "output_1"], (0, 1)),
+        (["output_0", "output_0_1"], (0, 1)),
+        (["output_0", "output_0_"], (0, 1)),
+        (["output_99999999999", "output_0"], (0, 1)),
+    ],
+)
 def test_a_files_outputs_are_put_together_by_their_names_and_foreign_ones_lie_flat(names, places):
     assert structure(names) == places
 
@@ -107,7 +125,9 @@ def test_agreement_counts_positions_of_all_outputs():
 
 def test_an_output_off_every_grid_is_named():
     x = torch.randn(2, 3, 4, 4)
-    graph = observed(Several(lambda a, b: (a, torch.sigmoid(b))), x, overrides=(quant.Override("sigmoid", output="float"),))
+    graph = observed(
+        Several(lambda a, b: (a, torch.sigmoid(b))), x, overrides=(quant.Override("sigmoid", output="float"),)
+    )
     with pytest.raises(quant.QuantError, match=r"output 1 .*not one tensor on a grid"):
         quant.parity(graph, quant.convert(graph, "reference"), x)
 

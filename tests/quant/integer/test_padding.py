@@ -14,8 +14,15 @@ from quant.calibrate import calibrate
 from quant.export.onnx.graph import to_onnx
 from quant.integer.padding import pad
 
-NUMPYS = {"reflect": {"mode": "reflect"}, "replicate": {"mode": "edge"}, "constant": {"mode": "constant", "constant_values": 7}}
-ENGINES = ["reference", *(pytest.param(e, marks=pytest.mark.slow if e == "openvino" else ()) for e in quant.available())]
+NUMPYS = {
+    "reflect": {"mode": "reflect"},
+    "replicate": {"mode": "edge"},
+    "constant": {"mode": "constant", "constant_values": 7},
+}
+ENGINES = [
+    "reference",
+    *(pytest.param(e, marks=pytest.mark.slow if e == "openvino" else ()) for e in quant.available()),
+]
 TORCHS = [engine for engine in quant.available() if engine not in ("onnxruntime", "openvino")]
 
 
@@ -32,7 +39,11 @@ def test_a_row_of_four_pixels_has_the_known_answers():
 
 
 @pytest.mark.parametrize("mode", NUMPYS)
-@given(sides=st.tuples(*[st.integers(0, 3)] * 4), size=st.tuples(st.integers(4, 7), st.integers(4, 7)), channels=st.integers(1, 9))
+@given(
+    sides=st.tuples(*[st.integers(0, 3)] * 4),
+    size=st.tuples(st.integers(4, 7), st.integers(4, 7)),
+    channels=st.integers(1, 9),
+)
 @settings(max_examples=25, deadline=None)
 def test_numpy_pads_alike_quantized_tensors_and_numbers(mode, sides, size, channels):
     codes = torch.randint(0, 256, (2, channels, *size), dtype=torch.uint8)
@@ -126,7 +137,9 @@ def test_padding_gets_no_quantizer_of_its_own():
     assert rows["second"].reads == rows["first"].makes == "first_quant"
 
 
-@pytest.mark.parametrize("padding", [nn.ConstantPad2d(1, 0.5), nn.CircularPad2d(1), lambda x: F.pad(x, (1, 1), value=2.0)])
+@pytest.mark.parametrize(
+    "padding", [nn.ConstantPad2d(1, 0.5), nn.CircularPad2d(1), lambda x: F.pad(x, (1, 1), value=2.0)]
+)
 def test_other_padding_makes_new_values_and_is_computed_in_float(padding):
     torch.manual_seed(0)
     x = torch.randn(2, 3, 8, 9)

@@ -84,7 +84,8 @@ def test_forward_equals_torchs_fake_quantize(as_tensor):
 
 @pytest.mark.parametrize("as_tensor", [False, True])
 @pytest.mark.parametrize(
-    ("lo", "relu", "mask"), [(-1.0, False, [0.0, 1, 1, 1, 1, 0]), (0.0, True, [0.0, 0, 0, 1, 1, 0]), (0.0, False, [0.0, 0, 1, 1, 1, 0])]
+    ("lo", "relu", "mask"),
+    [(-1.0, False, [0.0, 1, 1, 1, 1, 0]), (0.0, True, [0.0, 0, 0, 1, 1, 0]), (0.0, False, [0.0, 0, 1, 1, 1, 0])],
 )
 def test_gradient_is_one_inside_inclusive_and_zero_outside(as_tensor, lo, relu, mask):
     # the lower bound belongs to the range unless it is the zero of a ReLU
@@ -140,7 +141,8 @@ def test_evaluation_changes_no_buffer():
 
 
 @pytest.mark.parametrize(
-    ("floor", "ceiling", "act"), [(float("-inf"), float("inf"), nn.Identity()), (0.0, float("inf"), nn.ReLU()), (0.0, 6.0, nn.ReLU6())]
+    ("floor", "ceiling", "act"),
+    [(float("-inf"), float("inf"), nn.Identity()), (0.0, float("inf"), nn.ReLU()), (0.0, 6.0, nn.ReLU6())],
 )
 def test_switched_off_it_is_the_fused_activation(floor, ceiling, act):
     quantizer = Int8Activation(8, floor, ceiling)

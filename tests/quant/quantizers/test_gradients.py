@@ -1,4 +1,6 @@
-"""quant.quantizers.gradients: stochastic rounding of gradients against worked numbers, its mean, and its streams of noise."""
+"""quant.quantizers.gradients: stochastic rounding of gradients against worked numbers, its mean, and its streams of
+noise.
+"""
 
 import pytest
 import torch
@@ -37,7 +39,9 @@ def test_dorefa_worked_numbers(offset, out):
     torch.testing.assert_close(dorefa_gradient(g, 2, noise(g, offset)), expected)
 
 
-@pytest.mark.parametrize("offset, out", [(0.0, [0.9, -0.1, -0.1, -0.6]), (0.4, [0.9, -0.1, 0.4, -0.6]), (-0.4, [0.9, -0.6, -0.1, -0.6])])
+@pytest.mark.parametrize(
+    "offset, out", [(0.0, [0.9, -0.1, -0.1, -0.6]), (0.4, [0.9, -0.1, 0.4, -0.6]), (-0.4, [0.9, -0.6, -0.1, -0.6])]
+)
 def test_minmax_worked_numbers(offset, out):
     g = torch.tensor([0.9, -0.3, 0.12, -0.6], dtype=torch.float64)
     assert minmax_gradient(g, 2, noise(g, offset)).tolist() == pytest.approx(out, abs=1e-12)
@@ -102,7 +106,9 @@ def test_no_range_no_rounding(name, value):
 
 def test_one_silent_sample_leaves_the_others_alone():
     g = torch.tensor([[0.0, 0.0, 0.0], [-8.0, 2.0, 6.0]])
-    torch.testing.assert_close(dorefa_gradient(g, 2, noise(g, 0.0)), torch.tensor([[0.0, 0.0, 0.0], [-8.0, 8 / 3, 8.0]]))
+    torch.testing.assert_close(
+        dorefa_gradient(g, 2, noise(g, 0.0)), torch.tensor([[0.0, 0.0, 0.0], [-8.0, 8 / 3, 8.0]])
+    )
 
 
 @pytest.mark.parametrize("name", PURE)
@@ -118,7 +124,9 @@ def test_numbers_and_tensors_compute_the_same():
     torch.manual_seed(0)
     x, u = torch.randn(1000), torch.rand(1000)
     base, step = x.amin(), (x.amax() - x.amin()) / 255
-    torch.testing.assert_close(on_grid(x, base[None], step[None], 0, 255, u), on_grid(x, base, step, 0, 255, u), atol=0.011 * step, rtol=0)
+    torch.testing.assert_close(
+        on_grid(x, base[None], step[None], 0, 255, u), on_grid(x, base, step, 0, 255, u), atol=0.011 * step, rtol=0
+    )
     low, high = torch.tensor(-3.0), torch.tensor(4.0)
     expected = on_grid(x, base * 0, step, -3, 4, u)
     torch.testing.assert_close(on_grid(x, base[None] * 0, step[None], low, high, u), expected)
@@ -146,7 +154,10 @@ def test_forward_is_the_identity_and_consumers_may_work_in_place(name):
 def test_the_gradient_is_the_pure_functions():
     x = torch.randn(3, 5, requires_grad=True)
     g = torch.randn(3, 5)
-    for quantizer, pure in ((DorefaGradient(4, seed=7), PURE["dorefa"]), (MinMaxGradient(4, 7, zero_point=True), PURE["minmax with zero"])):
+    for quantizer, pure in (
+        (DorefaGradient(4, seed=7), PURE["dorefa"]),
+        (MinMaxGradient(4, 7, zero_point=True), PURE["minmax with zero"]),
+    ):
         got = torch.autograd.grad(quantizer(x), x, g)[0]
         assert torch.equal(got, pure(g, 4, NoiseStream(7).uniform_like(g)))
 

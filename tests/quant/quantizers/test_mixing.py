@@ -17,15 +17,31 @@ from tests.quant.quantizers.test_quantizers import ACTIVATIONS, WEIGHTS
 
 @pytest.mark.parametrize(
     ("spec", "message"),
-    [("pact:4,alpha=-1", "alpha"), ("lsq:9", "2 to 8"), ("int8:1", "2 to 8"), ("pact:4,beta=1", "no option 'beta'"),
-     ("lsq:x", "'x' is no number"), ("int8:²", "no number"), ("lsq:4,granularity", "name=value"), ("", "no quantizer"),
-     ("int8:4,scheme=round", "'round' is not one of"), ("gdrq:3,k=x", "k is 'x', must be of type float"), ("gdrq:3,k=nan", "finite"),
-     ("int8:4,bias_correct=1", "must be of type bool"), ("gdrq:3,group_size=2.5", "must be of type int"),
-     ("gdrq:3,k=-1", "k: -1, must be at least 0"), ("qil:3,reach=-1", "reach")],
-)  # fmt: skip
+    [
+        ("pact:4,alpha=-1", "alpha"),
+        ("lsq:9", "2 to 8"),
+        ("int8:1", "2 to 8"),
+        ("pact:4,beta=1", "no option 'beta'"),
+        ("lsq:x", "'x' is no number"),
+        ("int8:²", "no number"),
+        ("lsq:4,granularity", "name=value"),
+        ("", "no quantizer"),
+        ("int8:4,scheme=round", "'round' is not one of"),
+        ("gdrq:3,k=x", "k is 'x', must be of type float"),
+        ("gdrq:3,k=nan", "finite"),
+        ("int8:4,bias_correct=1", "must be of type bool"),
+        ("gdrq:3,group_size=2.5", "must be of type int"),
+        ("gdrq:3,k=-1", "k: -1, must be at least 0"),
+        ("qil:3,reach=-1", "reach"),
+    ],
+)
 def test_bad_specs_are_named(spec, message):
     with pytest.raises(QuantError, match=message):
-        (weight_quantizer if not spec.startswith("pact") else lambda s, *_: activation_quantizer(s, 0.0, math.inf, False))(spec, 127, 0)
+        (
+            weight_quantizer
+            if not spec.startswith("pact")
+            else lambda s, *_: activation_quantizer(s, 0.0, math.inf, False)
+        )(spec, 127, 0)
 
 
 def test_a_method_for_activations_alone_is_refused_for_weights():
@@ -54,8 +70,17 @@ class Net(nn.Module):
 
 
 EDGES = (quant.Override("conv1", "int8:8", "int8:8"), quant.Override("fc", "int8:8", "int8:8"))
-MIXES = [("int8:4", "int8:4"), ("dorefa:3", "pact:4"), ("gdrq:2", "pact:2"), ("lsq:3", "lsq:3"), ("qil:3", "qil:3"), ("fqn:4", "fqn:4"),
-         ("dorefa:1", "dorefa:2"), ("int8:3,scheme=affine", "int8:4,scheme=symmetric"), ("int8:8", "gdrq:8")]  # fmt: skip
+MIXES = [
+    ("int8:4", "int8:4"),
+    ("dorefa:3", "pact:4"),
+    ("gdrq:2", "pact:2"),
+    ("lsq:3", "lsq:3"),
+    ("qil:3", "qil:3"),
+    ("fqn:4", "fqn:4"),
+    ("dorefa:1", "dorefa:2"),
+    ("int8:3,scheme=affine", "int8:4,scheme=symmetric"),
+    ("int8:8", "gdrq:8"),
+]
 
 
 @pytest.mark.parametrize(("weight", "activation"), MIXES)
@@ -64,7 +89,9 @@ def test_mixes_train_and_run_as_integers(weight, activation):
     x, target = torch.randn(16, 3, 8, 8), torch.randint(5, (16,))
     graph = quant.attach(Net(), x, quant.QuantConfig(weight=weight, activation=activation, overrides=EDGES)).train()
     own = quant.quantizer_parameters(graph)
-    optimizer = torch.optim.SGD([{"params": [p for n, p in graph.named_parameters() if "quant" not in n]}, *own], lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(
+        [{"params": [p for n, p in graph.named_parameters() if "quant" not in n]}, *own], lr=0.05, momentum=0.9
+    )
     losses = []
     for _ in range(25):
         loss = nn.functional.cross_entropy(graph(x), target) + quant.extra_loss(graph)
@@ -79,7 +106,9 @@ def test_mixes_train_and_run_as_integers(weight, activation):
 
 def test_first_and_last_layer_can_stay_float():
     x = torch.randn(4, 3, 8, 8)
-    graph = quant.attach(Net(), x, quant.QuantConfig(weight="dorefa:3", activation="pact:4", ignore=("conv1", "fc"))).train()
+    graph = quant.attach(
+        Net(), x, quant.QuantConfig(weight="dorefa:3", activation="pact:4", ignore=("conv1", "fc"))
+    ).train()
     graph(x)
     assert type(graph.conv1) is nn.Conv2d and type(graph.fc) is nn.Linear
     report = quant.parity(graph, quant.convert(graph, "reference"), x)
@@ -87,7 +116,9 @@ def test_first_and_last_layer_can_stay_float():
 
 
 def test_set_bits_moves_what_follows_the_configuration():
-    graph = quant.attach(Net(), torch.randn(2, 3, 8, 8), quant.QuantConfig(weight="lsq:5", activation="lsq:5", overrides=EDGES))
+    graph = quant.attach(
+        Net(), torch.randn(2, 3, 8, 8), quant.QuantConfig(weight="lsq:5", activation="lsq:5", overrides=EDGES)
+    )
     quant.set_bits(graph, 2)
     widths = {name: q.bits for name, q in quant.quantizers_of(graph).items()}
     assert widths["conv2.weight_quant"] == 2 and widths["conv1.weight_quant"] == widths["fc.weight_quant"] == 8
@@ -96,7 +127,9 @@ def test_set_bits_moves_what_follows_the_configuration():
 
 def test_an_override_stays_although_it_says_what_the_default_says():
     fixed = (quant.Override("fc", "lsq:5", "lsq:5"),)
-    graph = quant.attach(Net(), torch.randn(2, 3, 8, 8), quant.QuantConfig(weight="lsq:5", activation="lsq:5", overrides=fixed))
+    graph = quant.attach(
+        Net(), torch.randn(2, 3, 8, 8), quant.QuantConfig(weight="lsq:5", activation="lsq:5", overrides=fixed)
+    )
     quant.set_bits(graph, 2)
     assert graph.fc.weight_quant.bits == 5 and graph.conv2.weight_quant.bits == 2
     with pytest.raises(QuantError, match="takes 2 to 8"):
@@ -122,7 +155,9 @@ def _train_on_a_rank(rank: int, port_file: str, results: str) -> None:
             continue
         torch.manual_seed(rank)  # unlike pictures
         residual = "int8" if spec.startswith("qil") else spec
-        graph = quant.attach(Net(), torch.randn(2, 3, 8, 8), quant.QuantConfig(activation=spec, residual=residual)).train()
+        graph = quant.attach(
+            Net(), torch.randn(2, 3, 8, 8), quant.QuantConfig(activation=spec, residual=residual)
+        ).train()
         model = nn.parallel.DistributedDataParallel(graph)
         optimizer = torch.optim.SGD([p for p in graph.parameters() if p.requires_grad], lr=0.01)
         for _ in range(2):

@@ -1,7 +1,8 @@
-"""Known answers of the quantizers, computed independently in float64: values, gradients, and where the published operators differ.
+"""Known answers of the quantizers, computed independently in float64: values, gradients, and where the published
+operators differ.
 
-tests/data/quantizer_vectors.json holds them by name; gradient and 8-bit-training vectors are checked in test_gradients.py,
-test_range_bn.py and test_train_8bit.py.
+tests/data/quantizer_vectors.json holds them by name; gradient and 8-bit-training vectors are checked in
+test_gradients.py, test_range_bn.py and test_train_8bit.py.
 """
 
 import json
@@ -29,7 +30,9 @@ def vector(name: str) -> dict:
 
 
 def close(got, expected, rel: float = 1e-6) -> None:
-    torch.testing.assert_close(torch.as_tensor(got, dtype=DOUBLE), torch.as_tensor(expected, dtype=DOUBLE), rtol=rel, atol=rel)
+    torch.testing.assert_close(
+        torch.as_tensor(got, dtype=DOUBLE), torch.as_tensor(expected, dtype=DOUBLE), rtol=rel, atol=rel
+    )
 
 
 def run(function, x: Tensor, grad=None) -> tuple[Tensor, Tensor]:
@@ -47,7 +50,9 @@ def one_by_channels(w: Tensor) -> Tensor:
 # int8
 
 
-@pytest.mark.parametrize(("name", "levels"), [("int8_w_pertensor seed L=2^b-1", "seed"), ("int8_w_pertensor std L=2^(b-1)-1", "signed")])
+@pytest.mark.parametrize(
+    ("name", "levels"), [("int8_w_pertensor seed L=2^b-1", "seed"), ("int8_w_pertensor std L=2^(b-1)-1", "signed")]
+)
 def test_int8_weights(name, levels):
     v = vector(name)
     quantizer = Int8Weight(2, levels=levels)
@@ -129,7 +134,8 @@ def test_fqn_without_zero_point():
     close(y[2], v["zero_maps_to"])
     assert dw.eq(1.0).all()
     channels = vector("fqn seed per-channel b=2")
-    close(FqnWeight(2, zero_point=False)(channels["x"]), channels["out"], rel=3e-6)  # the operator adds 1e-6 to each maximum
+    # the operator adds 1e-6 to each maximum
+    close(FqnWeight(2, zero_point=False)(channels["x"]), channels["out"], rel=3e-6)
 
 
 def test_fqn_as_the_paper_has_it():
@@ -211,7 +217,8 @@ def test_dorefa_identity_gradient():
 
 
 @pytest.mark.parametrize(
-    "name", ["dorefa cxx backward when extreme is negative (bug)", "dorefa cxx backward, flipped sign w (extreme positive)"]
+    "name",
+    ["dorefa cxx backward when extreme is negative (bug)", "dorefa cxx backward, flipped sign w (extreme positive)"],
 )
 def test_dorefa_is_right_whatever_the_sign_of_the_extreme_weight(name):
     v = vector(name)
@@ -328,7 +335,8 @@ def test_gdrq_activations_move_towards_their_batches():
         quantizer(torch.tensor([[-0.25, 0.25]]))
         seen.append(quantizer.largest.item())
     close(seen, v["corrected_sign"])
-    assert all(later > earlier for earlier, later in zip(v["seed_sign"], v["seed_sign"][1:]))  # the published sign runs away
+    # the published sign runs away
+    assert all(later > earlier for earlier, later in zip(v["seed_sign"], v["seed_sign"][1:]))
 
 
 def test_gdrq_masks_both_ends():

@@ -19,10 +19,12 @@ from quant.quantizers import qil as qil_file
 from quant.quantizers.base import quantiles
 from quant.quantizers.ranges import MovingRange
 
-WEIGHTS = """int8:8 int8:3 int8:4,scheme=affine int8:4,granularity=tensor int8:2,levels=seed fqn:4 fqn:2,granularity=tensor dorefa:3
+WEIGHTS = """int8:8 int8:3 int8:4,scheme=affine int8:4,granularity=tensor int8:2,levels=seed fqn:4
+    fqn:2,granularity=tensor dorefa:3
     dorefa:1 dorefa:2,weight_grad=through_max qil:4 qil:2,gamma=learned gdrq:3 gdrq:3,group_size=2,grad=clip
     lsq:4 lsq:2,granularity=channel""".split()
-ACTIVATIONS = """int8:8 int8:3 int8:4,scheme=symmetric int8:4,grad=ste fqn:4 pact:4 pact:2,alpha_grad=lsq dorefa:3 qil:4 gdrq:3
+ACTIVATIONS = """int8:8 int8:3 int8:4,scheme=symmetric int8:4,grad=ste fqn:4 pact:4 pact:2,alpha_grad=lsq dorefa:3
+    qil:4 gdrq:3
     gdrq:4,group_size=2 lsq:4""".split()
 SIGNS = [
     pytest.param((0.0, False), id="relu"),
@@ -167,7 +169,8 @@ def test_activations_lie_on_the_grid_they_name(spec, sign):
     assert 0 <= grid.qmin <= grid.zero_point <= grid.qmax <= 255
     if not quantizer.transforms:  # then the grid alone quantizes
         assert (grid.dequantize(grid.quantize(x)) - y).abs().max() <= 1.001 * grid.scale
-        assert ((grid.dequantize(grid.quantize(x)) - y).abs() > 1e-5).float().mean() < 0.01  # only where a tie went the other way
+        # only where a tie went the other way
+        assert ((grid.dequantize(grid.quantize(x)) - y).abs() > 1e-5).float().mean() < 0.01
 
 
 @pytest.mark.parametrize("sign", SIGNS)
@@ -362,7 +365,9 @@ def test_gdrq_only_clips_in_its_first_stage(reshape):
 
 
 def test_gdrq_spreads_a_bell_over_its_levels():
-    """k = 2 clips a Gaussian where a uniform distribution would end: the levels are used more evenly than up to the maximum."""
+    """k = 2 clips a Gaussian where a uniform distribution would end: the levels are used more evenly than up to the
+    maximum.
+    """
     weight = torch.randn(1, 100_000, generator=torch.Generator().manual_seed(0))
     shares = {}
     for spec in ("gdrq:3", "int8:3"):
@@ -383,7 +388,9 @@ def test_lsq_starts_and_learns_as_published():
     v = weight / s
     inside = (v > -4) & (v < 3)
     slope = torch.where(inside, torch.round(v) - v, torch.where(v <= -4, -4.0, 3.0))
-    assert quantizer.step.grad.item() == pytest.approx((g * slope).sum().item() / math.sqrt(weight.numel() * 3), rel=1e-6)
+    assert quantizer.step.grad.item() == pytest.approx(
+        (g * slope).sum().item() / math.sqrt(weight.numel() * 3), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", ["weight", "activation"])

@@ -1,4 +1,6 @@
-"""quant.training.gradboost: the recursion of arXiv:2006.09679 against scalar transcriptions, its noise, and torch.optim where it is off."""
+"""quant.training.gradboost: the recursion of arXiv:2006.09679 against scalar transcriptions, its noise, and torch.optim
+where it is off.
+"""
 
 import io
 import json
@@ -64,7 +66,7 @@ def stats_of(optimizer):
     return {i: (low, high, step) for row, step in zip(rows, steps) for i, low, high in row}
 
 
-# ---- the recursion -------------------------------------------------------------------------------------------
+# ---- the recursion -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.9])
@@ -138,7 +140,7 @@ def test_statistics_of_a_layer_are_the_recursion_of_its_mean_gradient():
         assert (low.item(), high.item(), steps) == pytest.approx((n_min[i].item(), n_max[i].item(), 5), rel=1e-5)
 
 
-# ---- the noise -----------------------------------------------------------------------------------------------
+# ---- the noise ---------------------------------------------------------------------------------------------
 
 
 def test_noise_levels_are_the_exponential_distribution_and_a_coin():
@@ -179,8 +181,12 @@ def test_boost_lengthens_half_of_the_elements_and_never_turns_one():
 
 def test_boost_is_clipped_and_zero_gradients_get_none():
     grad, bounds = torch.tensor([0.0, 1.0, -1.0]), torch.tensor([1e-3, 1e-3, 1e-2])
-    assert boost(grad.clone(), torch.full((3,), 1e6), torch.ones(3), 1e-3).tolist() == pytest.approx([0.0, 1.001, -1.001])
-    assert boost(grad.clone(), torch.full((3,), 1e6), torch.ones(3), bounds).tolist() == pytest.approx([0.0, 1.001, -1.01])
+    assert boost(grad.clone(), torch.full((3,), 1e6), torch.ones(3), 1e-3).tolist() == pytest.approx(
+        [0.0, 1.001, -1.001]
+    )
+    assert boost(grad.clone(), torch.full((3,), 1e6), torch.ones(3), bounds).tolist() == pytest.approx(
+        [0.0, 1.001, -1.01]
+    )
 
 
 def test_statistics_that_overflow_never_make_a_gradient_that_is_not_a_number():
@@ -194,7 +200,7 @@ def test_statistics_that_overflow_never_make_a_gradient_that_is_not_a_number():
     assert stats_of(optimizer)[0][1].max().item() == torch.finfo(torch.float32).max
 
 
-# ---- options -------------------------------------------------------------------------------------------------
+# ---- options -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -216,7 +222,8 @@ def test_noise_decays_by_step_or_by_schedule(mode, decay, expected):
         optimizer.step()
         low, high, _ = stats_of(optimizer)[0]
         spread = (high - low).mean().item()
-        sizes.append((p.grad - before).mean().item() * 2 / spread if spread else expected[step])  # at its first step `paper` has no spread
+        # at its first step `paper` has no spread
+        sizes.append((p.grad - before).mean().item() * 2 / spread if spread else expected[step])
     assert sizes == pytest.approx(expected, rel=0.05)
 
 
@@ -307,11 +314,13 @@ def test_the_others_add_their_weight_decay_after_the_noise(name):
     assert stats_of(optimizer)[0][1].tolist() == pytest.approx([0.5] * 4)
 
 
-# ---- around an optimizer -------------------------------------------------------------------------------------
+# ---- around an optimizer -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("mode, stats", [("off", "element"), ("paper", "element"), ("paper", "layer"), ("released", "element")])
+@pytest.mark.parametrize(
+    "mode, stats", [("off", "element"), ("paper", "element"), ("paper", "layer"), ("released", "element")]
+)
 def test_without_boost_the_optimizer_is_torchs(name, mode, stats):
     plain, wrapped = parameters(), parameters()
     expected = run(OPTIMIZERS[name](plain), plain)
@@ -337,7 +346,10 @@ def test_a_boosted_step_is_torchs_step_with_the_longer_gradient(name):
         assert all(torch.equal(p, q) for p, q in zip(plain, wrapped))
 
 
-@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=6), st.sampled_from(["element", "layer"]))
+@given(
+    st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=6),
+    st.sampled_from(["element", "layer"]),
+)
 @settings(max_examples=30, deadline=None)
 def test_parameters_without_gradient_are_left_out_of_a_step(pattern, stats):
     # whichever parameters have gradients together: each is as if it were alone
@@ -471,10 +483,12 @@ def test_a_step_on_a_gpu_never_waits_for_it(stats, clip):
     assert all((p.grad >= 1).all() for p in params) and any((p.grad > 1).any() for p in params)
 
 
-# ---- mistakes ------------------------------------------------------------------------------------------------
+# ---- mistakes ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("field, known", [("mode", "paper"), ("stats", "layer"), ("decay", "schedule"), ("clip", "relative")])
+@pytest.mark.parametrize(
+    "field, known", [("mode", "paper"), ("stats", "layer"), ("decay", "schedule"), ("clip", "relative")]
+)
 def test_bad_choices_are_named(field, known):
     with pytest.raises(QuantError, match=f"{field}: 'loud' is not one of .*{known}"):
         GradBoost(torch.optim.SGD(parameters(), lr=0.1), **{field: "loud"})
@@ -496,7 +510,7 @@ def test_sparse_gradients_are_named():
         optimizer.step()
 
 
-# ---- benchmarks/gradboost_step.py ----------------------------------------------------------------------------
+# ---- benchmarks/gradboost_step.py --------------------------------------------------------------------------
 
 
 def test_the_benchmark_reports_ratios_of_medians(monkeypatch, capsys):
@@ -506,7 +520,11 @@ def test_the_benchmark_reports_ratios_of_medians(monkeypatch, capsys):
     found = gradboost_step.main(
         ["--nets", "mobilenet_v2_0_5", "--threads", "1", "--optimizers", "sgd", "--stats", "layer", "--rounds", "2"]
     )
-    expected = {"overhead_of_optimizer_step": 0.5, "overhead_of_training_step": 0.0833, "gathering_overhead_of_optimizer_step": 0.25}
+    expected = {
+        "overhead_of_optimizer_step": 0.5,
+        "overhead_of_training_step": 0.0833,
+        "gathering_overhead_of_optimizer_step": 0.25,
+    }
     assert found["mobilenet_v2_0_5, cpu, 1 thread, paper, layer"] == {"sgd": expected}
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
     assert torch.get_num_threads() == threads

@@ -28,7 +28,8 @@ def by_autograd(x, weight, bias, chunks, factor, eps=1e-5):
 def test_gaussian_range_known_values():
     assert gaussian_range(2) == pytest.approx(2 / math.sqrt(math.pi), rel=1e-9)
     assert gaussian_range(3) == pytest.approx(3 / math.sqrt(math.pi), rel=1e-9)
-    assert [gaussian_range(n) for n in (5, 10, 25)] == pytest.approx([2.32593, 3.07751, 3.93063], abs=1e-5)  # the d2 of control charts
+    # the d2 of control charts
+    assert [gaussian_range(n) for n in (5, 10, 25)] == pytest.approx([2.32593, 3.07751, 3.93063], abs=1e-5)
 
 
 def test_the_constants_relate_to_sigma_as_known():
@@ -41,9 +42,27 @@ def test_the_constants_relate_to_sigma_as_known():
 
 # x = 1, 2, 3, 6 and g = 1, 2, -1, 0.5: mean 3, range 5 in one chunk, mean range 2 in two
 VECTORS = [
-    ("paper", 1, 3.00280602, [-0.66604369, -0.33302184, 0.0, 0.99906553], [-0.04162773, 0.45790504, -0.54116050, 0.12488319]),
-    ("released", 1, 1.62214092, [-1.23293850, -0.61646925, 0.0, 1.84940775], [-0.07705866, 0.84764522, -1.00176253, 0.23117597]),
-    ("released", 2, 0.91762148, [-2.17954794, -1.08977397, 0.0, 3.26932191], [-0.27244349, 2.17954794, -2.45199143, 0.54488698]),
+    (
+        "paper",
+        1,
+        3.00280602,
+        [-0.66604369, -0.33302184, 0.0, 0.99906553],
+        [-0.04162773, 0.45790504, -0.54116050, 0.12488319],
+    ),
+    (
+        "released",
+        1,
+        1.62214092,
+        [-1.23293850, -0.61646925, 0.0, 1.84940775],
+        [-0.07705866, 0.84764522, -1.00176253, 0.23117597],
+    ),
+    (
+        "released",
+        2,
+        0.91762148,
+        [-2.17954794, -1.08977397, 0.0, 3.26932191],
+        [-0.27244349, 2.17954794, -2.45199143, 0.54488698],
+    ),
 ]
 
 

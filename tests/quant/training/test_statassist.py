@@ -32,7 +32,9 @@ def test_the_first_quantized_epoch_observes_even_in_a_short_run():
 
 
 @given(st.integers(1, 30), st.integers(0, 5), st.lists(st.integers(1, 8), min_size=1, max_size=6), st.floats(0.05, 1.0))
-def test_widths_share_the_quantized_epochs_and_ranges_freeze_in_the_last_ones_share(quantized, float_epochs, widths, freeze):
+def test_widths_share_the_quantized_epochs_and_ranges_freeze_in_the_last_ones_share(
+    quantized, float_epochs, widths, freeze
+):
     widths = tuple(widths[:quantized])
     schedule = Schedule(float_epochs + quantized, float_epochs, freeze, freeze, widths)
     phases = [phase_at(schedule, e) for e in range(schedule.epochs)]
@@ -44,7 +46,9 @@ def test_widths_share_the_quantized_epochs_and_ranges_freeze_in_the_last_ones_sh
     assert max(b - a for a, b in zip(starts, ends)) - min(b - a for a, b in zip(starts, ends)) <= 1
     assert all(p.name == "qat" for p in phases[float_epochs : float_epochs + starts[-1]])
     alone = Schedule(quantized - starts[-1], 0, freeze, freeze)  # the last share freezes as a run of its own would
-    assert [p.name for p in phases[float_epochs + starts[-1] :]] == [phase_at(alone, e).name for e in range(alone.epochs)]
+    assert [p.name for p in phases[float_epochs + starts[-1] :]] == [
+        phase_at(alone, e).name for e in range(alone.epochs)
+    ]
     assert [p.progress for p in phases[float_epochs:]] == [e / quantized for e in range(quantized)]
 
 

@@ -1,4 +1,7 @@
-"""quant.training.backprop and quant.training.train_8bit: 8-bit forward and backward (arXiv:1805.11046), and that a network trains by them."""
+"""quant.training.backprop and quant.training.train_8bit:
+
+8-bit forward and backward (arXiv:1805.11046), and that a network trains by them.
+"""
 
 import copy
 
@@ -66,7 +69,8 @@ def test_evaluation_uses_the_running_range():
 def test_weights_have_a_grid_for_each_output_channel():
     w = torch.tensor([[0.0, 1.0, 3.0], [-6.0, 0.0, 0.4], [2.0, 2.0, 2.0]], requires_grad=True)
     y = round_affine(w, 2, per_slice=True)
-    torch.testing.assert_close(y, torch.tensor([[0.0, 1.0, 3.0], [-6.0, 0.4, 0.4], [2.0, 2.0, 2.0]]))  # steps 1, 6.4 / 3, none
+    # steps 1, 6.4 / 3, none
+    torch.testing.assert_close(y, torch.tensor([[0.0, 1.0, 3.0], [-6.0, 0.4, 0.4], [2.0, 2.0, 2.0]]))
     assert torch.equal(torch.autograd.grad(y, w, torch.ones_like(w))[0], torch.ones_like(w))
 
 
@@ -115,7 +119,10 @@ def two_forwards(operation, x, w, b, seed, weight_bits):
 
 LAYERS = {
     "conv": (lambda: nn.Conv2d(4, 6, 3, padding=1), (3, 4, 7, 7)),
-    "strided": (lambda: nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), bias=False), (3, 4, 8, 7)),
+    "strided": (
+        lambda: nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), bias=False),
+        (3, 4, 8, 7),
+    ),
     "depthwise": (lambda: nn.Conv2d(4, 8, 3, groups=4), (3, 4, 7, 7)),
     "reflected": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (3, 4, 7, 7)),
     "same": (lambda: nn.Conv2d(4, 6, 2, padding="same"), (3, 4, 7, 7)),
@@ -143,7 +150,9 @@ def test_one_forward_gives_the_gradients_of_two(name, weight_bits):
         return layer._conv_forward(a, w, b) if isinstance(layer, nn.Conv2d) else F.linear(a, w, b)
 
     bias = None if layer.bias is None else round_affine(layer.bias, 16)
-    expected = two_forwards(plain, SampleRange()(x), round_affine(layer.weight, 8, per_slice=True), bias, 11, weight_bits)
+    expected = two_forwards(
+        plain, SampleRange()(x), round_affine(layer.weight, 8, per_slice=True), bias, 11, weight_bits
+    )
     torch.testing.assert_close(y, expected)
     for a, b in zip(got, torch.autograd.grad(expected, inputs, g)):
         torch.testing.assert_close(a, b)
@@ -175,7 +184,9 @@ def test_zero_point_keeps_masked_gradients_out_of_the_layers_below():
 
 def test_zero_bias_zero_gradient_and_constant_input_stay_finite():
     torch.manual_seed(0)
-    body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8 * 16, 4))
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8 * 16, 4)
+    )
     nn.init.zeros_(body[0].bias)
     nn.init.zeros_(body[4].bias)
     nn.init.zeros_(body[1].weight)  # so everything below gets zero gradients
@@ -202,7 +213,10 @@ def test_bfloat16_autocast_within_a_step(name):
     step = (full.max() - full.min()) / 255
     assert (y - full).abs().mean() < step
     g = torch.randn_like(full)
-    half, exact = torch.autograd.grad(y, [x, layer.weight], g.bfloat16()), torch.autograd.grad(full, [x, layer.weight], g)
+    half, exact = (
+        torch.autograd.grad(y, [x, layer.weight], g.bfloat16()),
+        torch.autograd.grad(full, [x, layer.weight], g),
+    )
     for a, b in zip(half, exact):
         assert a.dtype == torch.float32 and (a - b).norm() < 0.02 * b.norm()
 
@@ -220,7 +234,9 @@ def test_channels_last_is_kept():
 
 
 def small():
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10), nn.BatchNorm1d(10))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10), nn.BatchNorm1d(10)
+    )
 
 
 def test_layers_are_exchanged_and_parameters_stay():
@@ -228,7 +244,14 @@ def test_layers_are_exchanged_and_parameters_stay():
     before = dict(model.named_parameters())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     assert train_8bit(model, bits=6) is model
-    assert [type(m).__name__ for m in model] == ["QBPConv2d", "QBPRangeBN2d", "ReLU", "Flatten", "QBPLinear", "QBPRangeBN1d"]
+    assert [type(m).__name__ for m in model] == [
+        "QBPConv2d",
+        "QBPRangeBN2d",
+        "ReLU",
+        "Flatten",
+        "QBPLinear",
+        "QBPRangeBN1d",
+    ]
     assert all(after is before[name] for name, after in model.named_parameters())
     assert not model[0].training and not model[1].gradient_quant.training
     x, old = torch.randn(4, 3, 8, 8), model[0].weight.clone()
@@ -283,7 +306,9 @@ def test_mistakes_are_named():
 
 
 class Residual(nn.Module):
-    """Where the published implementation was NaN from the first epoch: blocks whose last batch norm starts at 0, biases that start at 0."""
+    """Where the published implementation was NaN from the first epoch: blocks whose last batch norm starts at 0, biases
+    that start at 0.
+    """
 
     def __init__(self, channels):
         super().__init__()
@@ -300,9 +325,16 @@ class Residual(nn.Module):
 def residual_net(seed=0):
     torch.manual_seed(seed)
     model = nn.Sequential(
-        nn.Conv2d(3, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(inplace=True),
-        Residual(12), nn.MaxPool2d(2), Residual(12), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4),
-    )  # fmt: skip
+        nn.Conv2d(3, 12, 3, padding=1, bias=False),
+        nn.BatchNorm2d(12),
+        nn.ReLU(inplace=True),
+        Residual(12),
+        nn.MaxPool2d(2),
+        Residual(12),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 4),
+    )
     nn.init.zeros_(model[-1].bias)
     return model
 
@@ -348,7 +380,8 @@ def test_a_trained_model_goes_on_where_it_was():
     expected = model.eval()(x)
     train_8bit(model)
     assert (model(x) - expected).norm() / expected.norm() < 0.03  # in evaluation: Range BN computes what batch norm did
-    more, _ = train(model.train(), range(40, 48), optimizer)  # the optimizer's momentum is still that of these Parameters
+    # the optimizer's momentum is still that of these Parameters
+    more, _ = train(model.train(), range(40, 48), optimizer)
     assert max(more) < 0.3 * losses[0]
 
 
@@ -400,7 +433,9 @@ def _one_rank(rank, address, results):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     train(model, [rank, 2 + rank], optimizer)
     stream = model.module[0].bifurcation.noise
-    torch.save({"state": model.module.state_dict(), "noise": stream.uniform_like(torch.empty(8))}, f"{results}/{rank}.pt")
+    torch.save(
+        {"state": model.module.state_dict(), "noise": stream.uniform_like(torch.empty(8))}, f"{results}/{rank}.pt"
+    )
     torch.distributed.destroy_process_group()
 
 

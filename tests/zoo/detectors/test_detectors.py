@@ -1,4 +1,6 @@
-"""Detectors: what their networks cost, that they quantize whole, and that the machinery around them finds what a perfect network says."""
+"""Detectors: what their networks cost, that they quantize whole, and that the machinery around them finds what a
+perfect network says.
+"""
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ from zoo.detectors import pyramid
 
 SIZE, CLASSES = 96, 3
 FORMS = ("ssdlite:frostnet_small_0_35", "tdsod", "retinanet:frostnet_small_0_35", "faster_rcnn:frostnet_small_0_35")
-# The first and the last class; in the second picture two objects, in the third none. All are of sizes that anchors at 96 px fit.
+# The first and the last class; in the second picture two objects, in the third none. All are of sizes that anchors at
+# 96 px fit.
 TRUTH = [
     {"boxes": torch.tensor([[12.0, 20.0, 44.0, 60.0]]), "labels": torch.tensor([0])},
     {"boxes": torch.tensor([[10.0, 10.0, 40.0, 34.0], [40.0, 50.0, 84.0, 86.0]]), "labels": torch.tensor([2, 1])},
@@ -41,7 +44,7 @@ def pictures(number, size, seed=0):
     return torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-# ---- what they cost ----------------------------------------------------------------------------------------------------------------------
+# ---- what they cost ----------------------------------------------------------------------------------------
 
 
 def cost(model, size):
@@ -114,16 +117,18 @@ def pyramid_levels(size, sides, sizes):
     return detectors.LevelAnchors(size, sizes).levels([torch.zeros(1, 1, n, n) for n in sides])
 
 
-# ---- anchors -----------------------------------------------------------------------------------------------------------------------------
+# ---- anchors -----------------------------------------------------------------------------------------------
 
 
 def test_ssds_boxes_lie_around_evenly_spread_cells():
     boxes = torch.cat(ssd_levels(100, (13, 7, 4, 2, 1, 1)))
     assert len(boxes) == 4 * 169 + 6 * (49 + 16 + 4) + 4 * (1 + 1)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    torch.testing.assert_close(boxes[-4], torch.tensor([6.0, 6.0, 94.0, 94.0]))  # the last map's square: 0.88 of the picture
+    # the last map's square: 0.88 of the picture
+    torch.testing.assert_close(boxes[-4], torch.tensor([6.0, 6.0, 94.0, 94.0]))
     torch.testing.assert_close(centres[-8:], torch.full((8, 2), 50.0))
-    torch.testing.assert_close(centres[4], torch.tensor([100 * 1.5 / 13, 100 * 0.5 / 13]))  # the second cell is to the right of the first
+    # the second cell is to the right of the first
+    torch.testing.assert_close(centres[4], torch.tensor([100 * 1.5 / 13, 100 * 0.5 / 13]))
 
 
 def test_a_pyramids_anchors_are_a_stride_apart_where_it_does_not_divide_the_picture():
@@ -137,7 +142,9 @@ def test_a_pyramids_anchors_are_a_stride_apart_where_it_does_not_divide_the_pict
         assert centres[-1].tolist() == [(n - 1) * stride] * 2
     widths = (levels[0][:, 2:] - levels[0][:, :2]).prod(1).sqrt()
     assert widths[:9].min() == pytest.approx(24, rel=0.05)
-    assert (levels[-1][:9, 2:] - levels[-1][:9, :2]).prod(1).sqrt().max() == pytest.approx(64 * 3 * 2 ** (2 / 3), rel=0.01)
+    assert (levels[-1][:9, 2:] - levels[-1][:9, :2]).prod(1).sqrt().max() == pytest.approx(
+        64 * 3 * 2 ** (2 / 3), rel=0.01
+    )
 
 
 @pytest.mark.parametrize(("size", "coarsest"), [(64, 32), (192, 32), (193, 64), (384, 64), (385, 128), (1024, 256)])
@@ -145,11 +152,13 @@ def test_a_pyramid_has_the_levels_that_the_pictures_size_asks_for(size, coarsest
     assert pyramid.strides(size)[-1] == coarsest
 
 
-# ---- perfect networks --------------------------------------------------------------------------------------------------------------------
+# ---- perfect networks --------------------------------------------------------------------------------------
 
 
 def as_map(rows, side):
-    """(cells x boxes, columns) -> (1, boxes x columns, side, side), so that each row is where a network's layers have it."""
+    """(cells x boxes, columns) -> (1, boxes x columns, side, side), so that each row is where a network's layers have
+    it.
+    """
     return rows.view(side, side, -1, rows.shape[1]).permute(2, 3, 0, 1).flatten(0, 1)[None]
 
 
@@ -169,7 +178,9 @@ def encoded(anchors, truth, nearest, weights):
 
 
 def scores(positive, nearest, truth, columns, shift):
-    """Logits that are sure: of the class, `shift` columns on, or of none of them; with a background column where there is a shift."""
+    """Logits that are sure: of the class, `shift` columns on, or of none of them; with a background column where there
+    is a shift.
+    """
     logits = torch.full((len(positive), columns), -20.0)
     logits[:, :shift] = 20.0
     if nearest is not None:
@@ -195,7 +206,9 @@ def perfect_outputs(levels, sides, weights, columns, shift):
 
 
 class PerfectRegions:
-    """Its maps hold at each place the picture's number, x and y, so that the box head can read from a region's features where it is."""
+    """Its maps hold at each place the picture's number, x and y, so that the box head can read from a region's features
+    where it is.
+    """
 
     def __init__(self, sides=PYRAMID_SIDES):
         levels = pyramid_levels(SIZE, sides, pyramid.REGION_SIZES)
@@ -271,7 +284,11 @@ def test_a_perfect_networks_detections_are_the_truth(name):
     found = judge.detections(model, IMAGES)
     assert len(found) == len(TRUTH)
     for one, truth in zip(found, TRUTH, strict=True):
-        assert (one["boxes"].dtype, one["scores"].dtype, one["labels"].dtype) == (torch.float32, torch.float32, torch.int64)
+        assert (one["boxes"].dtype, one["scores"].dtype, one["labels"].dtype) == (
+            torch.float32,
+            torch.float32,
+            torch.int64,
+        )
         assert len(one["boxes"]) == len(truth["boxes"]) == len(one["scores"])
         if len(truth["boxes"]):
             overlaps, which = box_iou(truth["boxes"], one["boxes"]).max(1)
@@ -303,9 +320,12 @@ class Halved:
 
 
 def test_three_hard_negatives_count_for_each_positive():
-    """By hand: one object, for whose one anchor the network is sure of the background, as it is for all others but ten."""
+    """By hand: one object, for whose one anchor the network is sure of the background, as it is for all others
+    but ten.
+    """
     judge = detectors.machinery("tdsod", CLASSES, SIZE)
-    target = [{"boxes": torch.tensor([[44.0, 44.0, 52.0, 52.0]]), "labels": torch.tensor([1])}]  # no anchor overlaps it by half
+    # no anchor overlaps it by half
+    target = [{"boxes": torch.tensor([[44.0, 44.0, 52.0, 52.0]]), "labels": torch.tensor([1])}]
     maps = [torch.zeros(1, boxes * (CLASSES + 1), n, n) for boxes, n in zip(BOXES, SSD_SIDES, strict=True)]
     for x in maps:
         x.view(1, -1, CLASSES + 1, *x.shape[-2:])[:, :, 0] = 50.0
@@ -316,7 +336,7 @@ def test_three_hard_negatives_count_for_each_positive():
     assert losses["class"].item() == pytest.approx(50 + 3 * torch.tensor(2.0).log().item(), rel=1e-4)
 
 
-# ---- networks ----------------------------------------------------------------------------------------------------------------------------
+# ---- networks ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -330,7 +350,10 @@ def test_pictures_without_objects_have_a_finite_loss(name):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_gradients_reach_every_parameter(name):
-    """With an object where an anchor of each level is. (Below 257 px Tiny-DSOD's last map is one cell: batch norms undo each other.)"""
+    """With an object where an anchor of each level is.
+
+    (Below 257 px Tiny-DSOD's last map is one cell: batch norms undo each other.)
+    """
     size = 260 if name == "tdsod" else SIZE
     if name.startswith(("retinanet", "faster_rcnn")):
         levels = pyramid_levels(size, PYRAMID_SIDES, pyramid.RETINA_SIZES)
@@ -403,7 +426,10 @@ def test_integer_networks_are_detectors(name):
     model, judge = made(name, 64)
     images = pictures(2, 64)
     parts = model.part_examples(images) if name.startswith("faster_rcnn") else {"": images}
-    graphs = {part: trained_a_little(quant.attach(model.get_submodule(part), example), example) for part, example in parts.items()}
+    graphs = {
+        part: trained_a_little(quant.attach(model.get_submodule(part), example), example)
+        for part, example in parts.items()
+    }
     integer = {part: quant.convert(graph, "reference") for part, graph in graphs.items()}
     for part, example in parts.items():
         quant.parity(graphs[part], integer[part], example).check()
@@ -437,7 +463,7 @@ class InParts:
         self.features, self.box_head = features, box_head
 
 
-# ---- Faster R-CNN's parts ----------------------------------------------------------------------------------------------------------------
+# ---- Faster R-CNN's parts ----------------------------------------------------------------------------------
 
 
 def test_examples_for_parts_leave_the_network_as_it_is():
@@ -446,7 +472,10 @@ def test_examples_for_parts_leave_the_network_as_it_is():
     model.box_head.eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     examples = model.part_examples(pictures(2, 64))
-    assert {name: tuple(x.shape) for name, x in examples.items()} == {"features": (2, 3, 64, 64), "box_head": (2, pyramid.CHANNELS, 7, 7)}
+    assert {name: tuple(x.shape) for name, x in examples.items()} == {
+        "features": (2, 3, 64, 64),
+        "box_head": (2, pyramid.CHANNELS, 7, 7),
+    }
     assert set(examples) == set(model.PARTS) == {name for name, _ in model.named_children()}
     assert not any(x.requires_grad for x in examples.values())
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
@@ -463,13 +492,16 @@ def test_nothing_proposed_is_nothing_found():
     assert [len(one["boxes"]) for one in found] == [0, 0, 0]
 
 
-# ---- names -------------------------------------------------------------------------------------------------------------------------------
+# ---- names -------------------------------------------------------------------------------------------------
 
 
 def test_names():
     assert set(detectors.NAMES) == {"ssdlite:<backbone>", "retinanet:<backbone>", "faster_rcnn:<backbone>", "tdsod"}
     assert all(detectors.knows(name) for name in FORMS)
-    assert not any(detectors.knows(name) for name in ("ssdlite", "ssdlite:", "tdsod:frostnet_small_1_0", "lraspp:frostnet_small_1_0", ""))
+    assert not any(
+        detectors.knows(name)
+        for name in ("ssdlite", "ssdlite:", "tdsod:frostnet_small_1_0", "lraspp:frostnet_small_1_0", "")
+    )
 
 
 @pytest.mark.parametrize(

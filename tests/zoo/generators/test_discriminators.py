@@ -8,7 +8,8 @@ from common.errors import UserError
 from zoo.generators import NORMS
 from zoo.generators.discriminators import NAMES, build, check_size
 
-# Parameters as published. Instance norm is published with the biases that it takes away again: 896 of them for "patch", 128 for "pixel".
+# Parameters as published. Instance norm is published with the biases that it takes away again: 896 of them for "patch",
+# 128 for "pixel".
 PUBLISHED = [
     ("patch", 6, "batch", 2_768_705),
     ("patch", 3, "none", 2_764_737),
@@ -32,8 +33,14 @@ def test_a_logit_sees_a_square(name, side, first, step):
     x = torch.rand(1, 2, 160, 160, requires_grad=True)
     model(x)[0, 0, 5, 7].backward()
     rows, columns = x.grad[0].any(0).nonzero().T
-    assert (rows.min().item(), rows.max().item() + 1) == (first + 5 * step - 12 * (side > 1), first + 5 * step - 12 * (side > 1) + side)
-    assert (columns.min().item(), columns.max().item() + 1) == (rows.min().item() + 2 * step, rows.max().item() + 1 + 2 * step)
+    assert (rows.min().item(), rows.max().item() + 1) == (
+        first + 5 * step - 12 * (side > 1),
+        first + 5 * step - 12 * (side > 1) + side,
+    )
+    assert (columns.min().item(), columns.max().item() + 1) == (
+        rows.min().item() + 2 * step,
+        rows.max().item() + 1 + 2 * step,
+    )
 
 
 @pytest.mark.parametrize("name, norm", FORMS)

@@ -1,4 +1,6 @@
-"""zoo.generators: residual, U-shaped and light ones by name: what they cost and compute, and that quantizers and integers take them."""
+"""zoo.generators: residual, U-shaped and light ones by name: what they cost and compute, and that quantizers and
+integers take them.
+"""
 
 from functools import cache
 
@@ -14,10 +16,23 @@ from nas.blocks import Block
 from quant.attach.graph_pass import trace
 from quant.attach.layers import QUANTIZED
 from tasks import parts
-from zoo.generators import NAMES, NORMS, Cycle, NoNorm, ResNetGenerator, UNet, build, check_size, init_weights, knows, with_norm
+from zoo.generators import (
+    NAMES,
+    NORMS,
+    Cycle,
+    NoNorm,
+    ResNetGenerator,
+    UNet,
+    build,
+    check_size,
+    init_weights,
+    knows,
+    with_norm,
+)
 from zoo.generators.frost_generator import FrostGenerator
 
-# Parameters with batch norm and G of MACs at 256 x 256, as published: the residual ones by StatAssist's authors, the U-Nets by pix2pix's.
+# Parameters with batch norm and G of MACs at 256 x 256, as published: the residual ones by StatAssist's authors, the
+# U-Nets by pix2pix's.
 PUBLISHED = {
     "resnet_6blocks": (7_841_411, "42.3"),
     "resnet_9blocks": (11_383_427, "56.8"),
@@ -68,7 +83,7 @@ def convolutions(model):
     return {name: m for name, m in model.named_modules() if isinstance(m, CONVOLUTIONS)}
 
 
-# ---- what they cost ----------------------------------------------------------------------------------------------------------------------
+# ---- what they cost ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -87,7 +102,9 @@ def test_the_light_one_costs_a_small_part_of_the_residual_one():
     assert macs < heavy_macs / 8
     assert 1e6 < params < 3e6 < heavy_params
     assert all(
-        m.in_channels % 8 == m.out_channels % 8 == 0 for m in convolutions(model).values() if 3 not in (m.in_channels, m.out_channels)
+        m.in_channels % 8 == m.out_channels % 8 == 0
+        for m in convolutions(model).values()
+        if 3 not in (m.in_channels, m.out_channels)
     )
     assert sum(isinstance(m, Block) and m.squeeze is not None for m in model.modules()) >= 8
 
@@ -96,7 +113,9 @@ def test_nothing_of_the_light_one_but_its_last_convolution_runs_at_full_resoluti
     model, x = narrow("frost")
     full = []
     for name, module in convolutions(model).items():
-        module.register_forward_hook(lambda _, args, y, name=name: full.append(name) if y.shape[2:] == x.shape[2:] else None)
+        module.register_forward_hook(
+            lambda _, args, y, name=name: full.append(name) if y.shape[2:] == x.shape[2:] else None
+        )
     model(x)
     assert full == [[*convolutions(model)][-1]]
 
@@ -112,7 +131,7 @@ def test_a_norm_costs_two_numbers_a_channel_none_one_and_instance_norm_nothing(k
     assert biased - normed == (8 + 64 if kind == "unet" else 0)  # its first and its innermost convolution have no norm
 
 
-# ---- what they compute -------------------------------------------------------------------------------------------------------------------
+# ---- what they compute -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind, norm", FORMS)
@@ -171,7 +190,9 @@ def test_the_light_one_adds_what_the_way_down_had():
     model(x)
     for up, below, skip in (("up4", "coarse", "down4"), ("up2", "fine", "stem")):
         made = model.get_submodule(up).project(seen[below])
-        torch.testing.assert_close(seen[up] - seen[skip], F.interpolate(made, scale_factor=2.0, mode="bilinear"), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            seen[up] - seen[skip], F.interpolate(made, scale_factor=2.0, mode="bilinear"), atol=1e-4, rtol=1e-4
+        )
 
 
 def test_weights_begin_as_published():
@@ -188,17 +209,21 @@ def test_values_keep_their_size_in_the_light_one_without_norms():
     torch.manual_seed(0)
     model, x, spreads = build("frost_generator:none"), torch.rand(1, 3, 64, 64) * 2 - 1, {}
     for name in ("stem", "down4", "down8", "coarse", "fine", "mix"):
-        model.get_submodule(name).register_forward_hook(lambda _, args, y, name=name: spreads.update({name: y.std().item()}))
+        model.get_submodule(name).register_forward_hook(
+            lambda _, args, y, name=name: spreads.update({name: y.std().item()})
+        )
     with torch.no_grad():
         y = model(x)
     assert all(0.2 < spread < 5 for spread in spreads.values()), spreads
     assert 0.05 < y.std() < 0.9  # not flat, and not all black or white
 
 
-# ---- dropout -----------------------------------------------------------------------------------------------------------------------------
+# ---- dropout -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, places", [("resnet_6blocks", 6), ("resnet_9blocks", 9), ("unet_128", 3), ("unet_256", 3)])
+@pytest.mark.parametrize(
+    "name, places", [("resnet_6blocks", 6), ("resnet_9blocks", 9), ("unet_128", 3), ("unet_256", 3)]
+)
 def test_dropout_is_where_it_was_published(name, places):
     with torch.device("meta"):
         model = build(name, dropout=0.3)
@@ -218,7 +243,7 @@ def test_dropout_is_noise_in_training_only(kind):
     assert torch.equal(model(x), without(x))
 
 
-# ---- norms -------------------------------------------------------------------------------------------------------------------------------
+# ---- norms -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind, norm", FORMS)
@@ -232,7 +257,7 @@ def test_a_norm_leaves_nothing_of_another_behind(kind, norm):
     assert all(biased) if norm == "none" else sum(biased) == 1
 
 
-# ---- quantizers and integers -------------------------------------------------------------------------------------------------------------
+# ---- quantizers and integers -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind, norm", FORMS)
@@ -275,19 +300,27 @@ def test_each_of_two_generators_is_quantized_by_itself():
         assert [*parts.parity(graph, network, {name: x for name in Cycle.PARTS})] == [*Cycle.PARTS]
 
 
-# ---- names and sizes ---------------------------------------------------------------------------------------------------------------------
+# ---- names and sizes ---------------------------------------------------------------------------------------
 
 
 def test_names_carry_their_norm():
     with torch.device("meta"):
         for name in NAMES:
             assert knows(name) and all(knows(f"{name}:{norm}") for norm in NORMS)
-        assert [*build("unet_128").state_dict()] == [*build("unet_128:batch").state_dict()] != [*build("unet_128:none").state_dict()]
+        assert (
+            [*build("unet_128").state_dict()]
+            == [*build("unet_128:batch").state_dict()]
+            != [*build("unet_128:none").state_dict()]
+        )
         assert isinstance(build("frost_generator:instance").stem.bn, nn.InstanceNorm2d)
-    assert not any(map(knows, ("resnet_6blocks:", "resnet_6blocks:layer", "resnet18", "", "frost_generator:batch:none")))
+    assert not any(
+        map(knows, ("resnet_6blocks:", "resnet_6blocks:layer", "resnet18", "", "frost_generator:batch:none"))
+    )
 
 
-@pytest.mark.parametrize("name, near", [("resnet_8blocks", "resnet_9blocks"), ("unet_256:instanc", "unet_256:instance"), ("x", "unet_128")])
+@pytest.mark.parametrize(
+    "name, near", [("resnet_8blocks", "resnet_9blocks"), ("unet_256:instanc", "unet_256:instance"), ("x", "unet_128")]
+)
 def test_slips_of_the_pen_are_told(name, near):
     with pytest.raises(UserError, match=f"arch: '{name}' is no generator; near it: .*{near}"):
         build(name)
@@ -299,7 +332,9 @@ def test_dropout_is_a_share(dropout):
         build("resnet_6blocks", dropout)
 
 
-@pytest.mark.parametrize("name, unit", [("resnet_6blocks", 4), ("frost_generator:none", 8), ("unet_128", 128), ("unet_256:none", 256)])
+@pytest.mark.parametrize(
+    "name, unit", [("resnet_6blocks", 4), ("frost_generator:none", 8), ("unet_128", 128), ("unet_256:none", 256)]
+)
 def test_sizes_that_a_generator_cannot_halve_are_refused(name, unit):
     check_size(name, unit * max(1, 8 // unit))
     check_size(name, 3 * unit)

@@ -1,4 +1,7 @@
-"""zoo.segmenters: LR-ASPP, R-ASPP, ESPNet and ESPNetv2 by name: what they cost and compute, and that quantizers and integers take them."""
+"""zoo.segmenters:
+
+LR-ASPP, R-ASPP, ESPNet and ESPNetv2 by name: what they cost and compute, and that quantizers and integers take them.
+"""
 
 from functools import cache
 
@@ -54,7 +57,7 @@ def trained(name):
     return model, x
 
 
-# ---- what they cost ----------------------------------------------------------------------------------------------------------------------
+# ---- what they cost ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", VOC)
@@ -78,7 +81,9 @@ def test_the_lr_aspp_head_is_torchvisions_with_a_hard_sigmoid(channels, classes)
     ours = LRASPP(Maps([24, 40, 96, channels]), classes).eval()
     assert count_of(ours) == count_of(theirs)
     order = ["cbr.0", "cbr.1", "scale.1", "low_classifier", "high_classifier"]
-    for name, part in zip(order, [ours.project.conv, ours.project.bn, ours.gate[1], ours.low_classifier, ours.high_classifier]):
+    for name, part in zip(
+        order, [ours.project.conv, ours.project.bn, ours.gate[1], ours.low_classifier, ours.high_classifier]
+    ):
         part.load_state_dict(theirs.get_submodule(name).state_dict())
     low, high = torch.randn(2, 40, 9, 13), torch.randn(2, channels, 5, 7)
     torch.testing.assert_close(ours([None, low, None, high]), theirs({"low": low, "high": high}))
@@ -110,10 +115,12 @@ def test_r_aspp_lays_the_mean_beside_every_pixel():
     torch.testing.assert_close(seen[0][:, 256:], context[:, :, None, None].expand(2, 256, 5, 7))
 
 
-# ---- what they compute -------------------------------------------------------------------------------------------------------------------
+# ---- what they compute -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*SMALL, "espnetv2", "lraspp:mobilenet_v3_large", "raspp:mobilenet_v2_relu_x0_5", "lraspp:frostnet_a"])
+@pytest.mark.parametrize(
+    "name", [*SMALL, "espnetv2", "lraspp:mobilenet_v3_large", "raspp:mobilenet_v2_relu_x0_5", "lraspp:frostnet_a"]
+)
 def test_pictures_of_any_size_become_logits_at_the_finest_stride(name):
     stride = stride_of(name)
     with torch.device("meta"):
@@ -165,7 +172,9 @@ def test_the_branches_of_an_esp_are_summed_but_for_the_first(out_channels, strid
     torch.manual_seed(0)
     module, x = ESP(19, out_channels, stride).eval(), torch.randn(2, 19, 37, 41)
     reduced = module.reduce(x)
-    dilated = [F.conv2d(reduced, b.weight, None, padding=d, dilation=d) for b, d in zip(module.branches, (1, 2, 4, 8, 16))]
+    dilated = [
+        F.conv2d(reduced, b.weight, None, padding=d, dilation=d) for b, d in zip(module.branches, (1, 2, 4, 8, 16))
+    ]
     sums = [sum(dilated[1 : i + 1]) for i in range(1, 5)]
     torch.testing.assert_close(joined(module, x), torch.cat([dilated[0], *sums], 1))
 
@@ -200,7 +209,7 @@ def test_dropping_the_sums_changes_the_logits(name):
     assert (graph(x) - wanted).abs().max() > 0.1 * wanted.abs().max()
 
 
-# ---- quantizers and integers -------------------------------------------------------------------------------------------------------------
+# ---- quantizers and integers -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -232,10 +241,12 @@ def test_integers_compute_what_was_trained(name):
     assert torch.equal(quant.freeze(network, x)(x), logits)
 
 
-# ---- names -------------------------------------------------------------------------------------------------------------------------------
+# ---- names -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, kind", [("espnet", ESPNet), ("espnetv2", ESPNetv2), ("raspp:mobilenet_v2", RASPP), (SMALL[0], LRASPP)])
+@pytest.mark.parametrize(
+    "name, kind", [("espnet", ESPNet), ("espnetv2", ESPNetv2), ("raspp:mobilenet_v2", RASPP), (SMALL[0], LRASPP)]
+)
 def test_names_build_what_they_say(name, kind):
     with torch.device("meta"):
         assert knows(name) and type(build(name, 3)) is kind
@@ -262,7 +273,10 @@ def test_few_classes_leave_the_decoder_some_channels(name):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("espnetv3", "'espnetv3' is no segmenter; near it: espnetv2, espnet.*the forms are lraspp:<backbone>, .*espnetv2_x2_0"),
+        (
+            "espnetv3",
+            "'espnetv3' is no segmenter; near it: espnetv2, espnet.*the forms are lraspp:<backbone>, .*espnetv2_x2_0",
+        ),
         ("frostnet_a", "'frostnet_a' is no segmenter.*the forms are"),
         ("lraspp", "'lraspp' is no segmenter"),
         ("lraspp:resnet18", "'resnet18' is no backbone.*near it"),
