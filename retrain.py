@@ -40,7 +40,6 @@ from latency_lut.timing import TOLERANCE
 from nas.report.page import write_report
 from quant.attach.settings import load_settings
 from quant.calibrate import METHODS
-from quant.executors import ONNX_ENGINES
 from tasks import OPTIMIZERS, Fitted, Recipe, fit, pairs, parts
 from tasks.engine import DECAYS
 from tasks.features import random_features
@@ -147,7 +146,7 @@ class RetrainConfig:
         "train on so many pictures, in classification balanced over the classes, in cyclegan of "
         "either collection (default: all)",
     )
-    engine: Literal[quant.ENGINES] = option("fbgemm", "engine that the INT8 network is for")
+    engine: Literal[tuple(quant.ENGINES)] = option("fbgemm", "engine that the INT8 network is for")
     settings: str | None = option(None, "JSON file of quantizers: methods, bits, exceptions (default: INT8 everywhere)")
     bits: tuple[int, ...] = option(
         (), "widths that follow one another in the quantized epochs, as in 5 4 3 2 (default: the settings' own)"
@@ -569,7 +568,7 @@ def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
     """
     config, run, score = job.config, job.run, job.task.score
     image = next(iter(config.kind.in_order(job.data.val, 1)))[0]
-    runtime = config.engine if config.engine in ONNX_ENGINES else "torch"
+    runtime = quant.ENGINES[config.engine].runtime
     accuracy, found = {"float": fitted.float_metrics}, {}
     inputs = parts.inputs_of(model.eval(), image, job.task.predict)
     with torch_threads(config.threads):  # a session keeps the number that it was made with

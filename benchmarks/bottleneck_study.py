@@ -51,7 +51,7 @@ class StudyConfig:
     )
     epochs: int = option(3, "epochs of each training alone, the first in float")
     lr: float = option(0.05, "peak learning rate of each training alone")
-    engine: Literal[quant.ENGINES] = option("fbgemm", "engine")
+    engine: Literal[tuple(quant.ENGINES)] = option("fbgemm", "engine")
     processes: int = option(2, "searches and trainings at a time, one thread each")
     minutes: float = option(math.inf, "begin no further training after so many minutes")
     smoke: bool = option(False, "a few pictures and steps, to see that it runs; into folders of their own")

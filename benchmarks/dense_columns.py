@@ -73,7 +73,7 @@ class DenseConfig:
     warmup: float = option(0.05, "share of the steps in which the learning rate rises")
     clip_norm: float = option(2.0, "largest norm of all gradients together")
     decay: Literal["cosine", "poly"] = option("cosine", "how the learning rate falls")
-    engine: Literal[quant.ENGINES] = option("onednn", "engine of the integer networks")
+    engine: Literal[tuple(quant.ENGINES)] = option("onednn", "engine of the integer networks")
     bad_data: Literal["refuse", "skip"] = option("refuse", "pictures that cannot be used")
     processes: int = option(1, "cells at a time, one thread each")
     minutes: float = option(math.inf, "begin no further cell after so many minutes")

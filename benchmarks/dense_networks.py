@@ -34,7 +34,7 @@ import quant
 from benchmarks import dense_page
 from benchmarks.dense_page import AFTER, NAMES
 from benchmarks.latency_tables import ORT, TORCH_ENGINES, worth_a_profile
-from common.checks import a_list, a_number, an_object
+from common.checks import check_list, check_number, check_object
 from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import plain, read_json, write_bytes, write_json
@@ -153,17 +153,17 @@ def begun(config: DenseConfig) -> dict:
 
 def checked(data: Any) -> dict:
     """What the JSON holds. Raises UserError naming the field."""
-    an_object("", an_object("the file", data), ("about", "networks"))
-    an_object("about", data["about"], ("sizes", "classes", "rounds", "pictures", "machine"))
-    an_object("about.machine", data["about"]["machine"], tuple(identity()))
-    for name, found in an_object("networks", data["networks"]).items():
-        an_object(f"networks.{name}", found, FIELDS)
+    check_object("", check_object("the file", data), ("about", "networks"))
+    check_object("about", data["about"], ("sizes", "classes", "rounds", "pictures", "machine"))
+    check_object("about.machine", data["about"]["machine"], tuple(identity()))
+    for name, found in check_object("networks", data["networks"]).items():
+        check_object(f"networks.{name}", found, FIELDS)
         for field in ("parts", "parity", "onnx", "profile", "seen"):
-            an_object(f"networks.{name}.{field}", found[field])
-        for number, row in enumerate(a_list(f"networks.{name}.latency", found["latency"])):
+            check_object(f"networks.{name}.{field}", found[field])
+        for number, row in enumerate(check_list(f"networks.{name}.latency", found["latency"])):
             path = f"networks.{name}.latency[{number}]"
-            for i, ms in enumerate(a_list(f"{path}.rounds_ms", an_object(path, row).get("rounds_ms", []))):
-                a_number(f"{path}.rounds_ms[{i}]", ms, 0)
+            for i, ms in enumerate(check_list(f"{path}.rounds_ms", check_object(path, row).get("rounds_ms", []))):
+                check_number(f"{path}.rounds_ms[{i}]", ms, 0)
     return data
 
 

@@ -257,7 +257,7 @@ def frozen_forms(config: DenseConfig, network: Network, images: torch.Tensor, pr
     for name, example in parts.examples_of(model, images).items():
         settle(parts.parts_of(model)[name], example)
     graph = parts.calibrate(model, [images], config.quantizers(0), "minmax", predict)
-    runtime = config.engine if config.engine in quant.executors.ONNX_ENGINES else "torch"
+    runtime = quant.ENGINES[config.engine].runtime
     image = images[:1].contiguous(memory_format=torch.channels_last)
     converted = parts.convert(graph, config.engine)
     return {"int8": parts.freeze(converted, image), "float": parts.freeze_float(model, image, runtime)}

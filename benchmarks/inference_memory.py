@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 import quant
 import zoo
-from common.checks import a_list, a_number, a_text, a_whole, an_object
+from common.checks import check_int, check_list, check_number, check_object, check_str
 from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import read_json, write_json
@@ -104,21 +104,21 @@ def begun(config: MemoryConfig) -> dict:
 
 def check(before: Any, fresh: dict) -> None:
     """Raises UserError naming the field where a file's content is broken or has other settings than `fresh`."""
-    an_object("the file", before)
-    an_object("", before, tuple(fresh))
-    there = before | an_object("meta", before["meta"], tuple(fresh["meta"]))
+    check_object("the file", before)
+    check_object("", before, tuple(fresh))
+    there = before | check_object("meta", before["meta"], tuple(fresh["meta"]))
     here = fresh | fresh["meta"]
     for field in (*fresh["meta"], "input_size", "repeats"):
         if there[field] != here[field]:
             raise UserError(f"{field}: measured with {there[field]}, here is {here[field]}")
-    for number, row in enumerate(a_list("rows", before["rows"])):
+    for number, row in enumerate(check_list("rows", before["rows"])):
         path = f"rows[{number}]"
-        an_object(path, row, ("network", "batch", "form", "peak_mib", "running_mib"))
-        a_text(f"{path}.network", row["network"])
-        a_text(f"{path}.form", row["form"], FORMS)
-        a_whole(f"{path}.batch", row["batch"], 1, 2**20)
+        check_object(path, row, ("network", "batch", "form", "peak_mib", "running_mib"))
+        check_str(f"{path}.network", row["network"])
+        check_str(f"{path}.form", row["form"], FORMS)
+        check_int(f"{path}.batch", row["batch"], 1, 2**20)
         for field in ("peak_mib", "running_mib"):
-            a_number(f"{path}.{field}", row[field])
+            check_number(f"{path}.{field}", row[field])
 
 
 def measured(config: MemoryConfig, network: str, batch: int, form: str) -> dict:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import latency_lut.__main__ as program
 import quant
-from common.checks import a_number, a_text, an_object
+from common.checks import check_number, check_object, check_str
 from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import read_json, write_bytes, write_json
@@ -159,14 +159,14 @@ def _begun(config: QualityConfig) -> dict:
 
 def checked(data: Any) -> dict:
     """What the JSON holds. Raises UserError naming the field."""
-    an_object("", an_object("the file", data), ("about", "rows"))
-    an_object("about", data["about"], ("cpu", "flags", "cores"))
-    for name, row in an_object("rows", data["rows"]).items():
-        an_object(f"rows.{name}", row, (*FIELDS, "date"))
-        a_text(f"rows.{name}.date", row["date"])
+    check_object("", check_object("the file", data), ("about", "rows"))
+    check_object("about", data["about"], ("cpu", "flags", "cores"))
+    for name, row in check_object("rows", data["rows"]).items():
+        check_object(f"rows.{name}", row, (*FIELDS, "date"))
+        check_str(f"rows.{name}.date", row["date"])
         for field in FIELDS:
             if row[field] is not None:
-                a_number(f"rows.{name}.{field}", row[field])
+                check_number(f"rows.{name}.{field}", row[field])
     return data
 
 

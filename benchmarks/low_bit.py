@@ -101,7 +101,7 @@ class LowBitConfig:
     tune_steps: int = option(384, f"steps of each fine-tuning, {BATCH} pictures each")
     tune_lr: float = option(0.02, "its peak learning rate")
     weight_decay: float = option(1e-4, "weight decay, of weights only")
-    engine: Literal[quant.ENGINES] = option("fbgemm", "engine of the integer networks")
+    engine: Literal[tuple(quant.ENGINES)] = option("fbgemm", "engine of the integer networks")
     processes: int = option(2, "cells at a time, one thread each")
     minutes: float = option(math.inf, "begin no further cell after so many minutes")
     runs: str = option("runs/low_bit", "folder of all runs of the study")

@@ -24,7 +24,7 @@ from tqdm import tqdm
 import frostnet
 import quant
 import zoo
-from common.checks import a_number, a_text, an_object
+from common.checks import check_number, check_object, check_str
 from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import read_json, write_bytes, write_json
@@ -93,15 +93,15 @@ def _begun(config: ParityConfig) -> dict:
 
 def checked(data: Any) -> dict:
     """What the JSON holds. Raises UserError naming the field."""
-    an_object("the file", data)
-    an_object("", data, ("about", "networks"))
-    for name, rows in an_object("networks", data["networks"]).items():
-        for engine, row in an_object(f"networks.{name}", rows).items():
+    check_object("the file", data)
+    check_object("", data, ("about", "networks"))
+    for name, rows in check_object("networks", data["networks"]).items():
+        for engine, row in check_object(f"networks.{name}", rows).items():
             path = f"networks.{name}.{engine}"
-            an_object(path, row, (*FIGURES, "worst_layer"))
-            a_text(f"{path}.worst_layer", row["worst_layer"])
+            check_object(path, row, (*FIGURES, "worst_layer"))
+            check_str(f"{path}.worst_layer", row["worst_layer"])
             for field in FIGURES:
-                a_number(f"{path}.{field}", row[field], 0)
+                check_number(f"{path}.{field}", row[field], 0)
     return data
 
 

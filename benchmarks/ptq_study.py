@@ -85,7 +85,7 @@ class PtqConfig:
     lr: float = option(0.05, "peak learning rate of trainings from scratch")
     tune_lr: float = option(0.01, "peak learning rate of the last epochs")
     weight_decay: float = option(1e-4, "weight decay, of weights only")
-    engine: Literal[quant.ENGINES] = option("fbgemm", "engine of the integer networks")
+    engine: Literal[tuple(quant.ENGINES)] = option("fbgemm", "engine of the integer networks")
     processes: int = option(2, "cells at a time, one thread each")
     minutes: float = option(math.inf, "begin no further cell after so many minutes")
     smoke: bool = option(False, "a few pictures and steps, to see that it runs; into folders of their own")

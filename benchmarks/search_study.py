@@ -67,7 +67,7 @@ class StudyConfig:
     )
     epochs: int = option(3, "epochs of each training, the first in float")
     lr: float = option(0.05, "peak learning rate of each training")
-    engine: Literal[quant.ENGINES] = option("fbgemm", "engine")
+    engine: Literal[tuple(quant.ENGINES)] = option("fbgemm", "engine")
     processes: int = option(2, "trainings at a time, one thread each")
     minutes: float = option(math.inf, "begin no further training after so many minutes")
     stage: Literal["rivals", "all"] = option("all", "rivals: only the hand-made networks, which need no search")

@@ -198,7 +198,7 @@ class StudyConfig:
         None, "folder of a finished run of segmentation on the photos: it judges pictures that are made of labels"
     )
     palette: str | None = option(None, "JSON file of the labels' colours, {class of the judge: [red, green, blue]}")
-    engine: Literal[quant.ENGINES] = option("onednn", "engine of the integer networks")
+    engine: Literal[tuple(quant.ENGINES)] = option("onednn", "engine of the integer networks")
     processes: int = option(2, "cells at a time, one thread each")
     minutes: float = option(math.inf, "begin no further cell after so many minutes")
     smoke: bool = option(

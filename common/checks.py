@@ -7,7 +7,7 @@ from typing import Any
 from common.errors import UserError
 
 
-def an_object(path: str, value: Any, keys: Sequence[str] | None = None) -> dict:
+def check_object(path: str, value: Any, keys: Sequence[str] | None = None) -> dict:
     """A JSON object; with `keys`, one that has exactly these."""
     if not isinstance(value, dict):
         raise UserError(f"{path}: {_shown(value)}, must be an object")
@@ -20,32 +20,32 @@ def an_object(path: str, value: Any, keys: Sequence[str] | None = None) -> dict:
     return value
 
 
-def a_list(path: str, value: Any, least: int = 0) -> list:
+def check_list(path: str, value: Any, least: int = 0) -> list:
     if not isinstance(value, list) or len(value) < least:
         raise UserError(f"{path}: {_shown(value)}, must be a list" + (f" of at least {least}" if least else ""))
     return value
 
 
-def a_number(path: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+def check_number(path: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
         raise UserError(f"{path}: {_shown(value)}, must be a number from {low:g} to {high:g}")
     return float(value)
 
 
-def a_whole(path: str, value: Any, low: int, high: int) -> int:
+def check_int(path: str, value: Any, low: int, high: int) -> int:
     if type(value) is not int or not low <= value <= high:
         raise UserError(f"{path}: {_shown(value)}, must be a whole number from {low} to {high}")
     return value
 
 
-def a_text(path: str, value: Any, choices: Sequence[str] | None = None) -> str:
+def check_str(path: str, value: Any, choices: Sequence[str] | None = None) -> str:
     if not isinstance(value, str) or (choices is not None and value not in choices):
         raise UserError(f"{path}: {_shown(value)}, must be {' or '.join(map(repr, choices)) if choices else 'a text'}")
     return value
 
 
-def texts(path: str, value: Any, least: int = 0) -> tuple[str, ...]:
-    return tuple(a_text(f"{path}[{i}]", item) for i, item in enumerate(a_list(path, value, least)))
+def check_strs(path: str, value: Any, least: int = 0) -> tuple[str, ...]:
+    return tuple(check_str(f"{path}[{i}]", item) for i, item in enumerate(check_list(path, value, least)))
 
 
 def _shown(value: Any) -> str:

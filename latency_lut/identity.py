@@ -15,7 +15,6 @@ from nas import Architecture, signature
 IDENTITY = ("engine", "threads", "cpu", "flags", "torch", "runtime", "weight_qmax", "batch", "memory_format")
 # the entry of a call that computes nothing: what each part pays when it is timed alone, and a network once
 CALL = "call"
-_SESSIONS = ("onnxruntime", "openvino")  # engines that are no part of torch
 
 
 def identity(engine: str, threads: int, batch: int = 1) -> dict:
@@ -37,12 +36,13 @@ def identity(engine: str, threads: int, batch: int = 1) -> dict:
 
 
 def _runtime(engine: str) -> str:
-    if engine not in _SESSIONS:
+    runtime = quant.ENGINES[engine].runtime
+    if runtime == "torch":  # its own version string names the build, too
         return f"torch {torch.__version__}"
     try:
-        return f"{engine} {importlib.metadata.version(engine)}"
+        return f"{runtime} {importlib.metadata.version(runtime)}"
     except importlib.metadata.PackageNotFoundError:
-        return f"{engine}, not installed"
+        return f"{runtime}, not installed"
 
 
 def revision() -> str:

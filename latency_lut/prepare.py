@@ -20,7 +20,6 @@ import quant
 from frostnet import FrostNet
 from latency_lut.layout import channels_last
 from nas import Architecture, BlockSpec, HeadSpec, StemSpec, build_block, build_head, build_stem
-from quant.executors import ONNX_ENGINES
 from quant.executors.onnx_engines import OnnxNetwork
 
 PICTURES = 4  # that set the batch norms
@@ -56,7 +55,7 @@ def _on_codes(module: nn.Module, shape: tuple[int, int, int, int], engine: str) 
 
 def _as_inside(x: torch.Tensor, engine: str) -> bool:
     """Whether a tensor is what one layer of a network hands to the next."""
-    if engine in ONNX_ENGINES:
+    if quant.ENGINES[engine].session:
         return x.dtype == torch.uint8 and x.is_contiguous()
     return x.dtype == torch.quint8 and x.is_contiguous(memory_format=torch.channels_last)
 

@@ -5,7 +5,7 @@ calibration.
 from dataclasses import dataclass, fields
 from typing import Any
 
-from common.checks import a_list, a_number, a_text, a_whole, an_object, texts
+from common.checks import check_int, check_list, check_number, check_object, check_str, check_strs
 from common.errors import UserError
 from latency_lut.timing import Timing
 from nas import SearchSpace
@@ -95,33 +95,35 @@ def timing_to_json(timing: Timing) -> dict:
 
 def timing_from_json(path: str, value: Any) -> Timing:
     """A timing whose figures agree with its rounds, so that no hand can change one alone."""
-    an_object(path, value, ("ms", "rel_spread", "rounds"))
-    rounds = a_list(f"{path}.rounds", value["rounds"], least=1)
-    timing = Timing(tuple(a_number(f"{path}.rounds[{i}]", ms, LOWEST_MS, HIGHEST_MS) for i, ms in enumerate(rounds)))
-    if a_number(f"{path}.ms", value["ms"], LOWEST_MS, HIGHEST_MS) != timing.ms:
+    check_object(path, value, ("ms", "rel_spread", "rounds"))
+    rounds = check_list(f"{path}.rounds", value["rounds"], least=1)
+    timing = Timing(
+        tuple(check_number(f"{path}.rounds[{i}]", ms, LOWEST_MS, HIGHEST_MS) for i, ms in enumerate(rounds))
+    )
+    if check_number(f"{path}.ms", value["ms"], LOWEST_MS, HIGHEST_MS) != timing.ms:
         raise UserError(f"{path}.ms: {value['ms']}, must be {timing.ms}, the smallest of its rounds")
-    if abs(a_number(f"{path}.rel_spread", value["rel_spread"], 0, 1e9) - timing.rel_spread) > 1e-6:
+    if abs(check_number(f"{path}.rel_spread", value["rel_spread"], 0, 1e9) - timing.rel_spread) > 1e-6:
         raise UserError(f"{path}.rel_spread: {value['rel_spread']}, must be {timing.rel_spread:.6g} by its rounds")
     return timing
 
 
 def section_from_json(path: str, value: Any) -> Section:
     """A section, every field checked. Raises UserError naming the field."""
-    an_object(path, value, tuple(f.name for f in fields(Section)))
+    check_object(path, value, tuple(f.name for f in fields(Section)))
     if value["ratio"] is not None:
-        a_number(f"{path}.ratio", value["ratio"], LOWEST_RATIO, HIGHEST_RATIO)
+        check_number(f"{path}.ratio", value["ratio"], LOWEST_RATIO, HIGHEST_RATIO)
         _figures(f"{path}.validation", value["validation"])
     return Section(
-        space=a_text(f"{path}.space", value["space"]),
-        width=a_number(f"{path}.width", value["width"], 0.01, 4),
-        input_size=a_whole(f"{path}.input_size", value["input_size"], 8, 4096),
-        num_classes=a_whole(f"{path}.num_classes", value["num_classes"], 1, 100_000),
-        hash=a_text(f"{path}.hash", value["hash"]),
-        parts=texts(f"{path}.parts", value["parts"], least=1),
-        seed=a_whole(f"{path}.seed", value["seed"], 0, 2**63),
+        space=check_str(f"{path}.space", value["space"]),
+        width=check_number(f"{path}.width", value["width"], 0.01, 4),
+        input_size=check_int(f"{path}.input_size", value["input_size"], 8, 4096),
+        num_classes=check_int(f"{path}.num_classes", value["num_classes"], 1, 100_000),
+        hash=check_str(f"{path}.hash", value["hash"]),
+        parts=check_strs(f"{path}.parts", value["parts"], least=1),
+        seed=check_int(f"{path}.seed", value["seed"], 0, 2**63),
         networks=_networks(f"{path}.networks", value["networks"]),
         ratio=value["ratio"],
-        fitted_on=texts(f"{path}.fitted_on", value["fitted_on"]),
+        fitted_on=check_strs(f"{path}.fitted_on", value["fitted_on"]),
         validation=value["validation"],
         conditions=_all_conditions(f"{path}.conditions", value["conditions"]),
         validated=None if value["validated"] is None else _validated(f"{path}.validated", value["validated"]),
@@ -129,42 +131,42 @@ def section_from_json(path: str, value: Any) -> Section:
 
 
 def _validated(path: str, value: Any) -> Validated:
-    an_object(path, value, tuple(f.name for f in fields(Validated)))
+    check_object(path, value, tuple(f.name for f in fields(Validated)))
     networks = _networks(f"{path}.networks", value["networks"])
     if value["figures"] is not None:
         _figures(f"{path}.figures", value["figures"])
         for name, network in networks.items():
             if network.timing is None:
                 raise UserError(f"{path}.networks.{name}.timing: missing, though there are figures")
-    seed = a_whole(f"{path}.seed", value["seed"], 0, 2**63)
+    seed = check_int(f"{path}.seed", value["seed"], 0, 2**63)
     return Validated(seed, networks, value["figures"], _all_conditions(f"{path}.conditions", value["conditions"]))
 
 
 def _figures(path: str, value: Any) -> None:
-    an_object(path, value, tuple(STATISTICS))
+    check_object(path, value, tuple(STATISTICS))
     for key, (low, high) in STATISTICS.items():
-        a_number(f"{path}.{key}", value[key], low, high)
+        check_number(f"{path}.{key}", value[key], low, high)
 
 
 def _networks(path: str, value: Any) -> dict[str, Network]:
-    return {name: _network(f"{path}.{name}", item) for name, item in an_object(path, value).items()}
+    return {name: _network(f"{path}.{name}", item) for name, item in check_object(path, value).items()}
 
 
 def _all_conditions(path: str, value: Any) -> tuple[dict, ...]:
-    return tuple(_conditions(f"{path}[{i}]", item) for i, item in enumerate(a_list(path, value)))
+    return tuple(_conditions(f"{path}[{i}]", item) for i, item in enumerate(check_list(path, value)))
 
 
 def _network(path: str, value: Any) -> Network:
-    an_object(path, value, ("parts", "timing"))
+    check_object(path, value, ("parts", "timing"))
     timing = None if value["timing"] is None else timing_from_json(f"{path}.timing", value["timing"])
-    return Network(texts(f"{path}.parts", value["parts"], least=3), timing)
+    return Network(check_strs(f"{path}.parts", value["parts"], least=3), timing)
 
 
 def _conditions(path: str, value: Any) -> dict:
-    an_object(path, value, ("date", "seconds", "load", "steal"))
-    a_text(f"{path}.date", value["date"])
-    a_number(f"{path}.seconds", value["seconds"], 0)
+    check_object(path, value, ("date", "seconds", "load", "steal"))
+    check_str(f"{path}.date", value["date"])
+    check_number(f"{path}.seconds", value["seconds"], 0)
     for key, high in (("load", 1e6), ("steal", 1)):
         if value[key] is not None:
-            a_number(f"{path}.{key}", value[key], 0, high)
+            check_number(f"{path}.{key}", value[key], 0, high)
     return value

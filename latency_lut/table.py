@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import quant
-from common.checks import a_text, a_whole, an_object, texts
+from common.checks import check_int, check_object, check_str, check_strs
 from common.errors import UserError
 from common.files import read_json, write_json
 from frostnet import WIDTHS
@@ -33,7 +33,7 @@ from nas import SPACES, Architecture, SearchSpace, find_space, signature
 FORMAT, VERSION, UNIT = "latency_lut", 2, "ms"
 ELSEWHERE = ("cpu", "flags", "torch", "runtime")  # what may differ where a table of another machine is allowed
 ABOUT = ("cores", "created", "revision", "command")  # of meta, beside the identity
-ENGINES = tuple(engine for engine in quant.ENGINES if engine != "reference")  # the reference is an oracle, not fast
+ENGINES = tuple(name for name, engine in quant.ENGINES.items() if not engine.oracle)
 
 
 @dataclass(frozen=True)
@@ -309,14 +309,16 @@ def _table(data: Any, path: Path) -> LatencyTable:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         shown = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise UserError(f"format: {shown!r}, must be {FORMAT!r}: this is not a latency table")
-    an_object("", data, ("format", "version", "unit", "meta", "entries", "sections"))
+    check_object("", data, ("format", "version", "unit", "meta", "entries", "sections"))
     if data["version"] != VERSION:
         raise UserError(f"version: {data['version']!r}, must be {VERSION}: the method of measuring has changed since")
-    a_text("unit", data["unit"], (UNIT,))
+    check_str("unit", data["unit"], (UNIT,))
     _check_meta(data["meta"])
-    entries = {key: timing_from_json(f"entries.{key}", v) for key, v in an_object("entries", data["entries"]).items()}
+    entries = {
+        key: timing_from_json(f"entries.{key}", v) for key, v in check_object("entries", data["entries"]).items()
+    }
     sections = {
-        key: section_from_json(f"sections.{key}", v) for key, v in an_object("sections", data["sections"]).items()
+        key: section_from_json(f"sections.{key}", v) for key, v in check_object("sections", data["sections"]).items()
     }
     for key, section in sections.items():
         _check_section(key, section, entries)
@@ -324,15 +326,15 @@ def _table(data: Any, path: Path) -> LatencyTable:
 
 
 def _check_meta(meta: Any) -> None:
-    an_object("meta", meta, (*IDENTITY, *ABOUT))
-    a_text("meta.engine", meta["engine"], ENGINES)
-    a_whole("meta.threads", meta["threads"], 1, 4096)
-    texts("meta.flags", meta["flags"])
-    a_whole("meta.weight_qmax", meta["weight_qmax"], 1, 127)
-    a_whole("meta.batch", meta["batch"], 1, 4096)
-    a_whole("meta.cores", meta["cores"], 1, 65536)
+    check_object("meta", meta, (*IDENTITY, *ABOUT))
+    check_str("meta.engine", meta["engine"], ENGINES)
+    check_int("meta.threads", meta["threads"], 1, 4096)
+    check_strs("meta.flags", meta["flags"])
+    check_int("meta.weight_qmax", meta["weight_qmax"], 1, 127)
+    check_int("meta.batch", meta["batch"], 1, 4096)
+    check_int("meta.cores", meta["cores"], 1, 65536)
     for key in ("cpu", "torch", "runtime", "memory_format", "created", "revision", "command"):
-        a_text(f"meta.{key}", meta[key])
+        check_str(f"meta.{key}", meta[key])
 
 
 def _check_section(key: str, section: Section, entries: dict[str, Timing]) -> None:

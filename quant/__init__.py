@@ -23,8 +23,8 @@ from quant.attach.graph_pass import (
 from quant.attach.placement import PlanRow
 from quant.attach.settings import load_settings
 from quant.calibrate import calibrate
+from quant.engines import ENGINES, available, use_engine, weight_qmax
 from quant.errors import QuantError
-from quant.executors import available, use_engine
 from quant.export.onnx.export import OnnxReport, export_onnx
 from quant.integer.biases import snap_biases
 from quant.integer.conversion import Frozen, code_inputs, convert, freeze, freeze_float, load_frozen
@@ -32,7 +32,7 @@ from quant.integer.graph import IntGraph
 from quant.integer.parity import ParityReport, parity
 from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, WEIGHT_QUANTIZERS, parse_spec
 from quant.quantizers.gradients import GRADIENT_QUANTIZERS
-from quant.quantizers.grid import ENGINES, QParams, weight_qmax
+from quant.quantizers.grid import QParams
 from quant.training.gradboost import GradBoost
 from quant.training.range_bn import RangeBN1d, RangeBN2d
 from quant.training.statassist import Phase, Schedule, phase_at

@@ -13,7 +13,6 @@ import quant
 from common.cli import guard
 from common.errors import UserError
 from common.files import read_json
-from quant.executors import ONNX_ENGINES
 from tasks import parts
 from tasks.kinds import KINDS, Choices, Request
 from tasks.ship import (
@@ -29,7 +28,7 @@ from tasks.ship import (
 )
 from tasks.trained import Trained, load
 
-FORMATS = ("onnx", *(engine for engine in quant.ENGINES if engine != "reference"))
+FORMATS = ("onnx", *(name for name, engine in quant.ENGINES.items() if not engine.oracle))
 PICTURES = 256  # on which the network is checked
 
 
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def default_output(run: str, format: str) -> Path:
     return Path(run) / (
-        "int8.onnx" if format == "onnx" else f"int8_{format}.{'onnx' if format in ONNX_ENGINES else 'pt'}"
+        "int8.onnx" if format == "onnx" else f"int8_{format}.{'onnx' if quant.ENGINES[format].session else 'pt'}"
     )
 
 
@@ -89,7 +88,7 @@ def export(trained: Trained, format: str, output: Path, checked: Checked) -> Non
         raise UserError(f"{found['refused']}; {output} is not written")
     print(f"parity on {engine}: {parity_words(found, parts.float_ops(converted), checked.kind.likeness)}")
     file = {}
-    if engine in ONNX_ENGINES:
+    if quant.ENGINES[engine].session:
         file = save_onnx(trained, output, checked)
         print(onnx_words(file, checked.kind.likeness))
     else:

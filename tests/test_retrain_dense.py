@@ -191,7 +191,7 @@ def test_statassist_and_gradboost_act_in_every_task(task, voc, camvid, tmp_path,
 
     lengthened = []
     monkeypatch.setattr(tasks.engine, "make_optimizer", watched)
-    boost = quant.gradboost.boost
+    boost = quant.training.gradboost.boost
     monkeypatch.setattr(
         quant.gradboost, "boost", lambda *args, **kwargs: lengthened.append(len(seen)) or boost(*args, **kwargs)
     )

@@ -22,7 +22,6 @@ import quant
 from latency_lut import prepare
 
 EAGER, FROZEN, SESSION = FLOATS = ("float eager", "float torch", "float onnxruntime")
-SESSIONS = ("onnxruntime", "openvino")  # engines that are no part of torch
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -43,7 +42,11 @@ class Contender:
     def __call__(self) -> Tensor:
         """One inference. Switching torch's engine costs something, so it is done where the last call was another's."""
         engine = getattr(self.network, "engine", None)
-        if engine in quant.ENGINES and engine not in SESSIONS and torch.backends.quantized.engine != engine:
+        if (
+            engine in quant.ENGINES
+            and quant.ENGINES[engine].runtime == "torch"
+            and torch.backends.quantized.engine != engine
+        ):
             torch.backends.quantized.engine = engine
         return self.network(self.image)
 
@@ -78,9 +81,7 @@ def contenders(model: nn.Module, images: Tensor, names: Iterable[str]) -> tuple[
 
 
 def _contender(name: str, model: nn.Module, images: Tensor) -> Contender:
-    images = (
-        images.contiguous() if name.split()[-1] in SESSIONS else images.contiguous(memory_format=torch.channels_last)
-    )
+    images = images.contiguous() if _in_a_session(name) else images.contiguous(memory_format=torch.channels_last)
     if name == EAGER:
         return Contender(name, copy.deepcopy(model).eval().to(memory_format=torch.channels_last), images)
     if name in FLOATS:
@@ -90,6 +91,12 @@ def _contender(name: str, model: nn.Module, images: Tensor) -> Contender:
     float_ops = tuple(executor.float_ops)
     convs = _session_convs(network.model) if name == "onnxruntime" else _graph_convs(executor.graph, float_ops)
     return Contender(name, network, images, float_ops, convs)
+
+
+def _in_a_session(name: str) -> bool:
+    """Whether a form, of float or INT8, runs in another runtime's session."""
+    engine = quant.ENGINES.get(name.split()[-1])
+    return engine is not None and engine.session
 
 
 def _graph_convs(graph: quant.IntGraph, float_ops: tuple[str, ...]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.checks import a_list, a_number, a_text, a_whole, an_object, texts
+from common.checks import check_int, check_list, check_number, check_object, check_str, check_strs
 from common.errors import UserError
 from common.files import read_json, write_json
 from latency_lut import machine
@@ -112,8 +112,8 @@ def _checked(data: Any, any_machine: bool) -> tuple[dict, list[dict]]:
     """(meta, results) of a file. Raises UserError naming the field."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UserError(f"format: must be {FORMAT!r}: this is no file of this benchmark; choose another --output")
-    an_object("", data, ("format", "version", "meta", "results"))
-    a_whole("version", data["version"], VERSION, VERSION)
+    check_object("", data, ("format", "version", "meta", "results"))
+    check_int("version", data["version"], VERSION, VERSION)
     here = identity()
     meta = _checked_meta(data["meta"], tuple(here))
     for field in () if any_machine else SAME:
@@ -122,64 +122,64 @@ def _checked(data: Any, any_machine: bool) -> tuple[dict, list[dict]]:
             raise UserError(
                 f"meta.{field}: measured with {was}, here is {is_}; choose another --output, or add --restart"
             )
-    for number, result in enumerate(a_list("results", data["results"])):
+    for number, result in enumerate(check_list("results", data["results"])):
         _check_result(f"results[{number}]", result)
     return meta, data["results"]
 
 
 def _checked_meta(meta: Any, fields: tuple[str, ...]) -> dict:
-    an_object("meta", meta, fields)
-    texts("meta.flags", meta["flags"])
-    a_text("meta.cpu", meta["cpu"])
-    _unless_none(a_whole, "meta.cores", meta["cores"], 1, 2**20)
+    check_object("meta", meta, fields)
+    check_strs("meta.flags", meta["flags"])
+    check_str("meta.cpu", meta["cpu"])
+    _unless_none(check_int, "meta.cores", meta["cores"], 1, 2**20)
     for field in ("torch", "onnxruntime", "openvino"):
-        _unless_none(a_text, f"meta.{field}", meta[field])
+        _unless_none(check_str, f"meta.{field}", meta[field])
     return meta
 
 
 def _check_result(path: str, result: Any) -> None:
-    an_object(path, result, (*KEY, *_OTHER_FIELDS))
+    check_object(path, result, (*KEY, *_OTHER_FIELDS))
     for field in ("arch", "fingerprint"):
-        a_text(f"{path}.{field}", result[field])
+        check_str(f"{path}.{field}", result[field])
     for field in ("input_size", "classes", "threads", "batch", "params", "macs", "rounds"):
-        a_whole(f"{path}.{field}", result[field], 1, 2**53)
+        check_int(f"{path}.{field}", result[field], 1, 2**53)
     _check_seen(f"{path}.seen", result["seen"])
-    for name, rows in an_object(f"{path}.profile", result["profile"]).items():
-        for number, row in enumerate(a_list(f"{path}.profile.{name}", rows)):
+    for name, rows in check_object(f"{path}.profile", result["profile"]).items():
+        for number, row in enumerate(check_list(f"{path}.profile.{name}", rows)):
             _check_operation(f"{path}.profile.{name}[{number}]", row)
-    for number, row in enumerate(a_list(f"{path}.rows", result["rows"])):
+    for number, row in enumerate(check_list(f"{path}.rows", result["rows"])):
         _check_row(f"{path}.rows[{number}]", row)
 
 
 def _check_seen(path: str, seen: Any) -> None:
-    an_object(path, seen, ("date", "seconds", "load", "steal"))
-    a_text(f"{path}.date", seen["date"])
-    a_number(f"{path}.seconds", seen["seconds"])
+    check_object(path, seen, ("date", "seconds", "load", "steal"))
+    check_str(f"{path}.date", seen["date"])
+    check_number(f"{path}.seconds", seen["seconds"])
     for field in ("load", "steal"):
-        _unless_none(a_number, f"{path}.{field}", seen[field])
+        _unless_none(check_number, f"{path}.{field}", seen[field])
 
 
 def _check_operation(path: str, row: Any) -> None:
-    an_object(path, row, ("op", "kind", "calls", "ms", "share"))
-    a_text(f"{path}.op", row["op"])
-    a_text(f"{path}.kind", row["kind"], ("integer", "float", "convert", ""))
-    a_whole(f"{path}.calls", row["calls"], 0, 2**53)
-    a_number(f"{path}.ms", row["ms"])
-    a_number(f"{path}.share", row["share"])
+    check_object(path, row, ("op", "kind", "calls", "ms", "share"))
+    check_str(f"{path}.op", row["op"])
+    check_str(f"{path}.kind", row["kind"], ("integer", "float", "convert", ""))
+    check_int(f"{path}.calls", row["calls"], 0, 2**53)
+    check_number(f"{path}.ms", row["ms"])
+    check_number(f"{path}.share", row["share"])
 
 
 def _check_row(path: str, row: Any) -> None:
-    a_text(f"{path}.name", an_object(path, row).get("name"))
+    check_str(f"{path}.name", check_object(path, row).get("name"))
     if row.get("reason") is not None:
-        a_text(f"{path}.reason", an_object(path, row, ("name", "reason"))["reason"])
+        check_str(f"{path}.reason", check_object(path, row, ("name", "reason"))["reason"])
         return
-    an_object(path, row, ("name", "rounds_ms", "file_bytes", "float_ops", "float_convs", "reason"))
-    for number, ms in enumerate(a_list(f"{path}.rounds_ms", row["rounds_ms"], 1)):
-        a_number(f"{path}.rounds_ms[{number}]", ms, 1e-6, 1e9)
-    a_whole(f"{path}.file_bytes", row["file_bytes"], 1, 2**53)
-    a_whole(f"{path}.float_convs", row["float_convs"], 0, 2**53)
+    check_object(path, row, ("name", "rounds_ms", "file_bytes", "float_ops", "float_convs", "reason"))
+    for number, ms in enumerate(check_list(f"{path}.rounds_ms", row["rounds_ms"], 1)):
+        check_number(f"{path}.rounds_ms[{number}]", ms, 1e-6, 1e9)
+    check_int(f"{path}.file_bytes", row["file_bytes"], 1, 2**53)
+    check_int(f"{path}.float_convs", row["float_convs"], 0, 2**53)
     if row["name"] not in FLOATS or row["float_ops"] is not None:
-        texts(f"{path}.float_ops", row["float_ops"])
+        check_strs(f"{path}.float_ops", row["float_ops"])
 
 
 def _unless_none(check: Callable, path: str, value: Any, *bounds: Any) -> None:

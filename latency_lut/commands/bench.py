@@ -81,7 +81,7 @@ class BenchConfig:
 
     def engines(self) -> tuple[str, ...]:
         """The engines asked for, each once."""
-        usual = tuple(name for name in quant.available() if name != "openvino")
+        usual = tuple(name for name in quant.available() if quant.ENGINES[name].by_default)
         return tuple(dict.fromkeys(e for name in self.engine for e in (usual if name == ALL else (name,))))
 
 
@@ -240,7 +240,7 @@ def _described(name: str, config: BenchConfig) -> tuple:
 
 
 def _check_engine(name: str) -> None:
-    known = [engine for engine in quant.ENGINES if engine != "reference"]
+    known = [name for name, engine in quant.ENGINES.items() if not engine.oracle]
     if name not in (ALL, *known):
         raise UserError(f"engine: {name!r} is not one of {', '.join((ALL, *known))}")
     if name != ALL and name not in quant.available():

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from quant.engines import weight_qmax
 from quant.errors import QuantError
 from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, check_spec, parse_spec
-from quant.quantizers.grid import weight_qmax
 
 _KINDS = {
     "weight": "weights",
@@ -43,7 +43,7 @@ class Override:
 class QuantConfig:
     """How `attach` quantizes. Quantizers are written as specs, "method:bits" (quant.quantizers.parse_spec).
 
-    engine          the engine the network is meant for (quant.quantizers.grid.ENGINES); decides the range of the
+    engine          the engine the network is meant for (quant.engines.ENGINES); decides the range of the
                     weights
     weight          of the weights of convolutions, linear layers and transposed convolutions
     activation      of tensors as those layers read them

@@ -24,10 +24,10 @@ from quant.attach import ops
 from quant.attach.config import QuantConfig
 from quant.attach.layers import FROZEN, QUANTIZED, take_over
 from quant.attach.placement import Plan, PlanRow, Site, decide
+from quant.engines import weight_qmax
 from quant.errors import QuantError
 from quant.quantizers import FLOAT, Quantizer, SameGrid, activation_quantizer, gradient_quantizer, weight_quantizer
 from quant.quantizers.gradients import mix
-from quant.quantizers.grid import weight_qmax
 from quant.training.range_bn import RangeBN1d, RangeBN2d
 
 

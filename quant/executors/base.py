@@ -13,11 +13,9 @@ class Executor(nn.Module, ABC):
     gives codes (IntGraph.on_codes), as between two layers of a network.
     """
 
-    engine: str
-
-    def __init__(self, graph: IntGraph):
+    def __init__(self, graph: IntGraph, engine: str):
         super().__init__()
-        self.graph = graph
+        self.graph, self.engine = graph, engine
         self.expiring = _expiring(graph)
 
     @property

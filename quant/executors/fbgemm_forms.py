@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quant.attach import ops
+from quant.engines import has_vnni
 from quant.integer.graph import Op
-from quant.quantizers.grid import has_vnni
 
 _BY_CHANNEL = ([3, 3], [5, 5], [7, 7])  # kernels for one channel a group, of which
 _MULTIPLE = 8  # there must be a multiple

@@ -46,8 +46,8 @@ class OnnxEngine(Reference):
     codes, splits, sizes) is the reference's: both know codes as uint8 tensors.
     """
 
-    def __init__(self, graph: IntGraph):
-        super().__init__(graph)
+    def __init__(self, graph: IntGraph, engine: str):
+        super().__init__(graph, engine)
         # of the network ("") and of each operation, by shapes, last used last
         self._sessions: dict[str, dict[tuple, Session]] = {}
 
@@ -103,8 +103,6 @@ def _with_sizes(op: Op, values: dict) -> tuple[Op, str]:
 
 
 class OnnxRuntime(OnnxEngine):
-    engine = "onnxruntime"
-
     def session(self, model: bytes) -> Session:
         return run_time_session(model)
 
@@ -120,8 +118,6 @@ class OnnxRuntime(OnnxEngine):
 
 
 class OpenVino(OnnxEngine):
-    engine = "openvino"
-
     def session(self, model: bytes) -> Session:
         return openvino_session(model)
 

@@ -21,10 +21,8 @@ _EXACT_FLOAT32 = 2**24
 
 
 class Reference(Executor):
-    engine = "reference"
-
-    def __init__(self, graph: IntGraph):
-        super().__init__(graph)
+    def __init__(self, graph: IntGraph, engine: str = "reference"):
+        super().__init__(graph, engine)
         layers = (op for op in graph.ops if op.weight is not None)
         self.dtypes = {op.name: _exact_dtype(op.weight) for op in layers}
 

@@ -55,8 +55,7 @@ class TorchEngine(Executor):
             raise QuantError(
                 f"engine: {engine!r} is not available here; this torch runs {', '.join(available()) or 'none'}"
             )
-        super().__init__(graph)
-        self.engine = engine
+        super().__init__(graph, engine)
         self.phases: dict[str, int] = {}  # of a convolution's input
         with use_engine(engine):
             for op in graph.ops:

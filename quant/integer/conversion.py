@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from quant import executors
 from quant.attach.graph_pass import prepare
+from quant.engines import ENGINES
 from quant.errors import QuantError
 from quant.executors import Executor
 from quant.executors.onnx_engines import OnnxNetwork, to_bytes
@@ -20,7 +21,7 @@ from quant.integer.lowering import lower
 
 
 def convert(graph: fx.GraphModule, engine: str, codes_io: bool = False) -> Executor:
-    """The integer network of an attached graph on `engine` (quant.quantizers.grid.ENGINES): real images in, real
+    """The integer network of an attached graph on `engine` (quant.engines.ENGINES): real images in, real
     outputs out, on the CPU.
 
     codes_io=True makes one that takes and gives code tensors (`code_inputs` prepares them). The graph is left as it is.
@@ -66,7 +67,7 @@ def load_frozen(path: Path, engine: str | None = None) -> Frozen | OnnxNetwork:
     """
     if not Path(path).is_file():
         raise QuantError(f"{path}: there is no such file")
-    if engine in executors.ONNX_ENGINES or not zipfile.is_zipfile(path):
+    if engine in sessions() or not zipfile.is_zipfile(path):
         _check_onnx_engine(engine or "onnxruntime")
         return OnnxNetwork.load(path, engine or "onnxruntime")
     try:
@@ -85,9 +86,9 @@ def freeze(executor: Executor, *example_inputs) -> Frozen | OnnxNetwork:
     torch's engines: a Frozen trace; half of a small network's time is Python without it. onnxruntime and openvino: an
     OnnxNetwork for inputs of this size (QuantError when called with another one), on as many threads as torch uses now.
     """
-    if executor.engine == "reference":
+    if ENGINES[executor.engine].oracle:
         raise QuantError("engine: 'reference' is the oracle, it has no frozen form; convert for another engine")
-    if executor.engine in executors.ONNX_ENGINES:
+    if ENGINES[executor.engine].session:
         return _onnx_network(executor.graph, executor.engine, example_inputs)
     with executors.use_engine(executor.engine):
         frozen = Frozen(_trace(executor, example_inputs), executor.engine)
@@ -130,11 +131,14 @@ def _in_tuples(value: object) -> Tensor | tuple:
     return value if isinstance(value, Tensor) else tuple(map(_in_tuples, value))
 
 
+def sessions() -> tuple[str, ...]:
+    """The engines that run ONNX models in sessions."""
+    return tuple(name for name, engine in ENGINES.items() if engine.session)
+
+
 def _check_onnx_engine(engine: str) -> None:
-    if engine not in executors.ONNX_ENGINES or engine not in executors.available():
-        raise QuantError(
-            f"engine: {engine!r} runs no ONNX models here; choose from {', '.join(executors.ONNX_ENGINES)}"
-        )
+    if engine not in sessions() or not ENGINES[engine].available():
+        raise QuantError(f"engine: {engine!r} runs no ONNX models here; choose from {', '.join(sessions())}")
 
 
 def _onnx_network(graph: IntGraph, engine: str, example_inputs: tuple) -> OnnxNetwork:

@@ -142,7 +142,7 @@ class ActivationQuantizer(Quantizer):
 class WeightQuantizer(Quantizer):
     """Quantizes a weight from its current values (and the method's Parameters, if it has any).
 
-    limit  largest code that the engine takes (quant.quantizers.grid.weight_qmax); methods with free steps keep to it
+    limit  largest code that the engine takes (quant.engines.weight_qmax); methods with free steps keep to it
     axis   of the output channels: 0, for transposed convolutions 1
     """
 

@@ -4,7 +4,6 @@ real = scale * (code - zero_point),   qmin <= code <= qmax        (arXiv:1712.05
 """
 
 import math
-import platform
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from quant.errors import QuantError
 
-ENGINES = ("reference", "fbgemm", "qnnpack", "x86", "onednn", "onnxruntime", "openvino")
 LEVELS = ("signed", "unsigned", "seed")
 SMALLEST_SCALE = 1e-8  # a zero range must never divide
 # What averages of codes are multiplied with before they are rounded: one in sixteen of a doubled picture's lies halfway
@@ -78,24 +76,3 @@ def positive_levels(bits: int, levels: str = "signed") -> int:
     if levels not in LEVELS:
         raise QuantError(f"levels: {levels!r} is not one of {', '.join(LEVELS)}")
     return 2 ** (bits - 1) - 1 if levels == "signed" else 2**bits - 1
-
-
-def has_vnni() -> bool:
-    """Whether this CPU multiplies 8-bit pairs into 32 bits directly (no 16-bit saturation)."""
-    flags = getattr(torch.cpu, "get_capabilities", dict)()  # not in every supported torch
-    return any(flags.get(name, False) for name in ("avx512_vnni", "avx_vnni"))
-
-
-def weight_qmax(engine: str) -> int:
-    """The largest weight code for an engine: 63 where its kernels add pairs of 8-bit products in 16 bits, else 127.
-
-    fbgemm and x86 do so in depthwise convolutions on any CPU, and everywhere on CPUs without VNNI, as onednn,
-    onnxruntime and openvino then do too. With weights up to 63 the largest pair is 2 * 255 * 63 = 32130 < 2^15: nothing
-    can saturate, whatever the activations. qnnpack and the reference add in 32 bits, and so does every engine on ARM.
-    Raises QuantError for an unknown engine.
-    """
-    if engine not in ENGINES:
-        raise QuantError(f"engine: {engine!r} is not one of {', '.join(ENGINES)}")
-    by_the_cpu = engine in ("onednn", "onnxruntime", "openvino")
-    lacks_vnni = platform.machine().lower() in ("x86_64", "amd64") and not has_vnni()
-    return 63 if engine in ("fbgemm", "x86") or (by_the_cpu and lacks_vnni) else 127

@@ -114,10 +114,10 @@ def test_after_calibration_the_calibrated_weights_count(made, run):
 def test_another_cpu_gives_the_weights_as_they_were_trained(tmp_path, monkeypatch, trained_with, here):
     """onednn's largest weight code is 127 with VNNI and 63 without: what counts is where the network was trained."""
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("quant.quantizers.grid.has_vnni", lambda: here)
+    monkeypatch.setattr("quant.engines.has_vnni", lambda: here)
     graph, x = make_run(tmp_path / "r", Network("tiny", SIZE, 3, frostnet()), "onednn", trained_with), pictures(3)
     expected = graph(x)
-    monkeypatch.setattr("quant.quantizers.grid.has_vnni", lambda: not here)
+    monkeypatch.setattr("quant.engines.has_vnni", lambda: not here)
     assert torch.equal(load(tmp_path / "r").graph(x), expected)
 
 

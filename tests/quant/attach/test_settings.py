@@ -21,7 +21,7 @@ ROUNDING = ACTIVATIONS.filter(lambda spec: not spec.startswith("qil"))  # whose 
 OVERRIDES = st.builds(Override, TEXTS, st.just("float") | WEIGHTS, st.none() | ACTIVATIONS, st.none() | ROUNDING)
 CONFIGS = st.builds(
     QuantConfig,
-    st.sampled_from(quant.ENGINES),
+    st.sampled_from(tuple(quant.ENGINES)),
     WEIGHTS,
     ACTIVATIONS,
     ROUNDING,

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from quant.engines import ENGINES, has_vnni, weight_qmax
 from quant.errors import QuantError
 from quant.quantizers import Int8Activation, Int8Weight
 from quant.quantizers.fake_quant import fake_quantize, fake_quantize_weight
-from quant.quantizers.grid import ENGINES, QParams, affine_qparams, has_vnni, weight_qmax
+from quant.quantizers.grid import QParams, affine_qparams
 
 
 def test_affine_grid_has_the_papers_numbers():

@@ -1,0 +1,118 @@
+"""The engines that run integer networks, one row each: what they need, how they are called, how large weights may be.
+
+To add one, write its executor (quant/executors/) and add a row here.
+"""
+
+import contextlib
+import importlib
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+
+from quant.errors import QuantError
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine.
+
+    Attributes:
+        name: as users write it.
+        runtime: the package whose kernels run; its version belongs to every measurement.
+        executor: "module:class" of the executor, a subclass of `quant.executors.base.Executor`, imported when needed.
+        adds_in_16_bits: where its kernels add pairs of 8-bit products in 16 bits, so that weights are limited to 63:
+            "always", "without_vnni" (on x86 CPUs that lack these instructions) or "never".
+        session: whether a converted network is a session of another runtime, made from an ONNX model: it takes
+            contiguous tensors and is not a torch module.
+        oracle: whether it is exact and slow, for comparison only: never timed and never shipped.
+        by_default: whether programs that run "all" engines include it.
+    """
+
+    name: str
+    runtime: str
+    executor: str
+    adds_in_16_bits: Literal["always", "without_vnni", "never"]
+    session: bool = False
+    oracle: bool = False
+    by_default: bool = True
+
+    def available(self) -> bool:
+        """Whether it can run on this machine."""
+        if self.oracle:
+            return True
+        return self.name in torch_engines() if self.runtime == "torch" else find_spec(self.runtime) is not None
+
+    def executor_class(self) -> type:
+        """The class that runs an integer graph on this engine."""
+        module, name = self.executor.split(":")
+        return getattr(importlib.import_module(module), name)
+
+
+_TORCH = "quant.executors.torch_engines:TorchEngine"
+_ROWS = (
+    Engine("reference", "torch", "quant.executors.reference:Reference", "never", oracle=True),
+    Engine("fbgemm", "torch", _TORCH, "always"),
+    Engine("qnnpack", "torch", _TORCH, "never"),
+    Engine("x86", "torch", _TORCH, "always"),
+    Engine("onednn", "torch", _TORCH, "without_vnni"),
+    Engine("onnxruntime", "onnxruntime", "quant.executors.onnx_engines:OnnxRuntime", "without_vnni", session=True),
+    Engine(
+        "openvino", "openvino", "quant.executors.onnx_engines:OpenVino", "without_vnni", session=True, by_default=False
+    ),
+)
+ENGINES = {row.name: row for row in _ROWS}
+
+
+def find_engine(name: str) -> Engine:
+    """The engine of that name. Raises QuantError for an unknown one."""
+    if name not in ENGINES:
+        raise QuantError(f"engine: {name!r} is not one of {', '.join(ENGINES)}")
+    return ENGINES[name]
+
+
+def available() -> tuple[str, ...]:
+    """Names of the engines that can run here, beside the reference."""
+    return tuple(name for name, engine in ENGINES.items() if not engine.oracle and engine.available())
+
+
+def weight_qmax(engine: str) -> int:
+    """The largest weight code for an engine: 63 where its kernels add pairs of 8-bit products in 16 bits, else 127.
+
+    fbgemm and x86 do so in depthwise convolutions on any x86 CPU. On CPUs without VNNI onednn, onnxruntime and openvino
+    do so, too. With weights up to 63 the largest pair is 2 * 255 * 63 = 32130 < 2^15: nothing can saturate, whatever
+    the activations. Raises QuantError for an unknown engine.
+    """
+    adds = find_engine(engine).adds_in_16_bits
+    lacks_vnni = platform.machine().lower() in ("x86_64", "amd64") and not has_vnni()
+    return 63 if adds == "always" or (adds == "without_vnni" and lacks_vnni) else 127
+
+
+def has_vnni() -> bool:
+    """Whether this CPU multiplies 8-bit pairs into 32 bits directly (no 16-bit saturation)."""
+    flags = getattr(torch.cpu, "get_capabilities", dict)()  # not in every supported torch
+    return any(flags.get(name, False) for name in ("avx512_vnni", "avx_vnni"))
+
+
+def torch_engines() -> tuple[str, ...]:
+    """The engines of this torch on this CPU; () once torch has dropped its integer kernels."""
+    try:
+        from quant.executors import torch_engines as kernels
+    except ImportError:  # that file can be deleted then
+        return ()
+    return kernels.available()
+
+
+@contextlib.contextmanager
+def use_engine(engine: str) -> Iterator[None]:
+    """Make `engine` the one that torch's quantized operators run on; nothing where it is not one of torch's."""
+    try:
+        from quant.executors.torch_engines import use_engine as use
+    except ImportError:
+        yield
+        return
+    with use(engine):
+        yield
