@@ -193,7 +193,9 @@ def test_statassist_and_gradboost_act_in_every_task(task, voc, camvid, tmp_path,
     monkeypatch.setattr(tasks.engine, "make_optimizer", watched)
     boost = quant.training.gradboost.boost
     monkeypatch.setattr(
-        quant.gradboost, "boost", lambda *args, **kwargs: lengthened.append(len(seen)) or boost(*args, **kwargs)
+        quant.training.gradboost,
+        "boost",
+        lambda *args, **kwargs: lengthened.append(len(seen)) or boost(*args, **kwargs),
     )
     settings, root, form = (DETECTION, voc, "ssdlite") if task == "detection" else (SEGMENTATION, camvid, "lraspp")
     main(arguments(settings, root, tmp_path, f"{form}:{BACKBONE}"))
