@@ -22,7 +22,7 @@ test: .venv/ready
 	$(VENV)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/ready
-	$(VENV)/python -m pytest -q -m slow
+	HYPOTHESIS_PROFILE=random $(VENV)/python -m pytest -q -m "slow or property"
 
 lint: .venv/ready
 	$(VENV)/ruff check . && $(VENV)/ruff format --check .
