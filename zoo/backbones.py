@@ -8,7 +8,6 @@ at its stride; the last one of a MobileNet is that of its last convolution, behi
 """
 
 import math
-from difflib import get_close_matches
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 import frostnet
 from common.errors import UserError
 from nas.arch import find_file
+from zoo.catalog import near
 from zoo.classifiers import from_torchvision
 
 MOBILENETS = tuple(name for name in from_torchvision.NAMES if name.startswith("mobilenet"))
@@ -71,11 +71,9 @@ def knows(name: str, runs: str | Path = "runs") -> bool:
 def find(name: str, runs: str | Path = "runs") -> frostnet.Architecture:
     """The architecture of a FrostNet that is to be a backbone. Raises UserError."""
     if not knows(name, runs):
-        known = (*MOBILENETS, *frostnet.PUBLISHED)
-        near = get_close_matches(name, known, 5, 0.5) or known[:5]
         raise UserError(
             f"arch: {name!r} is no backbone: neither a file, a run, a FrostNet nor a MobileNet; near it: "
-            f"{', '.join(near)}"
+            f"{near(name, (*MOBILENETS, *frostnet.PUBLISHED))}"
         )
     return frostnet.find(name, runs)
 
@@ -83,7 +81,7 @@ def find(name: str, runs: str | Path = "runs") -> frostnet.Architecture:
 def _frostnet(arch: frostnet.Architecture, output_stride: int) -> Backbone:
     arch = arch.for_input(LARGE)
     net = frostnet.FrostNet(arch, output_stride)
-    strides = [2 * math.prod(block.stride for block in arch.blocks[: i + 1]) for i in range(len(arch.blocks))]
+    strides = frostnet.nominal_strides(arch.blocks)
     if sorted(set(strides) - {2}) != list(STRIDES):
         raise UserError(
             f"arch: {arch.name!r} has blocks at strides {sorted(set(strides))}, must have some at each of 4, 8, 16, 32 "

@@ -95,9 +95,9 @@ class RetinaNet(nn.Module):
     level.
     """
 
-    def __init__(self, backbone: Backbone, num_classes: int, levels: int):
+    def __init__(self, backbone: Backbone, num_classes: int, input_size: int):
         super().__init__()
-        anchors = len(RATIOS) * len(RETINA_SIZES)
+        anchors, levels = len(RATIOS) * len(RETINA_SIZES), len(strides(input_size))
         self.backbone = backbone
         self.pyramid = Pyramid(backbone.feature_channels[1:], levels - 3)
         self.class_tower, self.box_tower = Tower(DEPTH, levels), Tower(DEPTH, levels)
@@ -155,13 +155,13 @@ class BoxHead(nn.Module):
 
 class FasterRCNN(nn.Module):
     """Two traceable parts, `features` (Regions) and `box_head` (BoxHead). What is between them is no network
-    (zoo/detectors/__init__.py): proposals, non-maximum suppression, pooling of regions."""
+    (zoo/detectors/postprocess.py): proposals, non-maximum suppression, pooling of regions."""
 
     PARTS = ("features", "box_head")
 
-    def __init__(self, backbone: Backbone, num_classes: int, levels: int):
+    def __init__(self, backbone: Backbone, num_classes: int, input_size: int):
         super().__init__()
-        self.features = Regions(backbone, levels)
+        self.features = Regions(backbone, len(strides(input_size)))
         self.box_head = BoxHead(num_classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
