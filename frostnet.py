@@ -91,7 +91,7 @@ def tapped(x: Tensor, blocks: Iterable[nn.Module], taps: Container[int]) -> list
 
 
 def nominal_strides(specs: tuple[BlockSpec, ...]) -> list[int]:
-    """Stride of each block's output relative to the picture, the stem counted as 2."""
+    """Stride of each block's output relative to the image, the stem counted as 2."""
     strides = [2]
     for spec in specs:
         strides.append(strides[-1] * spec.stride)

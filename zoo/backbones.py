@@ -20,7 +20,7 @@ from zoo.classifiers import from_torchvision
 
 MOBILENETS = tuple(name for name in from_torchvision.NAMES if name.startswith("mobilenet"))
 STRIDES = (4, 8, 16, 32)
-LARGE = 224  # pixels of a picture whose first convolution has stride 2; detectors and segmenters see no smaller ones
+LARGE = 224  # pixels of an image whose first convolution has stride 2; detectors and segmenters see no smaller ones
 
 
 class Backbone(nn.Module):
@@ -31,7 +31,7 @@ class Backbone(nn.Module):
     """
 
     def __init__(self, stem: nn.Module, blocks: list[nn.Module], strides: list[int], output_stride: int):
-        """`strides`: of each block's output relative to the picture, as if nothing were dilated."""
+        """`strides`: of each block's output relative to the image, as if nothing were dilated."""
         super().__init__()
         self.stem = stem
         self.blocks = nn.Sequential(*blocks)

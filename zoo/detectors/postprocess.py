@@ -53,8 +53,8 @@ class SSDMachinery(Machinery):
     """Of SSDLite and Tiny-DSOD: softmax over classes and background, three hard negatives for each positive, boxes at
     variances .1 and .2.
 
-    Cells divide the picture evenly whatever its size; SSD's fixed steps hold for 300 px, and put the last of
-    Tiny-DSOD's 2 x 2 cells outside. In a picture without objects there is no positive and so no loss.
+    Cells divide the image evenly whatever its size; SSD's fixed steps hold for 300 px, and put the last of
+    Tiny-DSOD's 2 x 2 cells outside. In an image without objects there is no positive and so no loss.
     """
 
     def __init__(self, num_classes: int, input_size: int):
@@ -85,7 +85,7 @@ class SSDMachinery(Machinery):
         return _without_background(self.ssd.postprocess_detections(outputs, anchors, [self.size] * len(images)))
 
     def anchors(self, images: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Of each picture (boxes, 4), in the order of `_run`'s rows."""
+        """Of each image (boxes, 4), in the order of `_run`'s rows."""
         return self.generator(ImageList(images, [self.size] * len(images)), list(maps))
 
     def _run(self, model: Callable, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -107,8 +107,8 @@ class SSDMachinery(Machinery):
 
 
 class LevelAnchors(AnchorGenerator):
-    """torchvision's anchors around the cells of maps of known strides. (It divides the picture's size by the map's
-    itself, rounded down, which is wrong by up to a pixel a cell where the stride does not divide the picture's
+    """torchvision's anchors around the cells of maps of known strides. (It divides the image's size by the map's
+    itself, rounded down, which is wrong by up to a pixel a cell where the stride does not divide the image's
     size.)"""
 
     def __init__(self, input_size: int, sizes: Sequence[float]):
@@ -123,7 +123,7 @@ class LevelAnchors(AnchorGenerator):
         return self.grid_anchors([list(x.shape[-2:]) for x in maps], [[stride, stride] for stride in self.strides])
 
     def forward(self, images: ImageList, features: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
-        """For each picture;
+        """For each image;
 
         `features` are tuples that begin with the level's map, as the region proposals have them.
         """
@@ -196,16 +196,16 @@ class RegionMachinery(Machinery):
         return _without_background(found)
 
     def _propose(self, model: Callable, images: Tensor, targets: Boxes | None):
-        """The maps to pool from, the pictures' sizes, proposals for each picture, and where there are targets their
+        """The maps to pool from, the images' sizes, proposals for each image, and where there are targets their
         losses.
         """
         outputs = model.features(images)
         maps = {str(i): x.float() for i, x in enumerate(outputs[: pyramid.REGION_LEVELS])}
         objectness, boxes = _split(outputs[pyramid.REGION_LEVELS :], 2)
-        pictures = ImageList(images, [self.size] * len(images))
+        image_list = ImageList(images, [self.size] * len(images))
         self.proposals.training = targets is not None
         levels = {str(i): (o.float(), b.float()) for i, (o, b) in enumerate(zip(objectness, boxes, strict=True))}
-        return maps, pictures.image_sizes, *self.proposals(pictures, levels, targets)
+        return maps, image_list.image_sizes, *self.proposals(image_list, levels, targets)
 
     def _regions(self, model: Callable, training: bool) -> RoIHeads:
         """torchvision's second stage around this model's box head.

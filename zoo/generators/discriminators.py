@@ -61,7 +61,7 @@ def build(name: str, in_channels: int, norm: str = "batch", channels: int = 64) 
 
 
 def check_size(name: str, input_size: int) -> None:
-    """Raise UserError where pictures of `input_size` pixels a side are too small for the discriminator."""
+    """Raise UserError where images of `input_size` pixels a side are too small for the discriminator."""
     least = DISCRIMINATORS[name].least
     if input_size < least:
         raise UserError(
