@@ -8,7 +8,6 @@ at its stride; the last one of a MobileNet is that of its last convolution, behi
 """
 
 import math
-from difflib import get_close_matches
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -16,11 +15,12 @@ from torch import Tensor, nn
 import frostnet
 from common.errors import UserError
 from nas.arch import find_file
+from zoo.catalog import near
 from zoo.classifiers import from_torchvision
 
 MOBILENETS = tuple(name for name in from_torchvision.NAMES if name.startswith("mobilenet"))
 STRIDES = (4, 8, 16, 32)
-LARGE = 224  # pixels of a picture whose first convolution has stride 2; detectors and segmenters see no smaller ones
+LARGE = 224  # pixels of an image whose first convolution has stride 2; detectors and segmenters see no smaller ones
 
 
 class Backbone(nn.Module):
@@ -31,7 +31,7 @@ class Backbone(nn.Module):
     """
 
     def __init__(self, stem: nn.Module, blocks: list[nn.Module], strides: list[int], output_stride: int):
-        """`strides`: of each block's output relative to the picture, as if nothing were dilated."""
+        """`strides`: of each block's output relative to the image, as if nothing were dilated."""
         super().__init__()
         self.stem = stem
         self.blocks = nn.Sequential(*blocks)
@@ -71,11 +71,9 @@ def knows(name: str, runs: str | Path = "runs") -> bool:
 def find(name: str, runs: str | Path = "runs") -> frostnet.Architecture:
     """The architecture of a FrostNet that is to be a backbone. Raises UserError."""
     if not knows(name, runs):
-        known = (*MOBILENETS, *frostnet.PUBLISHED)
-        near = get_close_matches(name, known, 5, 0.5) or known[:5]
         raise UserError(
             f"arch: {name!r} is no backbone: neither a file, a run, a FrostNet nor a MobileNet; near it: "
-            f"{', '.join(near)}"
+            f"{near(name, (*MOBILENETS, *frostnet.PUBLISHED))}"
         )
     return frostnet.find(name, runs)
 
@@ -83,7 +81,7 @@ def find(name: str, runs: str | Path = "runs") -> frostnet.Architecture:
 def _frostnet(arch: frostnet.Architecture, output_stride: int) -> Backbone:
     arch = arch.for_input(LARGE)
     net = frostnet.FrostNet(arch, output_stride)
-    strides = [2 * math.prod(block.stride for block in arch.blocks[: i + 1]) for i in range(len(arch.blocks))]
+    strides = frostnet.nominal_strides(arch.blocks)
     if sorted(set(strides) - {2}) != list(STRIDES):
         raise UserError(
             f"arch: {arch.name!r} has blocks at strides {sorted(set(strides))}, must have some at each of 4, 8, 16, 32 "

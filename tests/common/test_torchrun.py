@@ -14,8 +14,9 @@ from common.runs import Run
 from nas import Architecture
 from tests import ROOT
 from tests.latency_lut.test_table import made_up
+from tests.retrain.conftest import folder  # noqa: F401 (a fixture)
+from tests.retrain.runs import arguments
 from tests.spaces import tiny_space
-from tests.test_retrain import arguments, folder  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.slow
 

@@ -19,6 +19,7 @@ from nas import count
 from quant.attach.layers import QUANTIZED
 from tests import ROOT
 from zoo.__main__ import main
+from zoo.classifiers import from_timm, from_torchvision
 from zoo.classifiers.resnet_cifar import CifarResNet
 
 DOC = ROOT / "docs" / "zoo.md"
@@ -125,7 +126,7 @@ def test_the_documented_costs_for_cifar_100_are_measured_ones():
         assert measured(name, 100, 32) == tuple(int(number.replace(" ", "")) for number in numbers)
 
 
-@pytest.mark.parametrize("name", sorted(set(zoo.from_torchvision.NAMES) & set(models.list_models())))
+@pytest.mark.parametrize("name", sorted(set(from_torchvision.NAMES) & set(models.list_models())))
 def test_costs_are_those_of_torchvisions_weights(name):
     about = models.get_model_weights(name).DEFAULT.meta
     params, macs = measured(name, 1000, 224, pixels=about["_metrics"].get("size"))
@@ -250,7 +251,7 @@ def test_attached_every_convolution_and_linear_layer_has_its_quantizer(name):
     assert functions <= {"Hardswish", "Hardsigmoid"}
 
 
-@pytest.mark.parametrize("name", zoo.from_torchvision.RELU_ONLY)
+@pytest.mark.parametrize("name", from_torchvision.RELU_ONLY)
 def test_relu_variants_have_no_other_activation_but_the_gates(name):
     with torch.device("meta"):
         plain, relu = zoo.build(name.removesuffix("_relu"), 10), zoo.build(name, 10)
@@ -265,13 +266,13 @@ def test_relu_variants_have_no_other_activation_but_the_gates(name):
     )
 
 
-@pytest.mark.parametrize("name", zoo.from_timm.NETWORKS)
+@pytest.mark.parametrize("name", from_timm.NETWORKS)
 def test_timms_networks_compute_the_same_taken_apart(name):
     import timm
 
     torch.manual_seed(0)
     ours = zoo.build(name, 10).eval()
-    theirs = timm.create_model(zoo.from_timm.NETWORKS[name][0], pretrained=False, num_classes=10).eval()
+    theirs = timm.create_model(from_timm.NETWORKS[name][0], pretrained=False, num_classes=10).eval()
     values = ours.state_dict().values()
     assert len(values) == len(theirs.state_dict())
     theirs.load_state_dict(dict(zip(theirs.state_dict(), (torch.rand_like(v) if v.dim() == 1 else v for v in values))))

@@ -52,7 +52,7 @@ def build(name: str, num_classes: int, input_size: int) -> nn.Module:
 
 
 def keep_resolution(model: nn.Module) -> None:
-    """First layers for small pictures, in place: the first convolution gets stride 1.
+    """First layers for small images, in place: the first convolution gets stride 1.
 
     That of AlexNet and of the ResNets, 11x11 and 7x7, becomes a 3x3 one, and the max-pool behind it goes.
     """

@@ -1,6 +1,6 @@
 """ResNet-18 with pre-activation units (arXiv:1603.05027), laid out as in MXNet's model zoo.
 
-Batch norm on the pictures, a strided 7x7 stem with max-pool, four stages of 64, 128, 256 and 512 channels with two
+Batch norm on the images, a strided 7x7 stem with max-pool, four stages of 64, 128, 256 and 512 channels with two
 units each, then batch norm, ReLU, mean and one linear layer. The first unit of EVERY stage has a 1x1 shortcut, taken
 from the unit's first ReLU: that tensor feeds two convolutions and so, quantized, needs one quantizer for both. 21
 convolutions, 19 batch norms, 18 ReLUs, 8 additions.

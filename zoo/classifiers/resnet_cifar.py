@@ -1,7 +1,7 @@
-"""ResNets for small pictures (arXiv:1512.03385, section 4.2): ResNet-20, -32, -44 and -56.
+"""ResNets for small images (arXiv:1512.03385, section 4.2): ResNet-20, -32, -44 and -56.
 
 A 3x3 stem, three stages of 16, 32 and 64 channels with (depth - 2) / 6 blocks each, stages two and three start with
-stride 2, then the mean over the picture and one linear layer: depth - 1 convolutions on the main path. Where the shape
+stride 2, then the mean over the image and one linear layer: depth - 1 convolutions on the main path. Where the shape
 changes the shortcut is a 1x1 convolution with batch norm (the paper's option B), which is one more ordinary integer
 layer; option A would pad channels with zeros.
 """

@@ -4,9 +4,9 @@ enough for a CPU.
 The pyramid has CHANNELS channels at strides 8, 16, 32 and on. How it differs from the papers':
 * 64 channels, not 256, and two convolutions before each of RetinaNet's outputs, not four.
 * Batch norm behind every convolution but the last ones, so that detectors train from scratch, and nothing of it is left
-  in integers. The levels share the convolutions before an output, each with batch norms of its own: their values differ
+  in integers. The levels share the convolutions before an output, each with separate batch norms: their values differ
   too much for one.
-* As many levels as the picture's size asks for (`strides`): at 300 px up to stride 64. None at stride 4, and so Faster
+* As many levels as the image's size asks for (`strides`): at 300 px up to stride 64. None at stride 4, and so Faster
   R-CNN pools its regions from strides 8 to 32.
 * Nearest upsampling, which is exact in integers, to the size of the map that it is added to.
 * Faster R-CNN's regions go through two convolutions, the second strided, and one linear layer, not through two wide
@@ -37,9 +37,9 @@ BACKGROUND = 0.99  # how sure RetinaNet is at first that an anchor holds nothing
 
 
 def strides(input_size: int) -> list[int]:
-    """The levels' strides for a picture of that size:
+    """The levels' strides for an image of that size:
 
-    8, 16, 32, and on while RetinaNet's next anchors begin below the picture's size.
+    8, 16, 32, and on while RetinaNet's next anchors begin below the image's size.
     """
     found = [8, 16, 32]
     while 2 * RETINA_SIZES[0] * found[-1] < input_size:
@@ -95,9 +95,9 @@ class RetinaNet(nn.Module):
     level.
     """
 
-    def __init__(self, backbone: Backbone, num_classes: int, levels: int):
+    def __init__(self, backbone: Backbone, num_classes: int, input_size: int):
         super().__init__()
-        anchors = len(RATIOS) * len(RETINA_SIZES)
+        anchors, levels = len(RATIOS) * len(RETINA_SIZES), len(strides(input_size))
         self.backbone = backbone
         self.pyramid = Pyramid(backbone.feature_channels[1:], levels - 3)
         self.class_tower, self.box_tower = Tower(DEPTH, levels), Tower(DEPTH, levels)
@@ -155,22 +155,22 @@ class BoxHead(nn.Module):
 
 class FasterRCNN(nn.Module):
     """Two traceable parts, `features` (Regions) and `box_head` (BoxHead). What is between them is no network
-    (zoo/detectors/__init__.py): proposals, non-maximum suppression, pooling of regions."""
+    (zoo/detectors/postprocess.py): proposals, non-maximum suppression, pooling of regions."""
 
     PARTS = ("features", "box_head")
 
-    def __init__(self, backbone: Backbone, num_classes: int, levels: int):
+    def __init__(self, backbone: Backbone, num_classes: int, input_size: int):
         super().__init__()
-        self.features = Regions(backbone, levels)
+        self.features = Regions(backbone, len(strides(input_size)))
         self.box_head = BoxHead(num_classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What both parts make of pictures, each as one region: a run through all layers, no detection."""
+        """What both parts make of images, each as one region: a run through all layers, no detection."""
         found = self.features(images)
         return *found, *self.box_head(_pooled(found))
 
     def part_examples(self, images: Tensor) -> dict[str, Tensor]:
-        """An input for each part, such as pictures lead to; batch norm's statistics stay as they are."""
+        """An input for each part, such as images lead to; batch norm's statistics stay as they are."""
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
@@ -182,7 +182,7 @@ class FasterRCNN(nn.Module):
 
 
 def _pooled(found: tuple[Tensor, ...]) -> Tensor:
-    """(N, CHANNELS, 7, 7): each picture as one region."""
+    """(N, CHANNELS, 7, 7): each image as one region."""
     return F.adaptive_avg_pool2d(found[0], POOLED)
 
 

@@ -3,7 +3,7 @@ as the authors of StatAssist (arXiv:2006.09679) measured it.
 
 Sources are the backbone's last block at stride 8 and its last map at output stride 16 (where MobileNet V2 has 32 and
 1280 channels, at 300 px 38 x 38 and 19 x 19), then three pairs of a 1x1 and a strided 3x3 convolution (10, 5, 3 pixels
-a side), then the mean over the picture.
+a side), then the mean over the image.
 
 How it differs from its namesakes:
 * The heads' 3x3 convolutions are dense, without bias, and with batch norm behind them, as those that were measured;
@@ -14,7 +14,7 @@ How it differs from its namesakes:
   ssdlite:mobilenet_v2 costs the same.
 * Stride 16 instead of 32 is reached by dilation that keeps the network's function (zoo/backbones.py): the block that
   would stride is not dilated, those after it are. What was measured dilates that block too, which costs the same.
-* The mean is over the whole map, so that pictures of any size will do; at 300 px that is the 3x3 window that was
+* The mean is over the whole map, so that images of any size will do; at 300 px that is the 3x3 window that was
   measured.
 * Weights are fresh: extras and heads as measured (Xavier), the backbone as it initialises itself. No ImageNet weights
   are needed.

@@ -3,7 +3,7 @@ from scratch.
 
 Laid out as the authors of StatAssist (arXiv:2006.09679) measured it: the heads are those of zoo/detectors/ssdlite.py,
 convolutions without bias with batch norm behind them. At 300 px the six maps have 38, 19, 10, 5, 3 and 2 pixels a side,
-and 128 channels each. Unlike what was measured, nothing here depends on the picture's size: each bilinear upsampling
+and 128 channels each. Unlike what was measured, nothing here depends on the image's size: each bilinear upsampling
 goes to the size of the map that it is added to.
 """
 

@@ -4,38 +4,15 @@ modules, never shipped.
 Batch norms keep no running statistics: discriminators never leave training.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
 from torch import nn
 
 from common.errors import UserError
-from nas.arch import RULES
-from zoo.generators import NORMS, init_weights, with_norm
-
-NAMES = ("patch", "pixel")
-LEAST_SIZE = {"patch": 32, "pixel": 1}  # pixels
-
-
-def build(name: str, in_channels: int, norm: str = "batch", channels: int = 64) -> nn.Module:
-    """(N, in_channels, H, W) -> logits: "patch" gives one for each of the overlapping squares of 70 x 70 pixels that
-    lie 8 apart, (N, 1, H / 8 - 2, W / 8 - 2), "pixel" one for each pixel, (N, 1, H, W). Weights as
-    zoo.generators.init_weights has them. Raises UserError.
-    """
-    for field, value, choices in (("discriminator", name, NAMES), ("norm", norm, NORMS)):
-        if value not in choices:
-            raise UserError(f"{field}: {value!r}, must be {' or '.join(choices)}")
-    for field, value in (("in_channels", in_channels), ("channels", channels)):
-        if not RULES[field][0](value):
-            raise UserError(f"{field}: {value!r}, must be {RULES[field][1]}")
-    layers = {"patch": _patch, "pixel": _pixel}[name](in_channels, channels)
-    return init_weights(with_norm(nn.Sequential(*layers), norm))
-
-
-def check_size(name: str, input_size: int) -> None:
-    """Raise UserError where pictures of `input_size` pixels a side are too small for the discriminator."""
-    if input_size < LEAST_SIZE[name]:
-        raise UserError(
-            f"input_size: {input_size}, must be {LEAST_SIZE[name]} or more for discriminator {name!r}; smaller ones: "
-            "'pixel'"
-        )
+from zoo.catalog import check
+from zoo.generators.norms import NORMS, init_weights, with_norm
 
 
 def _patch(in_channels: int, channels: int) -> list[nn.Module]:
@@ -55,3 +32,38 @@ def _pixel(in_channels: int, channels: int) -> list[nn.Module]:
         nn.LeakyReLU(0.2),
     ]
     return [nn.Conv2d(in_channels, channels, 1), nn.LeakyReLU(0.2), *middle, nn.Conv2d(wide, 1, 1, bias=False)]
+
+
+@final
+@dataclass(frozen=True)
+class Discriminator:
+    """A row: the layers of in_channels and channels, and the least size of an image in pixels."""
+
+    layers: Callable[[int, int], list[nn.Module]]
+    least: int
+
+
+DISCRIMINATORS = {"patch": Discriminator(_patch, 32), "pixel": Discriminator(_pixel, 1)}
+NAMES = tuple(DISCRIMINATORS)
+
+
+def build(name: str, in_channels: int, norm: str = "batch", channels: int = 64) -> nn.Module:
+    """(N, in_channels, H, W) -> logits: "patch" gives one for each of the overlapping squares of 70 x 70 pixels that
+    lie 8 apart, (N, 1, H / 8 - 2, W / 8 - 2), "pixel" one for each pixel, (N, 1, H, W). Weights as
+    zoo.generators.norms.init_weights has them. Raises UserError.
+    """
+    for field, value, choices in (("discriminator", name, NAMES), ("norm", norm, NORMS)):
+        if value not in choices:
+            raise UserError(f"{field}: {value!r}, must be {' or '.join(choices)}")
+    check(in_channels=in_channels, channels=channels)
+    layers = DISCRIMINATORS[name].layers(in_channels, channels)
+    return init_weights(with_norm(nn.Sequential(*layers), norm))
+
+
+def check_size(name: str, input_size: int) -> None:
+    """Raise UserError where images of `input_size` pixels a side are too small for the discriminator."""
+    least = DISCRIMINATORS[name].least
+    if input_size < least:
+        raise UserError(
+            f"input_size: {input_size}, must be {least} or more for discriminator {name!r}; smaller ones: 'pixel'"
+        )

@@ -51,7 +51,7 @@ class ESP(nn.Module):
 class ESPNet(nn.Module):
     """(N, 3, H, W) -> logits (N, num_classes, H, W).
 
-    The picture itself, halved and quartered, is laid beside the maps of its size.
+    The image itself, halved and quartered, is laid beside the maps of its size.
     """
 
     def __init__(self, num_classes: int):

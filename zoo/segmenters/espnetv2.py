@@ -47,7 +47,7 @@ class EESP(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the resolution: averages beside a strided EESP, plus what two convolutions make of the picture at the new
+    """Half the resolution: averages beside a strided EESP, plus what two convolutions make of the image at the new
     size.
     """
 

@@ -2,8 +2,8 @@
 
 The backbones are the classifiers' own, dilated to stride 16, their last stage as wide as it is there; StatAssist's
 authors (arXiv:2006.09679) halve it, and take MobileNetV2's maps from strides 4 and 8. The context is the mean of the
-whole map: it fits pictures of any size and is not resized. It has no batch norm, which fails on one number a channel,
-what a batch of one picture has there.
+whole map: it fits images of any size and is not resized. It has no batch norm, which fails on one number a channel,
+what a batch of one image has there.
 """
 
 import torch

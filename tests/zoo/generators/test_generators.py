@@ -16,20 +16,11 @@ from nas.blocks import Block
 from quant.attach.graph_pass import trace
 from quant.attach.layers import QUANTIZED
 from tasks import parts
-from zoo.generators import (
-    NAMES,
-    NORMS,
-    Cycle,
-    NoNorm,
-    ResNetGenerator,
-    UNet,
-    build,
-    check_size,
-    init_weights,
-    knows,
-    with_norm,
-)
+from zoo.generators import NAMES, NORMS, Cycle, build, check_size, knows
 from zoo.generators.frost_generator import FrostGenerator
+from zoo.generators.norms import NoNorm, init_weights, with_norm
+from zoo.generators.resnet_generator import ResNetGenerator
+from zoo.generators.unet import UNet
 
 # Parameters with batch norm and G of MACs at 256 x 256, as published: the residual ones by StatAssist's authors, the
 # U-Nets by pix2pix's.

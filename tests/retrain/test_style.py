@@ -21,8 +21,8 @@ from nas.report.page import write_report
 from retrain import main
 from tasks.__main__ import main as tasks_main
 from tasks.trained import find_network, load
+from tests.retrain.runs import metrics, refused
 from tests.tasks.test_engine import same
-from tests.test_retrain_dense import metrics, refused
 
 SMALL = (
     "--arch",

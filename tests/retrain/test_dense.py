@@ -23,6 +23,7 @@ from latency_lut import Timing
 from retrain import main
 from tasks.__main__ import main as tasks_main
 from tasks.trained import Network, find_network, load, load_backbone
+from tests.retrain.runs import metrics, refused
 from tests.tasks.test_engine import same
 
 CLASSES = {"box": (250, 60, 60), "bar": (60, 60, 250)}
@@ -100,17 +101,6 @@ def quick(monkeypatch):
 
 def arguments(settings, root, runs, arch, *more, epochs=2) -> list[str]:
     return [*settings, "--data-root", str(root), "--arch", arch, "--runs", str(runs), "--epochs", str(epochs), *more]
-
-
-def metrics(path) -> dict:
-    return {k: v for k, v in json.loads((path / "metrics.json").read_text()).items() if k != "train_seconds"}
-
-
-def refused(capsys, argv) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(argv)
-    assert stop.value.code == 2
-    return capsys.readouterr().err
 
 
 def test_a_segmenter_is_trained_converted_and_shipped(camvid, tmp_path, capsys):
