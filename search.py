@@ -41,7 +41,7 @@ from common.cli import check_folder_name, guard, option, parse
 from common.errors import UserError
 from common.runs import ALPHAS, CHECKPOINT, Run
 from latency_lut import LatencyTable, prepare, time_interleaved, torch_threads
-from latency_lut.identity import revision
+from latency_lut.machine import revision
 from nas import Architecture, Bottleneck, SearchSpace, find_space
 from nas.derive import Point, check_target, front, latency_range
 from nas.report.page import write_report

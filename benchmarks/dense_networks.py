@@ -38,10 +38,10 @@ from common.checks import check_list, check_number, check_object
 from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import plain, read_json, write_bytes, write_json
-from latency_lut.bench.contenders import FLOATS, SESSIONS, Contender
+from latency_lut.bench.contenders import FLOATS, Contender, as_fed, freeze_float
 from latency_lut.bench.profile import TOP, profile_rows
-from latency_lut.bench.results import SAME, file_prefix, identity
-from latency_lut.machine import Watch
+from latency_lut.bench.results import SAME, file_prefix
+from latency_lut.machine import Watch, describe
 from latency_lut.prepare import settle
 from latency_lut.timing import BEST, time_interleaved, torch_threads
 from nas import count
@@ -104,7 +104,7 @@ class DenseConfig:
             "classes": CLASSES,
             "rounds": rounds,
             "pictures": self.pictures,
-            "machine": identity(),
+            "machine": describe(),
         }
 
 
@@ -155,7 +155,7 @@ def checked(data: Any) -> dict:
     """What the JSON holds. Raises UserError naming the field."""
     check_object("", check_object("the file", data), ("about", "networks"))
     check_object("about", data["about"], ("sizes", "classes", "rounds", "pictures", "machine"))
-    check_object("about.machine", data["about"]["machine"], tuple(identity()))
+    check_object("about.machine", data["about"]["machine"], tuple(describe()))
     for name, found in check_object("networks", data["networks"]).items():
         check_object(f"networks.{name}", found, FIELDS)
         for field in ("parts", "parity", "onnx", "profile", "seen"):
@@ -370,11 +370,9 @@ def form(name: str, model: nn.Module, graph: nn.Module | None, inputs: Mapping[s
     """The parts frozen for one of NAMES, which have run once."""
     found = {}
     for part, module in parts.parts_of(model if name in FLOATS else graph).items():
-        x = inputs[part].contiguous(
-            memory_format=torch.contiguous_format if name.split()[-1] in SESSIONS else torch.channels_last
-        )
+        x = as_fed(name, inputs[part])
         if name in FLOATS:
-            found[part] = Contender(name, quant.freeze_float(module, x, engine=name.split()[-1]), x)
+            found[part] = Contender(name, freeze_float(name, module, x), x)
         else:
             found[part] = Contender(name, quant.freeze(quant.convert(module, name), x), x)
     made = Form(found)

@@ -46,8 +46,8 @@ from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import plain, read_json, write_bytes, write_json
 from latency_lut.bench.contenders import FROZEN, SESSION
-from latency_lut.bench.results import file_prefix, identity
-from latency_lut.machine import Watch
+from latency_lut.bench.results import file_prefix
+from latency_lut.machine import Watch, describe
 from latency_lut.prepare import settle
 from latency_lut.timing import BEST, torch_threads
 from tasks import kinds, parts, scenes, trained
@@ -107,7 +107,7 @@ class GeneratorsConfig:
             "classes": {"style": 3},
             "rounds": ROUNDS,
             "pictures": PICTURES,
-            "machine": identity(),
+            "machine": describe(),
         }
 
 

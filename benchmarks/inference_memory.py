@@ -35,7 +35,7 @@ from common.errors import UserError
 from common.files import read_json, write_json
 from latency_lut import prepare, torch_threads
 from latency_lut.bench.contenders import EAGER, FLOATS, SESSION, contenders
-from latency_lut.bench.results import identity
+from latency_lut.machine import describe
 
 NETWORKS = ("mobilenet_v2", "resnet18", "frostnet_large_1_0")
 FORMS = (*FLOATS, "fbgemm", "qnnpack", "x86", "onednn", "onnxruntime")
@@ -91,7 +91,7 @@ def begun(config: MemoryConfig) -> dict:
 
     Raises UserError for a broken file and for one that was measured under other settings.
     """
-    fresh = {"meta": identity(), "input_size": config.input_size, "repeats": config.repeats, "rows": []}
+    fresh = {"meta": describe(), "input_size": config.input_size, "repeats": config.repeats, "rows": []}
     if not Path(config.output).exists():
         return fresh
     before = read_json(config.output)
@@ -146,8 +146,8 @@ def write_form(form: str, path: str, model: str, classes: int, size: int, batch:
     """The file that deploys one form of a network."""
     with torch_threads(1), quant.use_engine("reference"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network, images = zoo.build(model, classes, size), torch.rand(max(batch, prepare.PICTURES), 3, size, size)
-        prepare.settle(network, images[: prepare.PICTURES])
+        network, images = zoo.build(model, classes, size), torch.rand(max(batch, prepare.IMAGES), 3, size, size)
+        prepare.settle(network, images[: prepare.IMAGES])
         ready, reasons = contenders(network, images[:batch], (form,))
         if form in reasons:
             raise UserError(f"{model}, {form}: {reasons[form]}")

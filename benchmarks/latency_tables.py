@@ -29,9 +29,10 @@ from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import plain, read_json, write_bytes
 from latency_lut.bench.contenders import EAGER, FLOATS, FROZEN, SESSION
+from latency_lut.bench.measure import Job, measure
 from latency_lut.bench.report import GREYS
 from latency_lut.bench.results import Results, file_prefix, latency_ms, median_ms
-from latency_lut.commands.bench import BenchConfig, Job, jobs, measure
+from latency_lut.commands.bench import BenchConfig, jobs
 from latency_lut.timing import BEST
 from nas.report.style import INK, LINES
 from nas.report.style import save as save_figure

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.files import write_bytes, write_json
-from latency_lut.calibration import spearman
+from latency_lut.fitting import spearman
 from nas.report.style import save
 
 LOOKS = {"found": ("*", "#d1495b", 170), "hand-made": ("o", "#2f6fb3", 42), "random": ("x", "#8793a0", 36)}

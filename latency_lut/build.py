@@ -4,7 +4,8 @@ Everything is built and converted first. Machine drift then touches blocks and n
 one of the program, not of the hour. What is measured is saved every few seconds; the same call goes on from there.
 """
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,13 +15,11 @@ from tqdm import tqdm
 import quant
 from common.errors import UserError
 from latency_lut import prepare
-from latency_lut.fitting import calibrated
-from latency_lut.identity import CALL, parts
-from latency_lut.journal import Journal
+from latency_lut.fitting import calibrated, refitted_since
 from latency_lut.machine import Watch
-from latency_lut.sections import Network, Section, space_key
+from latency_lut.sections import CALL, Network, Section, parts, space_key
 from latency_lut.table import LatencyTable
-from latency_lut.timing import BEST, time_interleaved, torch_threads
+from latency_lut.timing import BEST, Timing, time_interleaved, torch_threads
 from nas import Architecture, HeadSpec, SearchSpace, cost, signature
 
 REPEATS = 3  # timed calls per visit: many short rounds see more of the machine's quiet moments than few long ones
@@ -29,6 +28,7 @@ CHEAP_SIZE = 64
 NETWORK_VISITS = 3  # of each network in a round: what takes longer meets a quiet moment less often
 MAX_ROUNDS = 3  # times as many for what stays unstable, within
 SECONDS, CHEAP_SECONDS = 40.0, 25.0  # of CPU time spent on timing
+SAVE_SECONDS = 3.0  # between two savings of what was measured
 NETWORKS = 30
 DRAWS = 30  # random networks drawn for each one that is timed
 
@@ -182,3 +182,45 @@ def _prepare(
             callables[name] = prepare.network(arch, engine, batch)
             bar.update()
     return callables
+
+
+class Journal:
+    """Rounds of parts and of a section's networks: those that calibrate it, or the fresh ones of its `validated`."""
+
+    def __init__(self, table: LatencyTable, section: Section, names: Iterable[str]):
+        self.old, self.section, self.saved = table, section, time.monotonic()
+        fresh = section.validated.networks if section.validated else {}
+        self.networks = {**section.networks, **fresh}
+        known = {**table.entries, **{name: network.timing for name, network in self.networks.items()}}
+        self.rounds = {name: list(known[name].rounds) if known.get(name) else [] for name in names}
+
+    def add(self, name: str, ms: float) -> None:
+        self.rounds[name].append(ms)
+        if time.monotonic() - self.saved > SAVE_SECONDS:
+            self.table().save()
+            self.saved = time.monotonic()
+
+    def finish(self, seen: dict) -> None:
+        """Note what the machine did meanwhile, and save."""
+        seen = {"date": time.strftime("%Y-%m-%d %H:%M:%S"), **seen}
+        validated = self.section.validated
+        if validated and validated.networks.keys() & self.rounds.keys():
+            self.section = replace(self.section, validated=replace(validated, conditions=(*validated.conditions, seen)))
+        else:
+            self.section = replace(self.section, conditions=(*self.section.conditions, seen))
+        self.table().save()
+
+    def table(self) -> LatencyTable:
+        """The table as measured so far; finished sections that share re-timed parts are fitted anew."""
+        timings = {name: Timing(tuple(values)) for name, values in self.rounds.items() if values}
+        entries = {**self.old.entries, **{key: timing for key, timing in timings.items() if key not in self.networks}}
+        section = replace(self.section, networks=_timed(self.section.networks, timings))
+        if section.validated:
+            section = replace(
+                section, validated=replace(section.validated, networks=_timed(section.validated.networks, timings))
+            )
+        return refitted_since(replace(self.old, entries=entries).with_section(section), self.old)
+
+
+def _timed(networks: Mapping[str, Network], timings: Mapping[str, Timing]) -> dict[str, Network]:
+    return {name: replace(network, timing=timings.get(name, network.timing)) for name, network in networks.items()}

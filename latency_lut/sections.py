@@ -8,11 +8,13 @@ from typing import Any
 from common.checks import check_int, check_list, check_number, check_object, check_str, check_strs
 from common.errors import UserError
 from latency_lut.timing import Timing
-from nas import SearchSpace
+from nas import Architecture, SearchSpace, signature
 
+# the entry of a call that computes nothing: each part pays it when it is timed alone, and a network once
+CALL = "call"
 LOWEST_MS, HIGHEST_MS = 1e-4, 60_000.0  # 100 ns to a minute: outside, a figure is no latency of a network
 LOWEST_RATIO, HIGHEST_RATIO = 0.2, 5.0
-STATISTICS = {  # of `calibration.judge`: (lowest, highest)
+STATISTICS = {  # of `fitting.prediction_errors`: (lowest, highest)
     "networks": (1, 1e6), "bias": (-1, 1e3), "mape": (0, 1e3), "rmse_ms": (0, HIGHEST_MS), "within_5": (0, 1),
     "within_10": (0, 1), "spearman": (-1, 1), "kendall": (-1, 1),
 }  # fmt: skip
@@ -32,7 +34,7 @@ class Validated:
 
     seed: int
     networks: dict[str, Network]
-    figures: dict | None = None  # `calibration.judge` of all of them; None while they are being timed
+    figures: dict | None = None  # `fitting.prediction_errors` of all of them; None while they are being timed
     conditions: tuple[dict, ...] = ()
 
 
@@ -50,7 +52,7 @@ class Section:
     networks: dict[str, Network]
     ratio: float | None = None  # whole network / sum of blocks; None while the section is being measured
     fitted_on: tuple[str, ...] = ()
-    validation: dict | None = None  # `calibration.judge` of the networks not fitted on
+    validation: dict | None = None  # `fitting.prediction_errors` of the networks not fitted on
     conditions: tuple[dict, ...] = ()  # seconds, load and steal seen, one for each time it was worked on
     validated: Validated | None = None  # by `python -m latency_lut validate`
 
@@ -68,6 +70,13 @@ class Section:
 
     def to_json(self) -> dict:
         return {**_fields(self), "validated": self.validated and _fields(self.validated)}
+
+
+def parts(arch: Architecture) -> dict[str, str]:
+    """Signature of each part of a network: "stem", "blocks.0", .., "head"."""
+    *sizes, head_size = arch.sizes()
+    blocks = {f"blocks.{i}": signature(spec, size) for i, (spec, size) in enumerate(zip(arch.blocks, sizes))}
+    return {"stem": signature(arch.stem, arch.input_size), **blocks, "head": signature(arch.head, head_size)}
 
 
 def section_key(space: str, width: float, input_size: int) -> str:

@@ -24,15 +24,15 @@ from common.checks import check_int, check_object, check_str, check_strs
 from common.errors import UserError
 from common.files import read_json, write_json
 from frostnet import WIDTHS
-from latency_lut import advice
-from latency_lut.identity import CALL, IDENTITY, command, identity, parts, revision
-from latency_lut.sections import Section, section_from_json, space_key, timing_from_json, timing_to_json
+from latency_lut.advice import Advice, build_command
+from latency_lut.machine import FINGERPRINT, fingerprint, revision, shown
+from latency_lut.sections import CALL, Section, parts, section_from_json, space_key, timing_from_json, timing_to_json
 from latency_lut.timing import BEST, Timing
 from nas import SPACES, Architecture, SearchSpace, find_space, signature
 
 FORMAT, VERSION, UNIT = "latency_lut", 2, "ms"
 ELSEWHERE = ("cpu", "flags", "torch", "runtime")  # what may differ where a table of another machine is allowed
-ABOUT = ("cores", "created", "revision", "command")  # of meta, beside the identity
+ABOUT = ("cores", "created", "revision", "command")  # of meta, beside the fingerprint
 ENGINES = tuple(name for name, engine in quant.ENGINES.items() if not engine.oracle)
 
 
@@ -60,7 +60,7 @@ class SpaceLatency:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """A latency table; `meta` holds the identity (IDENTITY) and, for the record, ABOUT."""
+    """A latency table; `meta` holds what it is valid for (FINGERPRINT) and, for the record, ABOUT."""
 
     meta: dict
     entries: dict[str, Timing]
@@ -76,14 +76,14 @@ class LatencyTable:
             "revision": revision(),
             "command": made_by,
         }
-        return cls({**identity(engine, threads, batch), **about}, {}, {}, Path(path))
+        return cls({**fingerprint(engine, threads, batch), **about}, {}, {}, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> "LatencyTable":
         """The table in a file. Raises UserError naming the file and the field that is wrong."""
         if not Path(path).exists():
             raise UserError(
-                f"{path}: no such file; measure a table: {command({'engine': 'fbgemm', 'threads': 1}, path)}"
+                f"{path}: no such file; measure a table: {build_command({'engine': ENGINES[0], 'threads': 1}, path)}"
             )
         data = read_json(path)
         try:
@@ -116,79 +116,67 @@ class LatencyTable:
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    # ---- refusals ----
+    @property
+    def advice(self) -> Advice:
+        """The commands that fix this table."""
+        return Advice(self.meta, self.path, self.sections.values(), self.entries)
 
     def check(
         self, engine: str | None = None, threads: int | None = None, allow_other_cpu: bool = False, batch: int = 1
     ) -> None:
-        """Refuse a table that does not speak for this machine, engine and thread count (default: the table's own), and
-        batch size.
+        """Refuse a table that is not valid for this machine, engine, thread count and batch size.
 
-        Raises UserError naming the field, both values and the command that mends it. `allow_other_cpu` lets another CPU
-        pass, and prints a note where its torch or runtime is another, too: the figures are then that machine's. The
-        codes of weights must be the same.
+        Args:
+            engine, threads: as wanted (default: the table's own).
+            allow_other_cpu: let another CPU pass, whose figures are then used, and print a note where torch or runtime
+                are other ones. Everything else must be the same: it decides how weights are quantized.
+            batch: as wanted.
+
+        Raises:
+            UserError: names the field, both values and the command that fixes it.
         """
-        here = identity(engine or self.meta["engine"], threads or self.meta["threads"], batch)
-        for field in IDENTITY:
-            if self.meta[field] != here[field]:
-                if allow_other_cpu and field in ELSEWHERE:
-                    if field in ("torch", "runtime"):
-                        print(f"note: {self.path}: {field}: measured with {self.meta[field]}, here is {here[field]}")
-                    continue
+        here = fingerprint(engine or self.meta["engine"], threads or self.meta["threads"], batch)
+        for field in FINGERPRINT:
+            if self.meta[field] == here[field]:
+                continue
+            if not (allow_other_cpu and field in ELSEWHERE):
                 raise UserError(
-                    f"{self.path}: {field}: the table was measured with {_worded(self.meta[field])}, wanted is "
-                    f"{_worded(here[field])}; {self._mend(field, here)}"
+                    f"{self.path}: {field}: the table was measured with {shown(self.meta[field])}, wanted is "
+                    f"{shown(here[field])}; {self.advice.fix(field, here)}"
                 )
-
-    def _mend(self, field: str, here: dict) -> str:
-        if field in ("engine", "threads", "batch"):
-            more = f"_batch{here['batch']}" if here["batch"] > 1 else ""
-            other = self.path.with_name(f"{here['engine']}_{here['threads']}{more}.json")
-            return f"measure a table for it: {self._commands(here, other)}"
-        again = f"measure it anew: {self.anew()}"
-        if field == "weight_qmax":
-            again += (
-                "; a search would quantize otherwise than the table's machine, so search where "
-                "the engine has the same range"
-            )
-        return again + ("; or pass --allow-other-cpu to use that CPU's figures" if field in ("cpu", "flags") else "")
-
-    def _commands(self, meta: dict, path: Path) -> str:
-        return " && ".join(advice.to_measure(meta, path, self.sections.values(), self.entries))
+            if field in ("torch", "runtime"):
+                print(f"note: {self.path}: {field}: measured with {self.meta[field]}, here is {here[field]}")
 
     # ---- look-ups ----
 
-    def entry_ms(self, key: str, mend: str) -> float:
+    def entry_ms(self, key: str, fix: str) -> float:
         """The raw measurement of a part.
 
-        Raises UserError with `mend` where there is none: no value stands in for it.
+        Raises UserError with `fix`, a command, where there is none: no value stands in for it.
         """
         if key not in self.entries:
-            raise UserError(f"{self.path}: no latency of {key}; {mend}")
+            raise UserError(f"{self.path}: no latency of {key}; {fix}")
         if len(self.entries[key].rounds) < BEST:
-            raise UserError(f"{self.path}: the measurement of {key} was interrupted; {mend}")
+            raise UserError(f"{self.path}: the measurement of {key} was interrupted; {fix}")
         return self.entries[key].ms
 
-    def inside_ms(self, key: str, mend: str) -> float:
+    def inside_ms(self, key: str, fix: str) -> float:
         """What a part takes inside a network: its measurement without the call."""
-        ms, call = self.entry_ms(key, mend), self.entry_ms(CALL, mend)
+        ms, call = self.entry_ms(key, fix), self.entry_ms(CALL, fix)
         if ms <= call:
             raise UserError(
                 f"{self.path}: {key} took {ms:g} ms, no more than a call that computes nothing ({call:g} ms), which "
-                "cannot be true; "
-                f"measure it anew: {self.anew()}"
+                f"cannot be true; measure it anew: {self.advice.anew()}"
             )
         return ms - call
 
     def section(self, space: SearchSpace) -> Section:
         """The complete section of a space. Raises UserError with the command that measures it."""
-        section = self.sections.get(space_key(space))
-        add = self.command_for(space)
+        section, add = self.sections.get(space_key(space)), self._measure(space)
         if section is None:
             raise UserError(
                 f"{self.path}: input_size {space.input_size}, width {space.width:g} of the space {space.name!r} was "
-                "not "
-                f"measured (there is {', '.join(self.sections) or 'nothing yet'}); add it: {add}"
+                f"not measured (there is {', '.join(self.sections) or 'nothing yet'}); add it: {add}"
             )
         if section.hash != space.hash():
             raise UserError(
@@ -203,16 +191,16 @@ class LatencyTable:
 
     def for_space(self, space: SearchSpace) -> SpaceLatency:
         """Calibrated milliseconds of every part of `space`. Raises UserError for what was not measured."""
-        ratio, mend = self.section(space).ratio, f"measure it: {self.command_for(space)}"
+        ratio, fix = self.section(space).ratio, f"measure it: {self._measure(space)}"
 
         def ms(spec, size) -> float:
-            return ratio * self.inside_ms(signature(spec, size), mend)
+            return ratio * self.inside_ms(signature(spec, size), fix)
 
         blocks = tuple(
             tuple(tuple(ms(spec, size) for spec in slot.candidates) for slot, size in zip(stage.slots, sizes))
             for stage, sizes in zip(space.stages, space.sizes)
         )
-        stem_ms = ratio * self.entry_ms(signature(space.stem, space.input_size), mend)
+        stem_ms = ratio * self.entry_ms(signature(space.stem, space.input_size), fix)
         return SpaceLatency(stem_ms, ms(space.head, space.head_size), blocks, ratio)
 
     def predict(self, arch: Architecture, space: SearchSpace | None = None) -> Prediction:
@@ -233,7 +221,8 @@ class LatencyTable:
 
     def predict_by(self, section: Section, arch: Architecture) -> Prediction:
         """Calibrated latency of a network by a section that holds its blocks."""
-        return self.sum_up(section, parts(arch), f"measure it: {self._command_for(section.space, section.width, arch)}")
+        fix = self.advice.measure(section.space, section.width, arch.input_size, arch.head.num_classes)
+        return self.sum_up(section, parts(arch), f"measure it: {fix}")
 
     def holding(self, arch: Architecture) -> list[Section]:
         """The complete sections that hold a network's blocks. Raises UserError where none does."""
@@ -248,33 +237,19 @@ class LatencyTable:
             )
         raise UserError(
             f"{self.path}: no section holds the blocks of {arch.name} (width {home[1]:g}) at input_size "
-            f"{arch.input_size}; "
-            f"add it: {self._command_for(*home, arch)}"
+            f"{arch.input_size}; add it: {self.advice.measure(*home, arch.input_size, arch.head.num_classes)}"
         )
 
-    def sum_up(self, section: Section, named: dict[str, str], mend: str) -> Prediction:
+    def sum_up(self, section: Section, named: dict[str, str], fix: str) -> Prediction:
         """The prediction for the signatures of a network's parts, the stem first."""
         stem, *others = named
-        rows = {stem: section.ratio * self.entry_ms(named[stem], mend)}
-        rows |= {name: section.ratio * self.inside_ms(named[name], mend) for name in others}
+        rows = {stem: section.ratio * self.entry_ms(named[stem], fix)}
+        rows |= {name: section.ratio * self.inside_ms(named[name], fix) for name in others}
         return Prediction(sum(rows.values()), rows, section.key)
 
-    def command_for(self, space: SearchSpace) -> str:
+    def _measure(self, space: SearchSpace) -> str:
         """The command that measures what is missing of a space, into this file."""
-        return command(self.meta, self.path, space.name, space.width, (space.input_size,), (space.head.num_classes,))
-
-    def go_on(self, sizes: tuple[int, ...] | None = None) -> str:
-        """The commands that go on measuring what this file holds, or add these input sizes to its spaces."""
-        if sizes is None:
-            return self._commands(self.meta, self.path)
-        return " && ".join(advice.to_add(self.meta, self.path, self.sections.values(), sizes))
-
-    def anew(self) -> str:
-        """The commands that measure what this file holds into another one."""
-        return self._commands(self.meta, self.path.with_stem(f"{self.path.stem}_new"))
-
-    def _command_for(self, space: str, width: float, arch: Architecture) -> str:
-        return command(self.meta, self.path, space, width, (arch.input_size,), (arch.head.num_classes,))
+        return self.advice.measure(space.name, space.width, space.input_size, space.head.num_classes)
 
 
 # ---- names -------------------------------------------------------------------------------------------------
@@ -296,10 +271,6 @@ def _home_of(arch: Architecture) -> tuple[str, float] | None:
                 continue
             return name, width
     return None
-
-
-def _worded(value: Any) -> str:
-    return " ".join(value) or "none" if isinstance(value, list) else str(value)
 
 
 # ---- JSON --------------------------------------------------------------------------------------------------
@@ -326,7 +297,7 @@ def _table(data: Any, path: Path) -> LatencyTable:
 
 
 def _check_meta(meta: Any) -> None:
-    check_object("meta", meta, (*IDENTITY, *ABOUT))
+    check_object("meta", meta, (*FINGERPRINT, *ABOUT))
     check_str("meta.engine", meta["engine"], ENGINES)
     check_int("meta.threads", meta["threads"], 1, 4096)
     check_strs("meta.flags", meta["flags"])

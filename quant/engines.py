@@ -28,8 +28,11 @@ class Engine:
             "always", "without_vnni" (on x86 CPUs that lack these instructions) or "never".
         session: whether a converted network is a session of another runtime, made from an ONNX model: it takes
             contiguous tensors and is not a torch module.
+        channels_last_inside: whether its sessions compute on channels_last tensors, so that they transpose what comes
+            in and what goes out.
         oracle: whether it is exact and slow, for comparison only: never timed and never shipped.
         by_default: whether programs that run "all" engines include it.
+        short: abbreviation of the runtime for column headings (default: the runtime).
     """
 
     name: str
@@ -37,8 +40,10 @@ class Engine:
     executor: str
     adds_in_16_bits: Literal["always", "without_vnni", "never"]
     session: bool = False
+    channels_last_inside: bool = False
     oracle: bool = False
     by_default: bool = True
+    short: str = ""
 
     def available(self) -> bool:
         """Whether it can run on this machine."""
@@ -59,7 +64,15 @@ _ROWS = (
     Engine("qnnpack", "torch", _TORCH, "never"),
     Engine("x86", "torch", _TORCH, "always"),
     Engine("onednn", "torch", _TORCH, "without_vnni"),
-    Engine("onnxruntime", "onnxruntime", "quant.executors.onnx_engines:OnnxRuntime", "without_vnni", session=True),
+    Engine(
+        "onnxruntime",
+        "onnxruntime",
+        "quant.executors.onnx_engines:OnnxRuntime",
+        "without_vnni",
+        session=True,
+        channels_last_inside=True,
+        short="ort",
+    ),
     Engine(
         "openvino", "openvino", "quant.executors.onnx_engines:OpenVino", "without_vnni", session=True, by_default=False
     ),

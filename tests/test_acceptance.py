@@ -13,7 +13,7 @@ each of them up.
  4  No entry of the table is negative, zero or not a number; implausible pairs are remarked.
         latency_lut/test_table.py::test_every_calibrated_latency_is_a_positive_number
         latency_lut/test_table.py::test_a_part_as_quick_as_an_empty_call_is_an_error_and_never_zero
-        latency_lut/test_table.py::test_numbers_that_are_none_are_refused
+        latency_lut/test_table_json.py::test_numbers_that_are_none_are_refused
         latency_lut/test_build.py::test_a_larger_kernel_that_was_measured_faster_is_remarked
  5  An impossible target fails at once with the feasible range.
         test_search.py::test_an_impossible_target_fails_at_once_with_the_feasible_range
@@ -71,7 +71,7 @@ from supernet import SAMPLERS, Plan, Search, Supernet
 from supernet.finalists import finalists, path_latency
 from tasks.data import classification
 from tests import ROOT
-from tests.latency_lut.test_table import made_up
+from tests.latency_lut.tables import made_up
 from tests.spaces import latency_of, tiny_space
 from tests.test_search import world  # noqa: F401
 

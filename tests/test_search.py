@@ -22,7 +22,7 @@ from nas.derive import latency_range
 from supernet.finalists import FILLED, Finalist
 from supernet.judge import slowest_of_the_best
 from tests import ROOT
-from tests.latency_lut.test_table import made_up
+from tests.latency_lut.tables import made_up
 from tests.spaces import tiny_space
 
 SMALL = [

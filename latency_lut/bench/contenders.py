@@ -2,10 +2,10 @@
 
     float eager         as torch's modules run it, batch norm unfolded, channels_last: what papers often divide by
     float torch         batch norm folded, channels_last, traced and frozen
-    float onnxruntime   an onnxruntime session of the float network
-    fbgemm, qnnpack ..  INT8, frozen (torch's engines) or a session (onnxruntime, openvino)
+    float onnxruntime   a session of the float network; likewise for every other runtime that programs use by default
+    fbgemm, qnnpack ..  INT8 on an engine of quant.ENGINES, frozen
 
-torch gets channels_last pictures and the sessions get contiguous ones, each what it runs without a copy.
+torch gets channels_last images and the sessions get contiguous ones, each what it runs without a copy.
 """
 
 import copy
@@ -20,17 +20,33 @@ from torch import Tensor, nn
 
 import quant
 from latency_lut import prepare
+from quant.engines import Engine, torch_engines
 
-EAGER, FROZEN, SESSION = FLOATS = ("float eager", "float torch", "float onnxruntime")
-CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+_FIRST = {engine.runtime: engine for engine in reversed(quant.ENGINES.values())}  # engine of each runtime
+EAGER, FROZEN = "float eager", "float torch"
+# the float forms, and an engine of the runtime that each needs
+FLOATS: dict[str, Engine] = {EAGER: _FIRST["torch"]} | {
+    f"float {engine.runtime}": _FIRST[engine.runtime] for engine in quant.ENGINES.values() if engine.by_default
+}
+SESSION = next(name for name, engine in FLOATS.items() if engine.session)
+
+
+def engine_of(name: str) -> Engine:
+    """The row in quant.ENGINES of a form: its engine, or for a float form one of the same runtime."""
+    return FLOATS.get(name) or quant.ENGINES[name]
 
 
 @dataclass(frozen=True)
 class Contender:
     """One form of a network, ready to run: `network(image)`.
 
-    float_ops: names of what an INT8 network computes in float between dequantize and quantize; None for float networks.
-    float_convs: how many of these are convolutions.
+    Attributes:
+        name: of FLOATS or quant.ENGINES.
+        network: float images to logits.
+        image: (N, C, H, W).
+        float_ops: names of what an INT8 network computes in float between dequantize and quantize; None for a float
+            network.
+        float_convs: how many convolutions an INT8 network computes in float.
     """
 
     name: str
@@ -41,14 +57,15 @@ class Contender:
 
     def __call__(self) -> Tensor:
         """One inference. Switching torch's engine costs something, so it is done where the last call was another's."""
-        engine = getattr(self.network, "engine", None)
-        if (
-            engine in quant.ENGINES
-            and quant.ENGINES[engine].runtime == "torch"
-            and torch.backends.quantized.engine != engine
-        ):
-            torch.backends.quantized.engine = engine
+        if self._torch_engine and torch.backends.quantized.engine != self._torch_engine:
+            torch.backends.quantized.engine = self._torch_engine
         return self.network(self.image)
+
+    @functools.cached_property
+    def _torch_engine(self) -> str | None:
+        """What torch's engine has to be; None where it does not matter."""
+        engine = getattr(self.network, "engine", None)
+        return engine if engine in torch_engines() else None
 
     @functools.cached_property
     def file_bytes(self) -> int:
@@ -63,10 +80,17 @@ class Contender:
 
 
 def contenders(model: nn.Module, images: Tensor, names: Iterable[str]) -> tuple[dict[str, Contender], dict[str, str]]:
-    """(those that run, why the others do not), by name: of FLOATS and of quant.available().
+    """All forms of a network that run here, each made for the number of threads that torch uses now, and run once.
 
-    model: a settled float network (prepare.settle). images: (N, C, H, W). Made for the number of threads that torch
-    uses now; each has run once. Call within quant.use_engine, which restores torch's engine and silences its notices.
+    Call it within quant.use_engine, which restores torch's engine and silences its notices.
+
+    Args:
+        model: a float network with settled batch norms (prepare.settle).
+        images: (N, C, H, W).
+        names: of FLOATS and quant.available().
+
+    Returns:
+        (those that run, why the others do not), by name.
     """
     ready, reasons = {}, {}
     for name in names:
@@ -81,37 +105,23 @@ def contenders(model: nn.Module, images: Tensor, names: Iterable[str]) -> tuple[
 
 
 def _contender(name: str, model: nn.Module, images: Tensor) -> Contender:
-    images = images.contiguous() if _in_a_session(name) else images.contiguous(memory_format=torch.channels_last)
+    images = as_fed(name, images)
     if name == EAGER:
         return Contender(name, copy.deepcopy(model).eval().to(memory_format=torch.channels_last), images)
     if name in FLOATS:
-        return Contender(name, quant.freeze_float(model, images, engine=name.split()[-1]), images)
+        return Contender(name, freeze_float(name, model, images), images)
     executor = prepare.observed(model, images[:1], name)
     network = quant.freeze(executor, images)
-    float_ops = tuple(executor.float_ops)
-    convs = _session_convs(network.model) if name == "onnxruntime" else _graph_convs(executor.graph, float_ops)
-    return Contender(name, network, images, float_ops, convs)
+    return Contender(name, network, images, tuple(executor.float_ops), executor.float_convs)
 
 
-def _in_a_session(name: str) -> bool:
-    """Whether a form, of float or INT8, runs in another runtime's session."""
-    engine = quant.ENGINES.get(name.split()[-1])
-    return engine is not None and engine.session
+def as_fed(name: str, images: Tensor) -> Tensor:
+    """Images in the layout that a form runs without a copy."""
+    session = engine_of(name).session
+    return images.contiguous(memory_format=torch.contiguous_format if session else torch.channels_last)
 
 
-def _graph_convs(graph: quant.IntGraph, float_ops: tuple[str, ...]) -> int:
-    """How many of the float operations are convolutions."""
-    calls = (graph.op(name).attrs["call"].function for name in float_ops)
-    return sum(isinstance(f, CONVOLUTIONS) or "conv" in getattr(f, "__name__", "") for f in calls)
-
-
-def _session_convs(model: bytes) -> int:
-    """How many convolutions onnxruntime's optimised network computes in float."""
-    import onnx
-
-    from quant.executors.onnx_engines import optimised
-
-    return sum(
-        node.op_type in ("Conv", "FusedConv", "ConvTranspose")
-        for node in optimised(onnx.load_from_string(model)).graph.node
-    )
+def freeze_float(name: str, model: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
+    """A float network as the runtime of a form in FLOATS deploys it."""
+    engine = engine_of(name)
+    return quant.freeze_float(model, images, engine=engine.name if engine.session else "torch")

@@ -1,5 +1,4 @@
-"""Where a network's time goes, operation by operation: torch's profiler for torch's engines, onnxruntime's own for its
-sessions.
+"""Where a network's time goes, operation by operation: by torch's profiler, for sessions by that of their runtime.
 
 A row is {"op", "kind", "calls", "ms", "share"} of one inference, the quietest of RUNS. kind is "integer", "float",
 "convert" (between the two), or "" where the profiler does not tell. The profilers cost time themselves: shares say more
@@ -9,7 +8,7 @@ than milliseconds.
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from common.errors import UserError
 from common.files import read_json
-from latency_lut.bench.contenders import Contender
+from latency_lut.bench.contenders import Contender, engine_of
 
 RUNS = 8  # inferences that are profiled, after WARM_UP
 WARM_UP = 3
@@ -39,11 +38,11 @@ class Event(NamedTuple):
 
 def profile_rows(contender: Contender) -> list[dict]:
     """The TOP rows of a network, the longest first. Raises UserError where nothing profiles it."""
-    engine = contender.name.split()[-1]
-    if engine == "openvino":
-        raise UserError("engine: 'openvino' has no profile here; the others do")
-    runs = _onnxruntime_runs(contender) if engine == "onnxruntime" else _torch_runs(contender)
-    return rows(min(runs, key=lambda events: sum(e.microseconds for e in events)))
+    engine = engine_of(contender.name)
+    profiled = SESSION_PROFILERS.get(engine.runtime) if engine.session else _torch_runs
+    if profiled is None:
+        raise UserError(f"engine: {contender.name!r} has no profile here; the others do")
+    return rows(min(profiled(contender), key=lambda events: sum(e.microseconds for e in events)))
 
 
 def rows(events: Iterable[Event], top: int = TOP) -> list[dict]:
@@ -114,3 +113,7 @@ def onnx_kind(args: dict[str, Any]) -> str:
         return "convert"
     types = {key for output in args.get("output_type_shape", ()) for key in output}
     return "integer" if name.startswith("QLinear") or name == "QGemm" or types & {"uint8", "int8"} else "float"
+
+
+# by runtime; sessions of another one have no profile
+SESSION_PROFILERS: dict[str, Callable[[Contender], list[list[Event]]]] = {"onnxruntime": _onnxruntime_runs}

@@ -1,4 +1,4 @@
-"""A benchmark's results as tables, CSV and a picture."""
+"""A benchmark's results as tables, CSV and a figure."""
 
 import statistics
 
@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.files import write_bytes
-from latency_lut.bench.contenders import EAGER, FLOATS, FROZEN, SESSION
+from latency_lut.bench.contenders import EAGER, FLOATS
 from latency_lut.bench.results import KEY, Results, latency_ms
 from latency_lut.timing import Timing
 from nas.report.style import INK, LINES
@@ -16,7 +16,8 @@ from nas.report.style import save as save_figure
 WIDE_RANGE = 15  # from there on bars are drawn on a logarithmic axis
 GREYS = ("#cdd5dc", "#a4afb9", "#77838f")
 # columns: latency as a share of each baseline's
-OVER = {FROZEN: "of float torch", SESSION: "of float ort", EAGER: "of eager"}
+OVER = {name: f"of float {row.short or row.runtime}" for name, row in FLOATS.items() if name != EAGER}
+OVER[EAGER] = "of eager"
 _FORMS = {
     "latency ms": "{:.3f}",
     "median ms": "{:.3f}",
@@ -98,7 +99,7 @@ def save(results: Results) -> None:
     results.save()
 
 
-# ---- picture -----------------------------------------------------------------------------------------------
+# ---- figure ------------------------------------------------------------------------------------------------
 
 
 def figure(results: list[dict]) -> Figure:

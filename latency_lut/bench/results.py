@@ -1,8 +1,6 @@
 """The JSON file of a benchmark: what was measured on which machine, kept network by network."""
 
 import dataclasses
-import importlib.metadata
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,19 +10,19 @@ from typing import Any
 from common.checks import check_int, check_list, check_number, check_object, check_str, check_strs
 from common.errors import UserError
 from common.files import read_json, write_json
-from latency_lut import machine
 from latency_lut.bench.contenders import FLOATS
+from latency_lut.machine import RUNTIMES, describe, shown
 from latency_lut.timing import Timing
 
 FORMAT, VERSION = "latency_bench", 1
-SAME = ("cpu", "flags", "torch", "onnxruntime", "openvino")  # of meta: figures of two machines do not mix
+SAME = ("cpu", "flags", *RUNTIMES)  # of meta: figures of two machines do not mix
 KEY = ("arch", "input_size", "classes", "threads", "batch")  # of a result
 _OTHER_FIELDS = ("params", "macs", "fingerprint", "rounds", "rows", "profile", "seen")
 
 
 @dataclass
 class Results:
-    """`results`: dicts as bench.measure makes them, one for each KEY.
+    """`results`: dicts as bench.measure.measure makes them, one for each KEY.
 
     `prefix`: the files' names without .json, .csv, .png.
     """
@@ -35,7 +33,7 @@ class Results:
 
     @classmethod
     def new(cls, prefix: str | Path) -> "Results":
-        return cls(file_prefix(prefix), identity())
+        return cls(file_prefix(prefix), describe())
 
     @classmethod
     def open(cls, prefix: str | Path, any_machine: bool = False) -> "Results":
@@ -58,7 +56,7 @@ class Results:
         )
 
     def find(self, job: tuple, rounds: int, names: Sequence[str], profiled: bool) -> dict | None:
-        """The result of a job (bench.Job) that was measured with the same settings."""
+        """The result of a job (bench.measure.Job) that was measured with the same settings."""
         for result in self.results:
             same = all(result[field] == value for field, value in job._asdict().items()) and result["rounds"] == rounds
             if same and [row["name"] for row in result["rows"]] == list(names) and (result["profile"] or not profiled):
@@ -69,12 +67,6 @@ class Results:
         """Keep a result, in the place of one of the same network and condition."""
         key = [result[field] for field in KEY]
         self.results = [r for r in self.results if [r[field] for field in KEY] != key] + [result]
-
-
-def identity() -> dict:
-    """What a measurement on this machine speaks for."""
-    versions = {name: _version(name) for name in ("torch", "onnxruntime", "openvino")}
-    return {"cpu": machine.cpu_model(), "flags": list(machine.cpu_flags()), "cores": os.cpu_count(), **versions}
 
 
 def latency_ms(row: dict) -> float | None:
@@ -101,24 +93,17 @@ def file_prefix(prefix: str | Path) -> Path:
     return Path(text)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _checked(data: Any, any_machine: bool) -> tuple[dict, list[dict]]:
     """(meta, results) of a file. Raises UserError naming the field."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UserError(f"format: must be {FORMAT!r}: this is no file of this benchmark; choose another --output")
     check_object("", data, ("format", "version", "meta", "results"))
     check_int("version", data["version"], VERSION, VERSION)
-    here = identity()
-    meta = _checked_meta(data["meta"], tuple(here))
+    here = describe()
+    meta = _checked_meta(data["meta"], here)
     for field in () if any_machine else SAME:
         if meta[field] != here[field]:
-            was, is_ = (_worded(m[field]) for m in (meta, here))
+            was, is_ = (shown(m[field]) for m in (meta, here))
             raise UserError(
                 f"meta.{field}: measured with {was}, here is {is_}; choose another --output, or add --restart"
             )
@@ -127,12 +112,14 @@ def _checked(data: Any, any_machine: bool) -> tuple[dict, list[dict]]:
     return meta, data["results"]
 
 
-def _checked_meta(meta: Any, fields: tuple[str, ...]) -> dict:
-    check_object("meta", meta, fields)
+def _checked_meta(meta: Any, here: dict) -> dict:
+    # a runtime that the file does not know, since it was added later, measured none of its results
+    added = {name: here[name] for name in RUNTIMES if name not in check_object("meta", meta)}
+    meta = check_object("meta", meta | added, tuple(here))
     check_strs("meta.flags", meta["flags"])
     check_str("meta.cpu", meta["cpu"])
     _unless_none(check_int, "meta.cores", meta["cores"], 1, 2**20)
-    for field in ("torch", "onnxruntime", "openvino"):
+    for field in RUNTIMES:
         _unless_none(check_str, f"meta.{field}", meta[field])
     return meta
 
@@ -185,7 +172,3 @@ def _check_row(path: str, row: Any) -> None:
 def _unless_none(check: Callable, path: str, value: Any, *bounds: Any) -> None:
     if value is not None:
         check(path, value, *bounds)
-
-
-def _worded(value: Any) -> str:
-    return " ".join(value) or "none" if isinstance(value, list) else str(value)

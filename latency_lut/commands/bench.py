@@ -7,14 +7,11 @@ Writes bench.json, bench.csv and bench.png after each network. The same command 
 
 import hashlib
 import os
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
 import frostnet
 import quant
@@ -22,20 +19,16 @@ import zoo
 from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import read_json
-from latency_lut import prepare
 from latency_lut.bench import report
-from latency_lut.bench.contenders import FLOATS, Contender, contenders
-from latency_lut.bench.profile import profile_rows
+from latency_lut.bench.contenders import FLOATS
+from latency_lut.bench.measure import Job, measure
 from latency_lut.bench.results import Results, file_prefix
-from latency_lut.machine import Watch
-from latency_lut.timing import BEST, Timing, time_interleaved, torch_threads
+from latency_lut.timing import BEST
 from nas import count
 from nas.arch import find_file
 
-REPEATS = 3  # timed calls per visit
-MAX_ROUNDS = 1.5  # times as many for what stays unstable
-SEED = 0  # of weights, pictures and the order of visits
 ALL = "all"
+_NAMED = ", ".join(name for name, engine in quant.ENGINES.items() if not engine.by_default)
 _BOUNDS = {
     "threads": (1, os.cpu_count() or 1),
     "batch": (1, 1024),
@@ -53,10 +46,10 @@ class BenchConfig:
         help="networks: files, runs, published names, or names of the zoo (python -m zoo list)"
     )
     engine: tuple[str, ...] = option(
-        (ALL,), "INT8 engines; 'all' is what runs here, openvino apart, which has to be named"
+        (ALL,), f"INT8 engines; 'all' is what runs here, {_NAMED} apart, which has to be named"
     )
     threads: tuple[int, ...] = option((1,), "threads, one or several counts")
-    batch: tuple[int, ...] = option((1,), "pictures at a time, one or several counts")
+    batch: tuple[int, ...] = option((1,), "images at a time, one or several counts")
     input_size: int = option(224, "pixels, height and width")
     classes: int = option(1000, "classes")
     rounds: int = option(12, "rounds; the latency is the best of them")
@@ -83,22 +76,6 @@ class BenchConfig:
         """The engines asked for, each once."""
         usual = tuple(name for name in quant.available() if quant.ENGINES[name].by_default)
         return tuple(dict.fromkeys(e for name in self.engine for e in (usual if name == ALL else (name,))))
-
-
-class Job(NamedTuple):
-    """One network under one condition; params and MACs of one picture, and a fingerprint of its layers."""
-
-    arch: str
-    input_size: int
-    classes: int
-    threads: int
-    batch: int
-    params: int
-    macs: int
-    fingerprint: str
-
-
-Choice = Callable[[list[dict]], Collection[str]]  # rows of a result -> the contenders whose operations are to be timed
 
 
 def command(words: Sequence[str]) -> Results | None:
@@ -140,67 +117,10 @@ def _bench(words: Sequence[str]) -> Results:
 
 
 def jobs(config: BenchConfig) -> list[Job]:
-    """All networks under all conditions; raises UserError for one that does not exist or does not take such
-    pictures.
-    """
+    """All networks under all conditions; raises UserError for one that does not exist or does not take such images."""
     networks = [_described(name, config) for name in dict.fromkeys(map(_known_name, config.arch))]
     conditions = [(t, b) for t in dict.fromkeys(config.threads) for b in dict.fromkeys(config.batch)]
     return [Job(*network[:3], threads, batch, *network[3:]) for threads, batch in conditions for network in networks]
-
-
-def measure(job: Job, names: Sequence[str], rounds: int, profiled: Choice, progress: str = "") -> dict:
-    """Time one network under one condition: the job's fields, "rows" (one a contender), "profile" and "seen" (load,
-    steal).
-    """
-    watch = Watch()
-    with torch_threads(job.threads), quant.use_engine("reference"), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = zoo.build(job.arch, job.classes, job.input_size)
-        images = torch.rand(max(job.batch, prepare.PICTURES), 3, job.input_size, job.input_size)
-        prepare.settle(model, images[: prepare.PICTURES])
-        ready, reasons = contenders(model, images[: job.batch], names)
-        timings = _timed(ready, rounds, progress or job.arch)
-        rows = [_row(name, ready.get(name), timings.get(name), reasons.get(name)) for name in names]
-        profile = _profiles(ready, profiled(rows))
-    seen = {"date": time.strftime("%Y-%m-%d %H:%M:%S"), **watch.seen()}
-    return {**job._asdict(), "rounds": rounds, "rows": rows, "profile": profile, "seen": seen}
-
-
-def _timed(ready: dict[str, Contender], rounds: int, progress: str) -> dict[str, Timing]:
-    with tqdm(total=rounds * len(ready), desc=progress, unit="visit", leave=False) as bar:
-
-        def on_visit(name: str, ms: float) -> None:
-            bar.total = max(bar.total, bar.n + 1)  # unstable ones are visited again
-            bar.update()
-
-        most = int(MAX_ROUNDS * rounds)  # a bench reports what is typical beside the minimum
-        return time_interleaved(ready, rounds, REPEATS, SEED, max_rounds=most, typical=True, on_visit=on_visit)
-
-
-def _row(name: str, contender: Contender | None, timing: Timing | None, reason: str | None) -> dict:
-    """What is kept of a contender; of one that does not run, the reason."""
-    if timing is None:
-        return {"name": name, "reason": reason}
-    ops = None if contender.float_ops is None else list(contender.float_ops)
-    return {
-        "name": name,
-        "rounds_ms": list(timing.rounds),
-        "file_bytes": contender.file_bytes,
-        "float_ops": ops,
-        "float_convs": contender.float_convs,
-        "reason": None,
-    }
-
-
-def _profiles(ready: dict[str, Contender], names: Collection[str]) -> dict[str, list[dict]]:
-    """Operations of the contenders that can be profiled."""
-    found = {}
-    for name in (n for n in names if n in ready):
-        try:
-            found[name] = profile_rows(ready[name])
-        except UserError as error:
-            print(f"note: {error}")
-    return found
 
 
 def _nothing(rows: list[dict]) -> tuple[str, ...]:

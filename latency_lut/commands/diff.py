@@ -1,5 +1,4 @@
-"""Compare two latency tables, of this or of other machines: how much faster, how alike the ranking, which parts differ
-most.
+"""Compare two latency tables, of this or of other machines: speed, ranking, and the parts that differ most.
 
 python -m latency_lut diff --lut laptop.json server.json
 """
@@ -11,8 +10,9 @@ import numpy as np
 
 from common.cli import guard, option, parse
 from common.errors import UserError
-from latency_lut.calibration import spearman
-from latency_lut.identity import CALL, IDENTITY
+from latency_lut.fitting import spearman
+from latency_lut.machine import FINGERPRINT, shown
+from latency_lut.sections import CALL
 from latency_lut.table import LatencyTable
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -75,7 +75,11 @@ def diff(first: LatencyTable, second: LatencyTable) -> Difference:
 
 def text(first: LatencyTable, second: LatencyTable, difference: Difference, top: int) -> str:
     lines = [f"A: {first.path}\nB: {second.path}"]
-    lines += [f"{f}: {_shown(first, f)} / {_shown(second, f)}" for f in IDENTITY if first.meta[f] != second.meta[f]]
+    lines += [
+        f"{field}: {shown(first.meta[field])} / {shown(second.meta[field])}"
+        for field in FINGERPRINT
+        if first.meta[field] != second.meta[field]
+    ]
     lines.append(
         f"{len(difference.ratios)} parts in both; {difference.only_first} only in A, {difference.only_second} only in B"
     )
@@ -95,8 +99,3 @@ def _rows(rows: list[tuple[str, float]], first: LatencyTable, second: LatencyTab
         f"  {ratio:6.3f}  {key:<44} {first.entries[key].ms:9.4f} {second.entries[key].ms:9.4f} ms"
         for key, ratio in rows
     ]
-
-
-def _shown(table: LatencyTable, field: str) -> str:
-    value = table.meta[field]
-    return " ".join(value) or "none" if isinstance(value, list) else str(value)

@@ -1,10 +1,9 @@
-"""Join latency tables that were measured on the same kind of machine, for the same engine, threads and batch, into one
-file.
+"""Join latency tables of the same kind of machine, engine, threads and batch size into one file.
 
 python -m latency_lut merge --lut size_32.json size_224.json --output fbgemm.json
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -12,12 +11,13 @@ from pathlib import Path
 from common.cli import guard, option, parse
 from common.errors import UserError
 from latency_lut.fitting import refitted
-from latency_lut.identity import IDENTITY
-from latency_lut.joining import joined_rounds, joined_sections
+from latency_lut.machine import FINGERPRINT
 from latency_lut.report import table_text
-from latency_lut.sections import Section
+from latency_lut.sections import Network, Section, Validated
 from latency_lut.table import LatencyTable
 from latency_lut.timing import Timing
+
+Rounds = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,13 @@ def command(words: Sequence[str]) -> LatencyTable:
 
 
 def merge(tables: Sequence[LatencyTable], path: Path) -> LatencyTable:
-    """One table with the entries and sections of all; raises UserError where they do not speak for the same, or one
-    holds another.
+    """One table with the entries and sections of all.
 
     What several of them hold, parts and networks, keeps the rounds of all. Ratios and figures are computed anew from
     the joined rounds, and do not depend on the order in which the tables are given.
+
+    Raises:
+        UserError: where they are not valid for the same machine and settings, or one holds another.
     """
     tables = sorted(tables, key=lambda table: (table.meta["created"], table.hash))
     for first, other in combinations(tables, 2):
@@ -74,12 +76,12 @@ def merge(tables: Sequence[LatencyTable], path: Path) -> LatencyTable:
 
 
 def _check_alike(first: LatencyTable, other: LatencyTable) -> None:
-    for field in IDENTITY:
+    for field in FINGERPRINT:
         a, b = first.meta[field], other.meta[field]
         if a != b:
             raise UserError(
-                f"{field}: {first.path} was measured with {a}, {other.path} with {b}; a table speaks for one of them: "
-                "keep them apart (diff compares them), or measure one of them anew"
+                f"{field}: {first.path} was measured with {a}, {other.path} with {b}; a table is valid for one of "
+                "them: keep them apart (diff compares them), or measure one of them anew"
             )
 
 
@@ -112,3 +114,84 @@ def _check_spaces(sections: Iterable[Section]) -> None:
         raise UserError(
             f"sections.{first.key}.hash: the tables are of unlike spaces of that name; measure one anew with --restart"
         )
+
+
+# ---- sections of one space ---------------------------------------------------------------------------------
+
+
+def joined_rounds(several: Sequence[Rounds]) -> Rounds:
+    """All rounds one after another, without those that are a run within others: a copied measurement counts once.
+
+    >>> joined_rounds([(1.0, 2.0), (3.0,), (1.0, 2.0, 4.0)])
+    (3.0, 1.0, 2.0, 4.0)
+    """
+    kept: list[Rounds] = []
+    for rounds in several:
+        if not any(_within(rounds, other) for other in kept):
+            kept = [*(other for other in kept if not _within(other, rounds)), rounds]
+    return sum(kept, ())
+
+
+def _within(few: Rounds, many: Rounds) -> bool:
+    return any(many[i : i + len(few)] == few for i in range(len(many) - len(few) + 1))
+
+
+def joined_sections(sections: Sequence[Section], ms: Mapping[str, float]) -> Section:
+    """One section of several, which does not depend on their order but in its rounds; its ratio is still to be fitted
+    anew.
+
+    ms: of every part. A section that was interrupted adds rounds to the networks of the others, but no networks of its
+    own.
+    """
+    base = max(sections, key=lambda s: (s.complete, _visits(s.networks)))
+    networks = _networks(
+        "random", [s.networks for s in sections if s.complete] or [base.networks], [s.networks for s in sections], ms
+    )
+    known = {network.parts for network in networks.values()}
+    conditions = tuple(seen for section in sections for seen in section.conditions)
+    validated = _validated([s.validated for s in sections if s.validated], known, ms)
+    return replace(base, networks=networks, conditions=conditions, validated=validated)
+
+
+def _validated(several: Sequence[Validated], known: set[tuple[str, ...]], ms: Mapping[str, float]) -> Validated | None:
+    """Fresh networks of all, none of which calibrates the joined section."""
+    if not several:
+        return None
+    base = max(several, key=lambda v: (v.figures is not None, _visits(v.networks)))
+    networks = _networks(
+        "fresh", [v.networks for v in several if v.figures] or [base.networks], [v.networks for v in several], ms
+    )
+    fresh = {name: network for name, network in networks.items() if network.parts not in known}
+    return (
+        replace(base, networks=fresh, conditions=tuple(seen for v in several for seen in v.conditions))
+        if fresh
+        else None
+    )
+
+
+def _visits(networks: Mapping[str, Network]) -> int:
+    return sum(len(network.timing.rounds) for network in networks.values() if network.timing)
+
+
+def _networks(
+    kind: str, chosen: Sequence[Mapping[str, Network]], timed: Sequence[Mapping[str, Network]], ms: Mapping[str, float]
+) -> dict[str, Network]:
+    """The networks of all in `chosen`, each with its rounds in all of `timed`.
+
+    Where they are the same they keep names and order; else they are named anew from the quickest by its parts to the
+    slowest, so that those which calibrate span the range.
+    """
+    rounds: dict[tuple[str, ...], list[Rounds]] = {}
+    for network in (network for networks in timed for network in networks.values() if network.timing):
+        rounds.setdefault(network.parts, []).append(network.timing.rounds)
+
+    def whole(parts: tuple[str, ...]) -> Network:
+        return Network(parts, Timing(joined_rounds(rounds[parts])) if parts in rounds else None)
+
+    first, *others = [{name: network.parts for name, network in networks.items()} for networks in chosen]
+    if all(list(other.items()) == list(first.items()) for other in others):
+        return {name: whole(parts) for name, parts in first.items()}
+    every = sorted(
+        {parts for named in (first, *others) for parts in named.values()}, key=lambda p: (sum(ms[key] for key in p), p)
+    )
+    return {f"{kind}_{i:02}": whole(parts) for i, parts in enumerate(every)}

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import frostnet
 from common.cli import guard, option, parse
 from common.errors import UserError
-from latency_lut.identity import parts
-from latency_lut.sections import Section
+from latency_lut.sections import Section, parts
 from latency_lut.table import LatencyTable, Prediction
 from nas import Architecture, cost
 
@@ -51,10 +50,7 @@ def command(words: Sequence[str]) -> Prediction:
     print(f"{arch.name}: {arch.input_size} px, {arch.head.num_classes} classes, {made}")
     if others:
         ratios = ", ".join(f"{s.key} {s.ratio:.3f}" for s in (section, *others))
-        print(
-            f"note: several sections hold its blocks, each with a ratio of its own ({ratios}); --space and --width "
-            "choose one"
-        )
+        print(f"note: several sections hold its blocks, each with its ratio ({ratios}); --space and --width choose one")
     for name, key in parts(arch).items():
         ms = prediction.rows[name]
         print(f"{name:<10} {key:<46} {macs[name] / 1e6:9.2f} M {ms:9.4f} ms {ms / prediction.latency_ms:6.1%}")

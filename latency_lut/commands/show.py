@@ -1,4 +1,4 @@
-"""Show what a latency table holds: calibrated milliseconds of every candidate in every slot, as text and as a picture.
+"""Show what a latency table holds: calibrated milliseconds of every candidate in every slot, as text and as a figure.
 
 python -m latency_lut show --lut fbgemm.json --picture fbgemm.png
 """
@@ -40,7 +40,8 @@ def command(words: Sequence[str]) -> LatencyTable:
             print(f"note: {remark}")
     if config.picture:
         if not grids:
-            raise UserError(f"picture: {table.path} holds no complete section yet; go on measuring: {table.go_on()}")
+            fix = table.advice.again()
+            raise UserError(f"picture: {table.path} holds no complete section yet; go on measuring: {fix}")
         save(figure(grids), config.picture)
         print(f"written: {config.picture}")
     return table

@@ -15,10 +15,9 @@ import quant
 from common.cli import guard, option, parse
 from common.errors import UserError
 from latency_lut.build import measure, sample_networks
-from latency_lut.fitting import judged
-from latency_lut.identity import parts
+from latency_lut.fitting import validated
 from latency_lut.report import figures_text
-from latency_lut.sections import Network, Section, Validated
+from latency_lut.sections import Network, Section, Validated, parts
 from latency_lut.table import LatencyTable
 from nas import Architecture, SearchSpace, find_space
 
@@ -126,7 +125,7 @@ def _validate(words: Sequence[str]) -> LatencyTable:
 def validate(
     table: LatencyTable, key: str, networks: int = NETWORKS, seed: int | None = None, rounds: int | None = None
 ) -> LatencyTable:
-    """`table`, saved, with its predictions for fresh networks judged in sections[key].validated.
+    """`table`, saved, with the errors of its predictions for fresh networks in sections[key].validated.
 
     seed: of these networks (default: the section's plus one). Raises UserError where the section is not complete, or
     its space has changed.
@@ -141,7 +140,7 @@ def validate(
     table = table.with_section(replace(section, validated=_begun(section, archs, seed)))
     if table.sections[key].validated.figures is None:
         table = measure(table, table.sections[key], {}, archs, rounds)
-        table = table.with_section(judged(table, table.sections[key]))
+        table = table.with_section(validated(table, table.sections[key]))
         table.save()
     return table
 
@@ -172,6 +171,7 @@ def _sections(table: LatencyTable, sizes: tuple[int, ...] | None) -> list[str]:
     """Names of the sections of the input sizes asked for."""
     found = [key for key, section in table.sections.items() if sizes is None or section.input_size in sizes]
     if not found or (sizes and {table.sections[key].input_size for key in found} != set(sizes)):
-        shown = ", ".join(table.sections) or "nothing"
-        raise UserError(f"input_size: {table.path} holds {shown}; measure what is missing first: {table.go_on(sizes)}")
+        fix = table.advice.again() if sizes is None else table.advice.add_sizes(sizes)
+        held = ", ".join(table.sections) or "nothing"
+        raise UserError(f"input_size: {table.path} holds {held}; measure what is missing first: {fix}")
     return found

@@ -23,6 +23,12 @@ class Executor(nn.Module, ABC):
         """Operations that this engine computes on real values, between dequantize and quantize."""
         return self.graph.float_ops
 
+    @property
+    def float_convs(self) -> int:
+        """How many convolutions are among `float_ops`."""
+        calls = (self.graph.op(name).attrs.get("call") for name in self.float_ops)
+        return sum(_is_convolution(call.function) for call in calls if call is not None)
+
     def forward(self, *inputs):
         values, inputs = {}, list(inputs)
         for op, expiring in zip(self.graph.ops, self.expiring):
@@ -109,6 +115,10 @@ class Executor(nn.Module, ABC):
 
     @abstractmethod
     def relu(self, op: Op, x): ...
+
+
+def _is_convolution(function: object) -> bool:
+    return isinstance(function, (nn.Conv2d, nn.ConvTranspose2d)) or "conv" in getattr(function, "__name__", "")
 
 
 def _expiring(graph: IntGraph) -> list[list[str]]:

@@ -116,6 +116,12 @@ class OnnxRuntime(OnnxEngine):
             if any(f"{name}{end}" in kinds for end in ("", "_result", "_result_pooled"))
         ]
 
+    @property
+    def float_convs(self) -> int:
+        """How many convolutions the optimised network computes in float."""
+        nodes = optimised(to_onnx(self.graph)).graph.node
+        return sum(node.op_type in ("Conv", "FusedConv", "ConvTranspose") for node in nodes)
+
 
 class OpenVino(OnnxEngine):
     def session(self, model: bytes) -> Session:

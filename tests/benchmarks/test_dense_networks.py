@@ -12,7 +12,8 @@ from benchmarks import dense_networks, dense_step
 from benchmarks.dense_page import AFTER, INT8, NAMES, failures, int8_over_float, page, summarized
 from common.files import read_json, write_json
 from latency_lut.bench.contenders import FROZEN, SESSION
-from latency_lut.bench.results import identity, median_ms
+from latency_lut.bench.results import median_ms
+from latency_lut.machine import describe
 
 # float torch, ort; fbgemm, qnnpack, x86, onednn; ort
 MS = dict(zip(NAMES, (10.0, 8.0, 5.0, 20.0, 3.0, 4.0, 2.0), strict=True))
@@ -55,7 +56,7 @@ def written(asked=1, **networks) -> str:
         "classes": dense_networks.CLASSES,
         "rounds": 8,
         "pictures": 1,
-        "machine": identity(),
+        "machine": describe(),
     }
     return page(
         {"about": about, "networks": {name.replace("__", ":"): found for name, found in networks.items()}}, asked
@@ -183,7 +184,7 @@ def test_a_tiny_network_through_the_whole_measurement(tmp_path, capsys, monkeypa
 def test_results_of_another_machine_are_only_shown(tmp_path, capsys):
     path = tmp_path / "dense"
     words = ["--networks", "espnet", "--output", str(path)]
-    about = dense_networks.DenseConfig().about() | {"machine": identity() | {"cpu": "another"}}
+    about = dense_networks.DenseConfig().about() | {"machine": describe() | {"cpu": "another"}}
     write_json(f"{path}.json", {"about": about, "networks": {"espnet": made_up()}})
     with pytest.raises(SystemExit):
         dense_networks.main(words)

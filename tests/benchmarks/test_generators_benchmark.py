@@ -15,7 +15,7 @@ from benchmarks import generators as benchmark
 from common.files import read_json, write_json
 from common.runs import Run
 from latency_lut.bench.contenders import FROZEN, SESSION
-from latency_lut.bench.results import identity
+from latency_lut.machine import describe
 from tasks import parts
 from tasks.folders import CHANNELS
 from tasks.trained import Network, save_network
@@ -62,7 +62,7 @@ def test_one_table_holds_cost_and_latency():
         in text
     )
     assert "| resnet_6blocks | 1 / 47.2 |" in text and "| 7.96; 18; 1 / 2 |" in text
-    assert "**Not measured yet: unet_256.**" in text and "amplify single codes" in text and identity()["torch"] in text
+    assert "**Not measured yet: unet_256.**" in text and "amplify single codes" in text and describe()["torch"] in text
     assert "What did not work" not in text and "| 1 Tanh |" in text
 
 

@@ -11,7 +11,7 @@ from benchmarks import latency_lut_quality as study
 from common.errors import UserError
 from common.files import read_json, write_json
 from latency_lut.timing import Timing
-from tests.latency_lut.test_table import made_up
+from tests.latency_lut.tables import made_up
 
 ROW = {
     "seconds": 40.0,

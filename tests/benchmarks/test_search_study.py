@@ -11,7 +11,7 @@ from benchmarks.alone import Cell
 from common.errors import UserError
 from common.files import write_json
 from frostnet import architecture
-from latency_lut.calibration import spearman
+from latency_lut.fitting import spearman
 
 CONFIG = search_study.StudyConfig(data_root="pictures", targets=(0.5, 0.7))
 

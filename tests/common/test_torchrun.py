@@ -13,7 +13,7 @@ import pytest
 from common.runs import Run
 from nas import Architecture
 from tests import ROOT
-from tests.latency_lut.test_table import made_up
+from tests.latency_lut.tables import made_up
 from tests.retrain.conftest import folder  # noqa: F401 (a fixture)
 from tests.retrain.runs import arguments
 from tests.spaces import tiny_space

@@ -1,4 +1,4 @@
-"""Building a table: small spaces really measured, interruptions, additions, and the command line."""
+"""Building a table: small spaces really measured, interruptions and additions."""
 
 from dataclasses import replace
 
@@ -8,64 +8,19 @@ import torch
 
 import quant
 from common.errors import UserError
-from common.files import read_json
-from latency_lut import LatencyTable, build, fitting, journal, prepare
-from latency_lut.__main__ import main
+from latency_lut import LatencyTable, build, fitting, prepare
 from latency_lut.build import build_section, sample_networks
 from latency_lut.fitting import refitted_since
-from latency_lut.identity import CALL
 from latency_lut.report import odd_pairs, table_text
+from latency_lut.sections import CALL
 from latency_lut.timing import Timing
-from nas import SPACES, cost, frostnet_space, signature
-from nas.space import SearchSpace, Slot, Stage
-from nas.spaces import candidates
-
-ENGINE = quant.available()[0]
-
-
-def small_space(input_size=16, num_classes=10) -> SearchSpace:
-    """A FrostNet space of three slots and 13 blocks."""
-    whole = frostnet_space(0.35, input_size, num_classes)
-    stages = (
-        whole.stages[0],
-        Stage((Slot(candidates(8, 16, 2)), Slot(candidates(16, 16, 1)[:4])), 1),
-        Stage((Slot(candidates(16, 24, 2)[:4]),), 1),
-    )
-    return SearchSpace(
-        "frostnet", 0.35, input_size, whole.stem, stages, replace(whole.head, in_channels=24, channels=32)
-    )
+from nas import cost, frostnet_space
+from tests.latency_lut.small import ENGINE, small_space
 
 
 @pytest.fixture
 def table(tmp_path):
     return LatencyTable.new(ENGINE, 1, tmp_path / "lut.json")
-
-
-@pytest.fixture
-def fakes(monkeypatch):
-    """Parts and networks that only count: a network takes as long as its parts. Returns what was prepared."""
-    prepared = []
-
-    def callable_of(units):
-        return lambda: sum(range(int(300 * units)))
-
-    def part(spec, size, engine, batch):
-        prepared.append(signature(spec, size))
-        return callable_of(1)
-
-    def call(engine, batch):
-        prepared.append(CALL)
-        return callable_of(0.2)
-
-    def network(arch, engine, batch):
-        prepared.append(arch.name)
-        return callable_of(len(arch.blocks) + 2)
-
-    monkeypatch.setattr(build, "MAX_ROUNDS", 1)
-    monkeypatch.setattr(prepare, "part", part)
-    monkeypatch.setattr(prepare, "call", call)
-    monkeypatch.setattr(prepare, "network", network)
-    return prepared
 
 
 # ---- the networks ------------------------------------------------------------------------------------------
@@ -169,7 +124,7 @@ def test_what_was_measured_before_an_interruption_is_kept_and_not_measured_again
 
 
 def test_the_file_is_saved_while_it_is_measured(table, fakes, monkeypatch):
-    monkeypatch.setattr(journal, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(build, "SAVE_SECONDS", 0.0)
     sizes = []
     real_add = build.Journal.add
 
@@ -277,136 +232,3 @@ def test_a_larger_kernel_that_was_measured_faster_is_remarked(table):
     large = next(key for key in timings if "_k5_e3" in key)
     odd = odd_pairs(replace(table, entries={**timings, large: Timing((0.5, 0.5, 0.5))}), space)
     assert len(odd) == 1 and odd[0].startswith(f"{large} takes 0.5000 ms, less than {large.replace('_k5', '_k3')}")
-
-
-# ---- command line ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """The command line on the small space, with few rounds."""
-    monkeypatch.setitem(SPACES, "frostnet", lambda width, size, num_classes: small_space(size, num_classes))
-    monkeypatch.setattr("latency_lut.__main__.build_section", lambda *a: build_section(*a, rounds=3))
-
-
-def run(tmp_path, *words):
-    return main(["--engine", ENGINE, "--output", str(tmp_path / "lut.json"), "--networks", "24", *words])
-
-
-def test_the_command_measures_several_sizes_with_their_heads(tmp_path, fakes, small, capsys):
-    table = run(tmp_path, "--input-size", "16", "72")
-    assert (
-        table.sections["frostnet_0.35_16"].num_classes == 10 and table.sections["frostnet_0.35_72"].num_classes == 1000
-    )
-    assert "held" not in capsys.readouterr().err
-    assert LatencyTable.load(tmp_path / "lut.json") == table
-
-
-def test_restart_forgets_the_sections_that_it_names_and_no_others(tmp_path, fakes, small):
-    before = run(tmp_path, "--input-size", "16", "24", "--num-classes", "10", "100")
-    fakes.clear()
-    after = run(tmp_path, "--input-size", "24", "--restart")
-    assert set(after.sections) == {"frostnet_0.35_16", "frostnet_0.35_24"} and not any(
-        name.endswith("@16") for name in fakes
-    )
-    kept, anew = after.sections["frostnet_0.35_16"], after.sections["frostnet_0.35_24"]
-    assert (kept.networks, kept.parts) == (
-        before.sections["frostnet_0.35_16"].networks,
-        before.sections["frostnet_0.35_16"].parts,
-    )
-    shared = {CALL, *kept.needed()}
-    assert all(after.entries[key].rounds[:3] == before.entries[key].rounds[:3] for key in shared)
-    own = anew.needed() - shared
-    assert own and all(after.entries[key].rounds != before.entries[key].rounds for key in own)
-    assert "head_relu_24-32-100@4" in after.entries and "head_relu_24-32-100@6" not in after.entries
-
-
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["--space", "no_module:make"], "no_module"),
-        (["--input-size", "24", "--width", "9"], "width: 9"),
-        (["--input-size", "24", "--num-classes", "0"], "num_classes"),
-    ],
-)
-def test_a_restart_that_cannot_be_leaves_the_table_as_it_is(tmp_path, fakes, words, message, capsys):
-    from tests.latency_lut.test_table import made_up
-
-    made_up(tmp_path / "lut.json").save()
-    before = (tmp_path / "lut.json").read_bytes()
-    with pytest.raises(SystemExit) as refused:
-        run(tmp_path, *words, "--restart")
-    assert refused.value.code == 2 and message in capsys.readouterr().err
-    assert (tmp_path / "lut.json").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    "text", ['{"format": "architecture", "version": 1}', "[]", "dear notes", '{"format": "latency_lut", "version": 1}']
-)
-def test_a_restart_does_not_write_over_another_file(tmp_path, fakes, small, text, capsys):
-    (tmp_path / "lut.json").write_text(text)
-    with pytest.raises(SystemExit) as refused:
-        run(tmp_path, "--input-size", "16", "--restart")
-    assert refused.value.code == 2 and "lut.json: " in capsys.readouterr().err
-    assert (tmp_path / "lut.json").read_text() == text
-
-
-def test_a_restart_on_another_machine_must_name_all_sections(tmp_path, fakes, small, capsys):
-    table = run(tmp_path, "--input-size", "16", "24")
-    replace(table, meta={**table.meta, "cpu": "Other"}).save()
-    with pytest.raises(SystemExit):
-        run(tmp_path, "--input-size", "24", "--restart")
-    said = capsys.readouterr().err
-    assert (
-        "cpu: the table was measured with Other" in said
-        and "forget frostnet_0.35_16, too; measure into another file" in said
-    )
-    assert LatencyTable.load(tmp_path / "lut.json").meta["cpu"] == "Other"
-    again = run(tmp_path, "--input-size", "16", "24", "--restart")
-    assert again.meta["cpu"] == table.meta["cpu"] and set(again.sections) == set(table.sections)
-    assert "--restart" not in again.meta["command"]
-
-
-def test_ctrl_c_exits_with_130_and_the_command_that_goes_on(tmp_path, fakes, small, monkeypatch, capsys):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("latency_lut.__main__.build_section", stop)
-    with pytest.raises(SystemExit) as stopped:
-        run(tmp_path, "--restart")
-    said = capsys.readouterr().err
-    assert stopped.value.code == 130 and "stopped; resume with:" in said and "--restart" not in said
-
-
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["--networks", "5"], "networks: 5, must be 24 to 1000"),
-        (["--threads", "0"], "threads: 0, must be 1"),
-        (["--input-size", "8"], "input_size: 8, must be 16 to 1024"),
-        (["--num-classes", "0"], "num_classes: 0"),
-        (["--width", "9"], "width: 9.0"),
-    ],
-)
-def test_impossible_wishes_exit_with_2_and_name_the_field(tmp_path, words, message, capsys):
-    with pytest.raises(SystemExit) as refused:
-        run(tmp_path, *words)
-    assert refused.value.code == 2 and message in capsys.readouterr().err
-    assert not (tmp_path / "lut.json").exists()
-
-
-def test_a_table_of_another_thread_count_is_not_added_to(tmp_path, fakes, small, capsys):
-    run(tmp_path, "--input-size", "16")
-    before = read_json(tmp_path / "lut.json")
-    with pytest.raises(SystemExit):
-        run(tmp_path, "--input-size", "24", "--threads", "2")
-    assert "threads: the table was measured with 1, wanted is 2" in capsys.readouterr().err
-    assert read_json(tmp_path / "lut.json") == before
-
-
-def test_a_broken_table_is_refused_and_left_as_it_is(tmp_path, small, capsys):
-    (tmp_path / "lut.json").write_text('{"format": "latency_lut"')
-    with pytest.raises(SystemExit):
-        run(tmp_path, "--input-size", "16")
-    assert "lut.json: not a whole JSON file" in capsys.readouterr().err
-    assert (tmp_path / "lut.json").read_text() == '{"format": "latency_lut"'

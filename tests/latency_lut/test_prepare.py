@@ -6,14 +6,18 @@ import time
 import onnx
 import pytest
 import torch
+from torch import nn
 
 import quant
 from frostnet import FrostNet
 from latency_lut import LatencyTable, prepare, time_interleaved, torch_threads
 from latency_lut.build import build_section
+from latency_lut.sections import parts
 from nas import BlockSpec, HeadSpec, SearchSpace, StemSpec
 from nas.space import Choice, Slot, Stage
 from quant.executors.onnx_engines import optimised
+from tests.latency_lut.small import SmallNetwork
+from tests.latency_lut.tables import random_arch
 from tests.spaces import tiny_space
 
 ENGINES = [engine for engine in quant.available() if engine != "openvino"]
@@ -136,3 +140,34 @@ def test_a_space_of_other_blocks_is_measured_at_a_batch(engine, tmp_path):
     latency = again.for_space(_other_blocks())
     assert all(ms > 0 for stage in latency.blocks for slot in stage for ms in slot)
     again.check(engine, 1, batch=2)
+
+
+# ---- batch norms before anything is timed ------------------------------------------------------------------
+
+
+def test_settling_gives_batch_norms_the_images_statistics(images):
+    small = SmallNetwork()
+    prepare.settle(small, images)
+    made = small.body[0](images)
+    first = small.body[1]
+    assert torch.allclose(first.running_mean, made.mean((0, 2, 3)), atol=1e-6)
+    assert torch.allclose(first.running_var, made.var((0, 2, 3)), rtol=1e-4)
+    assert first.momentum == 0.1 and not any(module.training for module in small.modules())
+
+
+def test_deep_networks_keep_tensors_of_ordinary_size(images):
+    deep = nn.Sequential(
+        *(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)) for _ in range(30))
+    )
+    for conv, _ in deep:
+        nn.init.constant_(conv.weight, 0.0)
+        nn.init.dirac_(conv.weight)
+        conv.weight.data *= 0.5
+    with torch.no_grad():
+        faded = deep.eval()(images).std().item()
+        prepare.settle(deep, images)
+        assert faded < 1e-8 and 0.5 < deep(images).std().item() < 2
+
+
+def test_parts_name_the_stem_first():
+    assert list(parts(random_arch(1)))[0] == "stem"  # LatencyTable.sum_up takes its call to be the network's

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latency_lut.calibration import calibrate, fit_ratio, judge, kendall, spearman, split
+from latency_lut.fitting import calibrate, fit_ratio, kendall, prediction_errors, spearman, split
 
 VALUES = st.lists(st.integers(1, 50).map(float), min_size=3, max_size=12)
 PAIRS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=2, max_size=15)
@@ -35,7 +35,7 @@ def test_what_each_part_pays_and_a_network_once_is_taken_out():
 
 
 def test_perfect_predictions_have_no_error():
-    figures = judge([1.0, 2.0, 4.0], [1.0, 2.0, 4.0])
+    figures = prediction_errors([1.0, 2.0, 4.0], [1.0, 2.0, 4.0])
     assert figures == {
         "networks": 3,
         "bias": 0,
@@ -49,7 +49,7 @@ def test_perfect_predictions_have_no_error():
 
 
 def test_errors_are_relative_to_what_was_measured():
-    figures = judge([1.08, 1.84, 4.12, 8.0], [1.0, 2.0, 4.0, 10.0])  # +8 %, -8 %, +3 %, -20 %
+    figures = prediction_errors([1.08, 1.84, 4.12, 8.0], [1.0, 2.0, 4.0, 10.0])  # +8 %, -8 %, +3 %, -20 %
     assert figures["bias"] == pytest.approx(-0.0425)
     assert figures["mape"] == pytest.approx(0.0975)
     assert figures["rmse_ms"] == pytest.approx(math.sqrt((0.0064 + 0.0256 + 0.0144 + 4) / 4))

@@ -12,10 +12,10 @@ from common.errors import UserError
 from latency_lut import LatencyTable, build, prepare
 from latency_lut.__main__ import main
 from latency_lut.commands.validate import Gate, fresh_networks, gates, validate
-from latency_lut.identity import parts
+from latency_lut.sections import parts
 from latency_lut.timing import Timing
 from nas import SPACES
-from tests.latency_lut.test_table import SPACE, made_up
+from tests.latency_lut.tables import SPACE, made_up
 
 KEY = "frostnet_0.5_32"
 
