@@ -5,8 +5,8 @@
 * ReLU everywhere, linear bottlenecks, no bias in convolutions but the classifier's; a plain float module.
 * Up to 64 px the stem has stride 1. *Nominal* strides still count it as 2, so that the names of feature maps and of
   `output_stride` do not depend on the input size.
-* `output_stride` 8 or 16 dilates: the network computes the same function as the strided one, on a finer grid.
-* `zoo.released` reads the weights that the paper's authors published.
+    for spec, stride in zip(specs, nominal_strides(specs)):
+        strided = output_stride is None or stride <= output_stride
 """
 
 import argparse
@@ -59,9 +59,9 @@ class FrostNet(nn.Module):
     `feature_channels` and `feature_strides` describe what `forward_features` returns.
     """
 
-    def __init__(self, arch: Architecture, output_stride: int = 32):
+    def __init__(self, arch: Architecture, output_stride: int | None = None):
         super().__init__()
-        if output_stride not in (8, 16, 32):
+        if output_stride not in (None, 8, 16, 32):
             raise UserError(f"output_stride: {output_stride}, must be 8, 16 or 32")
         self.arch = arch
         self.stem = build_stem(arch.stem)
@@ -69,14 +69,14 @@ class FrostNet(nn.Module):
         self.head = build_head(arch.head)
         self.taps = _taps(arch.blocks)
         self.feature_channels = [arch.blocks[i].out_channels for i in self.taps]
-        self.feature_strides = [min(stride, output_stride) for stride in self.taps.values()]
+        self.feature_strides = [min(stride, output_stride or stride) for stride in self.taps.values()]
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.blocks(self.stem(x)))
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
-        """The last block's output at each nominal stride 4, 8, 16, 32 (no finer than `output_stride`)."""
+        """The last block's output at each nominal stride 4, 8, 16, .. (none above `output_stride`)."""
         return tapped(self.stem(x), self.blocks, self.taps)
 
 
@@ -104,7 +104,7 @@ def _taps(specs: tuple[BlockSpec, ...]) -> dict[int, int]:
     return {i: stride for stride, i in last.items()}
 
 
-def _blocks(specs: tuple[BlockSpec, ...], output_stride: int) -> list[nn.Module]:
+def _blocks(specs: tuple[BlockSpec, ...], output_stride: int | None) -> list[nn.Module]:
     """The blocks. Past `output_stride` a block does not stride; the blocks *after* it are dilated instead.
 
     With d the dilation of its input grid, y[i] = sum_k w[k] x[s i + k] becomes, on the finer grid,
@@ -112,7 +112,7 @@ def _blocks(specs: tuple[BlockSpec, ...], output_stride: int) -> list[nn.Module]
     """
     blocks, dilation = [], 1
     for spec, stride in zip(specs, nominal_strides(specs)):
-        strided = stride <= output_stride
+        strided = output_stride is None or stride <= output_stride
         blocks.append(build_block(spec, dilation, strided))
         dilation *= 1 if strided else spec.stride
     return blocks
@@ -153,7 +153,7 @@ def frostnet(
     num_classes: int = 1000,
     in_channels: int = 3,
     input_size: int = 224,
-    output_stride: int = 32,
+    output_stride: int | None = None,
     drop_rate: float = 0.2,
 ) -> FrostNet:
     """A published FrostNet with fresh weights. Raises UserError."""

@@ -1,17 +1,29 @@
-"""Parameters and multiply-accumulates: analytic for an architecture, counted for any module."""
+"""Parameters and multiply-accumulates (MACs): of an architecture, and of any module.
+
+Nothing here repeats what a block looks like: the modules run once, and each convolution and matrix product is counted
+by its shapes. The components of an architecture are built on the meta device, which holds shapes without values.
+"""
 
 from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas.arch import Architecture, BlockSpec, HeadSpec, StemSpec
+from nas.blocks import build_block, build_head, build_stem
+
+aten = torch.ops.aten
+# Matrix products -> where their left factor stands among the arguments.
+PRODUCTS = {aten.mm.default: 0, aten.bmm.default: 0, aten.addmm.default: 1, aten.baddbmm.default: 1}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One part of a network: `name` as in the module ("stem", "blocks.3", "head"), `size` its input's pixels."""
+    """One component of a network: `name` as in the module ("stem", "blocks.3", "head"), `size` its input's pixels."""
 
     name: str
     spec: StemSpec | BlockSpec | HeadSpec
@@ -22,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Cost:
-    """Trainable parameters and multiply-accumulates of one picture, convolutions only."""
+    """Parameters and MACs of one image."""
 
     params: int
     macs: int
@@ -30,12 +42,59 @@ class Cost:
 
 
 def cost(arch: Architecture) -> Cost:
-    """Parameters and MACs of `arch` at its input size, from the numbers alone."""
-    sizes = arch.sizes()
-    rows = [_stem_row(arch.stem, arch.input_size)]
-    rows += [_block_row(f"blocks.{i}", b, s) for i, (b, s) in enumerate(zip(arch.blocks, sizes))]
-    rows.append(_head_row(arch.head, sizes[-1]))
-    return Cost(sum(r.params for r in rows), sum(r.macs for r in rows), tuple(rows))
+    """Parameters and MACs of `arch` at its input size."""
+    parts = [("stem", arch.stem), *((f"blocks.{i}", block) for i, block in enumerate(arch.blocks)), ("head", arch.head)]
+    sizes = (arch.input_size, *arch.sizes())
+    rows = tuple(Row(name, spec, size, *_counted(spec, size)) for (name, spec), size in zip(parts, sizes, strict=True))
+    return Cost(sum(r.params for r in rows), sum(r.macs for r in rows), rows)
+
+
+@lru_cache(maxsize=8192)  # some hundred components make up all networks of a space
+def _counted(spec: StemSpec | BlockSpec | HeadSpec, size: int) -> tuple[int, int]:
+    """(parameters, MACs) of one component whose input has `size` x `size` pixels."""
+    build = {StemSpec: build_stem, BlockSpec: build_block, HeadSpec: build_head}[type(spec)]
+    with torch.device("meta"):
+        return count(build(spec), torch.empty(1, spec.in_channels, size, size))
+
+
+def count(model: nn.Module, example: Tensor) -> tuple[int, int]:
+    """(parameters, MACs per image) of any module, counted while it runs in evaluation mode.
+
+    Convolutions and matrix products count, biases and element-wise operations do not. Attention runs by its
+    definition here, so that the count does not depend on which fused kernel torch would choose.
+
+    Args:
+        model: Its mode is as before afterwards.
+        example: Images (N, C, H, W).
+    """
+    mode = model.training
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _Macs() as macs:
+        model.eval()(example)
+    model.train(mode)
+    return sum(p.numel() for p in model.parameters()), macs.total // len(example)
+
+
+class _Macs(TorchDispatchMode):
+    """Adds up the MACs of every operator that runs under it, from shapes alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        with self:  # inference mode hands over composite operators (conv2d, linear): count what they are made of
+            result = func.decompose(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
+        result = func(*args, **kwargs)
+        if func is aten.convolution.default:
+            x, weight, transposed = args[0], args[1], args[6]
+            # A kernel per output value; in a transposed convolution, per input value.
+            self.total += (x if transposed else result).numel() * prod(weight.shape[1:])
+        elif func in PRODUCTS:
+            self.total += result.numel() * args[PRODUCTS[func]].shape[-1]
+        return result
 
 
 def table(arch: Architecture) -> str:
@@ -61,46 +120,3 @@ def _words(row: Row) -> tuple[str, ...]:
     expand = f"{spec.expand_ratio} ({spec.hidden_channels})"
     squeeze = f"{spec.squeeze_factor} ({spec.squeeze_channels})" if spec.squeeze_factor else "-"
     return row.name, f"{spec.op} {kernel}", channels, str(spec.stride), expand, squeeze, input_size
-
-
-def _stem_row(spec: StemSpec, size: int) -> Row:
-    weights = spec.in_channels * spec.out_channels * spec.kernel_size**2
-    return Row("stem", spec, size, weights + 2 * spec.out_channels, weights * _pixels(size, spec.stride))
-
-
-def _block_row(name: str, spec: BlockSpec, size: int) -> Row:
-    squeezed, hidden, channels = spec.squeeze_channels, spec.hidden_channels, spec.in_channels
-    before = bn = excite = 0  # `before`: weights that run at the input's size
-    if spec.op in ("frost", "add"):
-        before, bn = channels * squeezed, squeezed
-    if spec.op == "add":
-        before, bn = before + squeezed * channels, bn + channels
-    if spec.expand_ratio != 1:
-        before, bn = before + hidden * hidden // spec.expand_ratio, bn + hidden
-    if spec.op == "se":
-        excite = 2 * hidden * squeezed  # weights that run on one pixel
-    after = hidden * spec.kernel_size**2 + hidden * spec.out_channels
-    biases = hidden + squeezed if excite else 0
-    params = before + after + excite + biases + 2 * (bn + hidden + spec.out_channels)
-    return Row(name, spec, size, params, before * _pixels(size, 1) + after * _pixels(size, spec.stride) + excite)
-
-
-def _head_row(spec: HeadSpec, size: int) -> Row:
-    conv, classifier = spec.in_channels * spec.channels, spec.channels * spec.num_classes
-    params = conv + 2 * spec.channels + classifier + spec.num_classes
-    return Row("head", spec, size, params, conv * _pixels(size, 1) + classifier)
-
-
-def _pixels(size: int, stride: int) -> int:
-    return (-(-size // stride)) ** 2
-
-
-def count(model: nn.Module, example: torch.Tensor) -> tuple[int, int]:
-    """(parameters, MACs per picture) of any module, counted while it runs on `example` (N, C, H, W)."""
-    mode = model.training
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model.eval()(example)
-    model.train(mode)
-    macs = counter.get_total_flops() // 2 // len(example)  # the counter's flop is half a multiply-accumulate
-    return sum(p.numel() for p in model.parameters()), macs

@@ -2,6 +2,7 @@
 """The published networks to the digit, their feature maps, dilation, and how names are found."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -145,6 +146,16 @@ def test_output_stride_keeps_features_large(output_stride, sides):
     model = frostnet("base", 0.35, output_stride=output_stride).eval()
     assert [f.shape[-1] for f in model.forward_features(torch.zeros(1, 3, 64, 64))] == sides
     assert model.feature_strides == [min(s, output_stride) for s in (4, 8, 16, 32)]
+
+
+def test_a_network_deeper_than_stride_32_has_the_strides_of_its_architecture():
+    net = architecture("small", 0.35)
+    deep = replace(net, blocks=tuple(replace(b, stride=2) if i == 13 else b for i, b in enumerate(net.blocks)))
+    sides = {
+        s: [f.shape[-1] for f in FrostNet(deep, s).forward_features(torch.zeros(2, 3, 128, 128))] for s in (None, 32)
+    }
+    assert sides == {None: [32, 16, 8, 4, 2], 32: [32, 16, 8, 4, 4]}
+    assert FrostNet(deep).feature_strides == [4, 8, 16, 32, 64]
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
