@@ -5,8 +5,9 @@
 * ReLU everywhere, linear bottlenecks, no bias in convolutions but the classifier's; a plain float module.
 * Up to 64 px the stem has stride 1. *Nominal* strides still count it as 2, so that the names of feature maps and of
   `output_stride` do not depend on the input size.
-    for spec, stride in zip(specs, nominal_strides(specs)):
-        strided = output_stride is None or stride <= output_stride
+* `output_stride` 8, 16 or 32 dilates: past it the network computes the same function as the strided one, on a finer
+  grid. Without it every block has the stride of its spec.
+* `zoo.released` reads the weights that the paper's authors published.
 """
 
 import argparse
