@@ -312,12 +312,12 @@ def frozen_statistics(model: nn.Module):
     modules = list(model.modules())
     drops = [m for m in modules if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
     norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    observers = [m for m in modules if isinstance(m, Quantizer) and m.observe]
+    observers = [m for m in modules if isinstance(m, Quantizer) and m.observer_enabled]
     momenta = [m.momentum for m in norms]
     for m in norms:
         m.momentum = 0.0
     for m in observers:
-        m.observe = False
+        m.observer_enabled = False
     for m in drops:
         m.eval()
     try:
@@ -326,7 +326,7 @@ def frozen_statistics(model: nn.Module):
         for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum
         for m in observers:
-            m.observe = True
+            m.observer_enabled = True
         for m in drops:
             m.train()
 

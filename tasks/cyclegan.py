@@ -121,18 +121,18 @@ def steady(model: nn.Module) -> Iterator[None]:
     feature distance.)
     """
     norms = {m: m.momentum for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-    watching = [quantizer for quantizer in quant.quantizers_of(model).values() if quantizer.observe]
+    watching = [quantizer for quantizer in quant.quantizers_of(model).values() if quantizer.observer_enabled]
     for norm in norms:
         norm.momentum = 0.0
     for quantizer in watching:
-        quantizer.observe = False
+        quantizer.observer_enabled = False
     try:
         yield
     finally:
         for norm, momentum in norms.items():
             norm.momentum = momentum
         for quantizer in watching:
-            quantizer.observe = True
+            quantizer.observer_enabled = True
 
 
 def _across(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -96,7 +96,7 @@ def quantizers_of(graph: nn.Module) -> dict[str, Quantizer]:
 def set_mode(graph: nn.Module, *, observe: bool, fake_quant: bool) -> None:
     """Switch range tracking and rounding of all quantizers in a model."""
     for quantizer in quantizers_of(graph).values():
-        quantizer.observe, quantizer.fake_quant = observe, fake_quant
+        quantizer.observer_enabled, quantizer.fake_quant_enabled = observe, fake_quant
 
 
 def set_bits(graph: nn.Module, bits: int) -> None:

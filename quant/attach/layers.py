@@ -25,7 +25,7 @@ class _QuantizedWeight:
         """
         new = take_over(cls, layer)
         new.weight_quant, new.gradient_quant = quantizer, nn.Identity()
-        quantizer.start(layer.weight)
+        quantizer.init_from(layer.weight)
         return new
 
 
