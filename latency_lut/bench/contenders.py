@@ -65,8 +65,9 @@ class Contender:
 def contenders(model: nn.Module, images: Tensor, names: Iterable[str]) -> tuple[dict[str, Contender], dict[str, str]]:
     """(those that run, why the others do not), by name: of FLOATS and of quant.available().
 
-    model: a settled float network (prepare.settle). images: (N, C, H, W). Made for the number of threads that torch
-    uses now; each has run once. Call within quant.use_engine, which restores torch's engine and silences its notices.
+    model: a float network with statistics (quant.recalibrate). images: (N, C, H, W). Made for the number of threads
+    that torch uses now; each has run once. Call within quant.use_engine, which restores torch's engine and silences its
+    notices.
     """
     ready, reasons = {}, {}
     for name in names:

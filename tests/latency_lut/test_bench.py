@@ -13,7 +13,6 @@ import frostnet
 import quant
 from common.errors import UserError
 from common.files import read_json, write_json
-from latency_lut import prepare
 from latency_lut.__main__ import main
 from latency_lut.bench import contenders as forms
 from latency_lut.bench import report
@@ -88,7 +87,7 @@ def images():
 def model(images):
     torch.manual_seed(0)
     small = Small()
-    prepare.settle(small, images)
+    quant.recalibrate(small.eval(), [images])
     return small
 
 
@@ -97,7 +96,7 @@ def model(images):
 
 def test_settling_gives_batch_norms_the_pictures_statistics(images):
     small = Small()
-    prepare.settle(small, images)
+    quant.recalibrate(small.eval(), [images])
     made = small.body[0](images)
     first = small.body[1]
     assert torch.allclose(first.running_mean, made.mean((0, 2, 3)), atol=1e-6)
@@ -115,7 +114,7 @@ def test_deep_networks_keep_tensors_of_ordinary_size(images):
         conv.weight.data *= 0.5
     with torch.no_grad():
         faded = deep.eval()(images).std().item()
-        prepare.settle(deep, images)
+        quant.recalibrate(deep.eval(), [images])
         assert faded < 1e-8 and 0.5 < deep(images).std().item() < 2
 
 
