@@ -18,7 +18,7 @@ from quant.attach.graph_pass import (
     quantizers_of,
     set_bits,
 )
-from quant.attach.placement import PlanRow
+from quant.attach.plan import PlanRow
 from quant.attach.settings import load_settings
 from quant.calibrate import calibrate
 from quant.engines import ENGINES, available, use_engine, weight_qmax

@@ -23,7 +23,7 @@ from matplotlib.textpath import TextPath
 from torch import fx, nn
 
 from quant.attach import ops
-from quant.attach.placement import node_names
+from quant.attach.groups import node_names
 from quant.errors import QuantError
 from quant.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer, SameGrid
 

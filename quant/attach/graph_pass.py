@@ -23,7 +23,8 @@ from torch import Tensor, fx, nn
 from quant.attach import ops
 from quant.attach.config import QuantConfig
 from quant.attach.layers import QUANTIZED, take_over
-from quant.attach.placement import Plan, PlanRow, Site, decide
+from quant.attach.placement import decide
+from quant.attach.plan import Plan, PlanRow, Site
 from quant.engines import weight_qmax
 from quant.errors import QuantError
 from quant.quantizers import FLOAT, Quantizer, SameGrid, activation_quantizer, gradient_quantizer, weight_quantizer
