@@ -42,7 +42,6 @@ from latency_lut.bench.contenders import FLOATS, Contender, as_fed, freeze_float
 from latency_lut.bench.profile import TOP, profile_rows
 from latency_lut.bench.results import SAME, file_prefix
 from latency_lut.machine import Watch, describe
-from latency_lut.prepare import settle
 from latency_lut.timing import BEST, time_interleaved, torch_threads
 from nas import count
 from tasks import parts, scenes
@@ -246,7 +245,7 @@ def settled(name: str, sizes: Mapping[str, int]) -> Subject:
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
             nn.init.zeros_(module.bias)
-    settle(model, images)
+    quant.recalibrate(model.eval(), [images])
     if task == "segmentation":
         return Subject(task, model, classes_of, images)
     return Subject(task, model, detectors.machinery(name, CLASSES[task], sizes[task]).detections, images)

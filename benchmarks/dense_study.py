@@ -37,7 +37,6 @@ from common.files import read_bytes, read_json, write_bytes
 from common.runs import Run
 from latency_lut import time_networks
 from latency_lut.machine import cpu_model
-from latency_lut.prepare import settle
 from tasks import Diverged, fit, parts
 from tasks.detection import Detection
 from tasks.kinds import KINDS, Choices, Request
@@ -255,7 +254,7 @@ def frozen_forms(config: DenseConfig, network: Network, images: torch.Tensor, pr
     torch.manual_seed(0)
     model = network.build().to(memory_format=torch.channels_last)
     for name, example in parts.examples_of(model, images).items():
-        settle(parts.parts_of(model)[name], example)
+        quant.recalibrate(parts.parts_of(model)[name].eval(), [example])
     graph = parts.calibrate(model, [images], config.quantizers(0), "minmax", predict)
     runtime = quant.ENGINES[config.engine].runtime
     image = images[:1].contiguous(memory_format=torch.channels_last)

@@ -48,7 +48,6 @@ from common.files import plain, read_json, write_bytes, write_json
 from latency_lut.bench.contenders import FROZEN, SESSION
 from latency_lut.bench.results import file_prefix
 from latency_lut.machine import Watch, describe
-from latency_lut.prepare import settle
 from latency_lut.timing import BEST, torch_threads
 from tasks import kinds, parts, scenes, trained
 from tasks.picture_metrics import MOST_PSNR
@@ -178,7 +177,7 @@ def untrained(name: str, size: int) -> Subject:
     torch.manual_seed(SEED)
     images = torch.from_numpy(scenes.images(SEED, np.arange(PICTURES), size)).float().div_(127.5).sub_(1)
     model = generators.build(name)
-    settle(model, images)
+    quant.recalibrate(model.eval(), [images])
     dense = dense_networks.Subject("style", model, nn.Module.__call__, images)
     graphs = {
         limit: dense_networks.attached(dense, LIMITS[limit])

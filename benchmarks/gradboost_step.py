@@ -40,7 +40,6 @@ class BoostConfig:
     nets: tuple[str, ...] = option(tuple(NETS), "networks")
     optimizers: tuple[str, ...] = option(tuple(OPTIMIZERS), "optimizers")
     modes: tuple[str, ...] = option(("paper",), "modes of GradBoost: paper, released")
-    stats: tuple[str, ...] = option(("element", "layer"), "statistics")
     threads: tuple[int, ...] = option((1, 0), "threads on the CPU; 0 for torch's choice")
     rounds: int = option(20, "steps of each kind that are timed")
 
@@ -70,7 +69,7 @@ def main(argv=None) -> dict:
 
 
 def measured(config: BoostConfig, name: str, device: str, where: str) -> dict[str, dict]:
-    """Overheads by "net, machine, mode, statistics" and optimizer."""
+    """Overheads by "net, machine, mode" and optimizer."""
     steps = kinds(config, name, device)
     times = timed(steps, config.rounds)
     backward = 1e3 * median(fb for rows in times.values() for fb, _ in rows)
@@ -80,11 +79,11 @@ def measured(config: BoostConfig, name: str, device: str, where: str) -> dict[st
     )
     print(pandas.Series(ms, name="optimizer ms").to_string(float_format="{:.2f}".format))
     found = {}
-    for optimizer, mode, stats in {kind[:3] for kind in ms if kind[1] != "bare"}:
+    for optimizer, mode in {kind[:2] for kind in ms if kind[1] != "bare"}:
         bare, boosted, gathering = (
-            ms[optimizer, *rest] for rest in (("bare", "", ""), (mode, stats, "boosting"), (mode, stats, "gathering"))
+            ms[optimizer, *rest] for rest in (("bare", ""), (mode, "boosting"), (mode, "gathering"))
         )
-        found.setdefault(f"{name}, {device}, {where}, {mode}, {stats}", {})[optimizer] = {
+        found.setdefault(f"{name}, {device}, {where}, {mode}", {})[optimizer] = {
             "overhead_of_optimizer_step": round(boosted / bare - 1.0, 3),
             "overhead_of_training_step": round((boosted - bare) / (backward + bare), 4),
             "gathering_overhead_of_optimizer_step": round(gathering / bare - 1.0, 3),
@@ -93,7 +92,7 @@ def measured(config: BoostConfig, name: str, device: str, where: str) -> dict[st
 
 
 def kinds(config: BoostConfig, name: str, device: str) -> dict[tuple, Callable[[], tuple[float, float]]]:
-    """A training step of each kind, (optimizer, mode, statistics, phase), that returns the seconds of its two parts."""
+    """A training step of each kind, (optimizer, mode, phase), that returns the seconds of its two parts."""
     torch.manual_seed(0)
     model = NETS[name]().to(device, memory_format=torch.channels_last).train()
     x = torch.randn(BATCH, 3, SIZE, SIZE, device=device).contiguous(memory_format=torch.channels_last)
@@ -113,13 +112,12 @@ def kinds(config: BoostConfig, name: str, device: str) -> dict[tuple, Callable[[
     steps = {}
     for optimizer in config.optimizers:
         plain = OPTIMIZERS[optimizer](model.parameters())
-        steps[optimizer, "bare", "", ""] = lambda optimizer=plain: training_step(optimizer)
+        steps[optimizer, "bare", ""] = lambda optimizer=plain: training_step(optimizer)
         for mode in config.modes:
-            for stats in config.stats:
-                for phase in ("boosting", "gathering"):
-                    boosted = quant.GradBoost(OPTIMIZERS[optimizer](model.parameters()), mode, stats=stats)
-                    boosted.active = phase == "boosting"
-                    steps[optimizer, mode, stats, phase] = lambda optimizer=boosted: training_step(optimizer)
+            for phase in ("boosting", "gathering"):
+                boosted = quant.GradBoost(OPTIMIZERS[optimizer](model.parameters()), mode)
+                boosted.active = phase == "boosting"
+                steps[optimizer, mode, phase] = lambda optimizer=boosted: training_step(optimizer)
     return steps
 
 

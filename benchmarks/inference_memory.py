@@ -147,7 +147,7 @@ def write_form(form: str, path: str, model: str, classes: int, size: int, batch:
     with torch_threads(1), quant.use_engine("reference"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network, images = zoo.build(model, classes, size), torch.rand(max(batch, prepare.IMAGES), 3, size, size)
-        prepare.settle(network, images[: prepare.IMAGES])
+        quant.recalibrate(network.eval(), [images[: prepare.IMAGES]])
         ready, reasons = contenders(network, images[:batch], (form,))
         if form in reasons:
             raise UserError(f"{model}, {form}: {reasons[form]}")

@@ -162,7 +162,7 @@ def source(config: StudyConfig, family: str, width: str) -> str:
 
 def freeze(model: torch.nn.Module, engine: str):
     """An untrained network as it is deployed."""
-    prepare.settle(model, torch.rand(prepare.IMAGES, 3, SIZE, SIZE))
+    quant.recalibrate(model.eval(), [torch.rand(prepare.IMAGES, 3, SIZE, SIZE)])
     return quant.freeze(prepare.observed(model, torch.rand(1, 3, SIZE, SIZE), engine), torch.zeros(1, 3, SIZE, SIZE))
 
 

@@ -39,7 +39,6 @@ from nas import Choice, SearchSpace, find_space
 from nas.arch import BlockSpec, resolve
 from nas.space import Slot
 from supernet import SAMPLERS, Plan, Search, Supernet, fair_choice
-from supernet.loop import weight_groups
 from supernet.samplers import round_length
 
 # expansion, kernel, activation of frost blocks
@@ -236,7 +235,7 @@ class Plain:
         network = FrostNet(space.architecture(path)).to(memory_format=torch.channels_last)
         self.batch, self.model = batch, quant.attach(network, batch[0], CONFIG).train()
         sgd = torch.optim.SGD(
-            weight_groups(self.model, PLAN.weight_decay), lr=1e-3, momentum=PLAN.momentum, nesterov=True
+            quant.weight_decay_groups(self.model, PLAN.weight_decay), lr=1e-3, momentum=PLAN.momentum, nesterov=True
         )
         self.optimizer = quant.GradBoost(sgd)
         self.optimizer.active = True

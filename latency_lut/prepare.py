@@ -79,7 +79,7 @@ def to_int8(model: nn.Module, channels: int, size: int, engine: str, codes_io: b
     """`model` converted for an engine, its batch norms and ranges from random images of `size` pixels."""
     images = torch.rand(IMAGES, channels, size, size).contiguous(memory_format=torch.channels_last)
     _wake(model)
-    settle(model, images)
+    quant.recalibrate(model.eval(), [images])
     return observed(model, images[:1], engine, codes_io)
 
 
@@ -92,25 +92,8 @@ def _wake(model: nn.Module) -> None:
             nn.init.ones_(norm.weight)
 
 
-def settle(model: nn.Module, images: torch.Tensor) -> None:
-    """Give every batch norm the statistics of `images` (N, C, H, W), at least two of them; the model is then in
-    evaluation mode.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.momentum = 1.0
-        norm.train()
-    with torch.no_grad():
-        model(images)
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
-        norm.eval()
-
-
 def observed(model: nn.Module, image: torch.Tensor, engine: str, codes_io: bool = False) -> nn.Module:
-    """A settled model converted for an engine, its ranges from `image` (1, C, H, W)."""
+    """A model in evaluation mode converted for an engine, its ranges from `image` (1, C, H, W)."""
     graph = quant.attach(model, image, quant.QuantConfig(engine=engine)).train()
     quant.freeze_bn(graph)  # one image is no batch to normalise by
     quant.set_mode(graph, observe=True, fake_quant=False)

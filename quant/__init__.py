@@ -13,14 +13,12 @@ from quant.attach.config import Override, QuantConfig
 from quant.attach.graph_pass import (
     attach,
     extra_loss,
-    freeze_bn,
     plan,
     quantizer_parameters,
     quantizers_of,
     set_bits,
-    set_mode,
 )
-from quant.attach.placement import PlanRow
+from quant.attach.plan import PlanRow
 from quant.attach.settings import load_settings
 from quant.calibrate import calibrate
 from quant.engines import ENGINES, available, use_engine, weight_qmax
@@ -33,6 +31,7 @@ from quant.integer.parity import ParityReport, parity
 from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, WEIGHT_QUANTIZERS, parse_spec
 from quant.quantizers.gradients import GRADIENT_QUANTIZERS
 from quant.quantizers.grid import QParams
+from quant.statistics import freeze_bn, frozen_statistics, recalibrate, set_mode, weight_decay_groups
 from quant.training.gradboost import GradBoost
 from quant.training.range_bn import RangeBN1d, RangeBN2d
 from quant.training.statassist import Phase, Schedule, phase_at
@@ -68,6 +67,7 @@ __all__ = [
     "freeze",
     "freeze_bn",
     "freeze_float",
+    "frozen_statistics",
     "load_frozen",
     "load_settings",
     "parity",
@@ -76,10 +76,12 @@ __all__ = [
     "plan",
     "quantizer_parameters",
     "quantizers_of",
+    "recalibrate",
     "set_bits",
     "set_mode",
     "snap_biases",
     "train_8bit",
     "use_engine",
+    "weight_decay_groups",
     "weight_qmax",
 ]

@@ -26,13 +26,14 @@ from torch import Tensor, fx, nn
 from tqdm import tqdm
 
 from quant.attach.config import QuantConfig
-from quant.attach.graph_pass import attach, quantizers_of, set_mode
+from quant.attach.graph_pass import attach, quantizers_of
 from quant.errors import QuantError
 from quant.integer.biases import snap_biases
 from quant.quantizers import ActivationQuantizer, Int8Activation
 from quant.quantizers.base import check_range, choose
 from quant.quantizers.fake_quant import widen
 from quant.quantizers.grid import QParams
+from quant.statistics import set_mode
 
 METHODS = ("minmax", "percentile", "mse")
 

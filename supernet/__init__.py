@@ -9,7 +9,7 @@ from supernet.loop import Plan, Search
 from supernet.model import Supernet
 from supernet.samplers import SAMPLERS, Gates, fair_choice, sampled_choice, sampled_gates
 from supernet.score import Scores, blended_scores, evaluations, favourite, mean_scores, perturbation_scores
-from supernet.tune import inherited, recalibrate, top1, tune
+from supernet.tune import inherited, top1, tune
 
 __all__ = [
     "SAMPLERS",
@@ -27,7 +27,6 @@ __all__ = [
     "inherited",
     "mean_scores",
     "perturbation_scores",
-    "recalibrate",
     "sampled_choice",
     "sampled_gates",
     "top1",

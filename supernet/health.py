@@ -9,7 +9,8 @@ from torch import Tensor
 
 from nas.derive import latency_range
 from nas.space import Choice
-from supernet.loop import Search, frozen_statistics
+from quant.statistics import frozen_statistics
+from supernet.loop import Search
 from supernet.samplers import sampled_choice
 
 PATHS = 8  # drawn by the alphas to judge the mixture

@@ -16,7 +16,7 @@ from nas.space import Choice, SearchSpace
 from supernet.finalists import Finalist, finalists, fronts_for, path_latency, path_score
 from supernet.loop import Batch, Search
 from supernet.score import Scores
-from supernet.tune import inherited, recalibrate, top1, tune
+from supernet.tune import inherited, top1, tune
 
 KNOWN = "rescored.json"
 TRIES = 3  # derivations with a corrected target, where measured networks miss it
@@ -77,7 +77,7 @@ class Judge:
             fine = False
         if not fine:
             return [before, 0.0]
-        recalibrate(graph, self.recalibration)
+        quant.recalibrate(graph, self.recalibration)
         return [before, top1(graph, self.judged())]
 
 

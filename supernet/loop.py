@@ -17,7 +17,6 @@ Under torchrun (common.distributed) all ranks run the same path, on other pictur
 the alphas, which are equal on all ranks, since gradients and statistics are averaged in every step. This is checked.
 """
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from common import distributed
 from common.errors import UserError
 from nas.derive import latency_range
 from nas.space import Choice
-from quant.quantizers import Quantizer
+from quant.statistics import frozen_statistics, frozen_weights, weight_decay_groups
 from supernet.alphas import Alphas
 from supernet.inherit import hand_down
 from supernet.model import Supernet
@@ -131,7 +130,7 @@ class Search:
         self.device = next(supernet.parameters()).device
         self.alphas = Alphas(supernet.space)  # on the CPU, where paths are drawn: a few hundred numbers
         sgd = torch.optim.SGD(
-            weight_groups(supernet, plan.weight_decay), lr=plan.lr, momentum=plan.momentum, nesterov=True
+            weight_decay_groups(supernet, plan.weight_decay), lr=plan.lr, momentum=plan.momentum, nesterov=True
         )
         self.optimizer = quant.GradBoost(sgd, boost_mode, seed=seed)
         self.alpha_optimizer = torch.optim.Adam(self.alphas.parameters(), lr=plan.alpha_lr, betas=(0.0, 0.999))
@@ -289,50 +288,3 @@ class Search:
                 f"weights: not finite after step {self.step_index - 1} of the search; lower --lr and start over with "
                 "--restart"
             )
-
-
-@contextlib.contextmanager
-def frozen_weights(model: nn.Module):
-    """No gradients for a model's parameters inside: an alpha step needs them for the alphas only."""
-    parameters = list(model.parameters())
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-@contextlib.contextmanager
-def frozen_statistics(model: nn.Module):
-    """Training mode without a trace: batch norm normalises by the batch and forgets it, ranges stand still, nothing
-    drops out.
-    """
-    modules = list(model.modules())
-    drops = [m for m in modules if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
-    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    observers = [m for m in modules if isinstance(m, Quantizer) and m.observe]
-    momenta = [m.momentum for m in norms]
-    for m in norms:
-        m.momentum = 0.0
-    for m in observers:
-        m.observe = False
-    for m in drops:
-        m.eval()
-    try:
-        yield
-    finally:
-        for m, momentum in zip(norms, momenta, strict=True):
-            m.momentum = momentum
-        for m in observers:
-            m.observe = True
-        for m in drops:
-            m.train()
-
-
-def weight_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Weights with decay; batch norms and biases without."""
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    plain = [p for p in model.parameters() if p.dim() <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]

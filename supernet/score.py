@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.space import Choice, SearchSpace
+from quant.statistics import frozen_statistics
 from supernet.alphas import Alphas
-from supernet.loop import frozen_statistics
 from supernet.model import Supernet
 
 # ops [stage][slot][candidate], depths [stage][depth - min_depth]

@@ -8,8 +8,8 @@ from torch import Tensor, fx, nn
 import quant
 from frostnet import FrostNet
 from nas.space import Choice
-from quant.quantizers import ActivationQuantizer
-from supernet.loop import Batch, Plan, weight_groups
+from quant.statistics import recalibrate, weight_decay_groups
+from supernet.loop import Batch, Plan
 from supernet.model import Supernet
 
 PEAK, WARM_UP = 0.5, 0.1  # of the search's learning rate, and of the steps
@@ -32,32 +32,6 @@ def inherited(
     return graph.eval()
 
 
-@torch.no_grad()
-def recalibrate(graph: fx.GraphModule, batches: Iterable[Tensor]) -> None:
-    """Replace batch-norm statistics by the plain average over `batches` and move the ranges to them; back as it was
-    otherwise.
-
-    Nothing drops out meanwhile: evaluation does not, and the result is the same whatever was drawn before.
-    """
-    norms = [m for m in graph.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    ranges = [m for m in graph.modules() if isinstance(m, ActivationQuantizer) and hasattr(m, "momentum")]
-    before = [m.momentum for m in (*norms, *ranges)]
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None  # torch's word for the cumulative average
-    for m in ranges:
-        m.momentum = 0.3
-    graph.train()
-    for m in graph.modules():
-        if isinstance(m, nn.modules.dropout._DropoutNd):
-            m.eval()
-    for images in batches:
-        graph(images)
-    graph.train()
-    for m, momentum in zip((*norms, *ranges), before, strict=True):
-        m.momentum = momentum
-
-
 def tune(graph: nn.Module, train: Batch, steps: int, plan: Plan, loss: Callable, seed: int = 0) -> bool:
     """Train an attached network in place for `steps` steps as the search trained its weights; returns whether that went
     well.
@@ -67,7 +41,7 @@ def tune(graph: nn.Module, train: Batch, steps: int, plan: Plan, loss: Callable,
     """
     torch.manual_seed(seed)  # of dropout
     optimizer = torch.optim.SGD(
-        weight_groups(graph, plan.weight_decay), lr=plan.lr, momentum=plan.momentum, nesterov=True
+        weight_decay_groups(graph, plan.weight_decay), lr=plan.lr, momentum=plan.momentum, nesterov=True
     )
     device = next(graph.parameters()).device
     graph.train()

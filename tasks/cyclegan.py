@@ -2,8 +2,7 @@
 does.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,7 +46,9 @@ class CycleGan:
         made_b, made_a = model.a_to_b(a).float(), model.b_to_a(b).float()
         logs = self.rival.learn({"a": a, "b": b}, {"a": made_a, "b": made_b})
         fooled = self.rival.fooled("a", made_a) + self.rival.fooled("b", made_b)
-        with steady(model):
+        # a generator in use is given images of its own collection alone, so these uses must not move its statistics
+        # (with them, images were nine times as far from real ones by the feature distance)
+        with quant.frozen_statistics(model, dropout=True):
             cycle = F.l1_loss(model.b_to_a(made_b).float(), a) + F.l1_loss(model.a_to_b(made_a).float(), b)
             same = F.l1_loss(model.b_to_a(a).float(), a) + F.l1_loss(model.a_to_b(b).float(), b)
         loss = fooled + self.cycle_weight * (cycle + self.identity_weight * same)
@@ -110,29 +111,6 @@ class CycleGan:
             return {"A": batch[0], **there, "B": batch[1], **back}
 
         return translation.rows(columns, samples)
-
-
-@contextlib.contextmanager
-def steady(model: nn.Module) -> Iterator[None]:
-    """Inside, batch norms leave their running statistics and quantizers their ranges as they are.
-
-    A generator in use is given pictures of its own collection alone; what it is asked in training besides must not move
-    what belongs to these. (Running statistics of all three uses made pictures nine times as far from real ones by the
-    feature distance.)
-    """
-    norms = {m: m.momentum for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-    watching = [quantizer for quantizer in quant.quantizers_of(model).values() if quantizer.observe]
-    for norm in norms:
-        norm.momentum = 0.0
-    for quantizer in watching:
-        quantizer.observe = False
-    try:
-        yield
-    finally:
-        for norm, momentum in norms.items():
-            norm.momentum = momentum
-        for quantizer in watching:
-            quantizer.observe = True
 
 
 def _across(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -399,9 +399,5 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> GradBoost:
     if recipe.optimizer not in OPTIMIZERS:
         raise UserError(f"optimizer: {recipe.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
     choice = OPTIMIZERS[recipe.optimizer]
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+    groups = quant.weight_decay_groups(model, recipe.weight_decay)
     return GradBoost(choice.kind(groups, lr=recipe.lr, **choice.options), mode=recipe.boost, seed=recipe.seed)

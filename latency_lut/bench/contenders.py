@@ -85,7 +85,7 @@ def contenders(model: nn.Module, images: Tensor, names: Iterable[str]) -> tuple[
     Call it within quant.use_engine, which restores torch's engine and silences its notices.
 
     Args:
-        model: a float network with settled batch norms (prepare.settle).
+        model: a float network with statistics (quant.recalibrate).
         images: (N, C, H, W).
         names: of FLOATS and quant.available().
 

@@ -53,7 +53,7 @@ def measure(job: Job, names: Sequence[str], rounds: int, profiled: Choice, progr
         torch.manual_seed(SEED)
         model = zoo.build(job.arch, job.classes, job.input_size)
         images = torch.rand(max(job.batch, prepare.IMAGES), 3, job.input_size, job.input_size)
-        prepare.settle(model, images[: prepare.IMAGES])
+        quant.recalibrate(model.eval(), [images[: prepare.IMAGES]])
         ready, reasons = contenders(model, images[: job.batch], names)
         timings = _timed(ready, rounds, progress or job.arch)
         rows = [_row(name, ready.get(name), timings.get(name), reasons.get(name)) for name in names]

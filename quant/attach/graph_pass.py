@@ -22,13 +22,14 @@ from torch import Tensor, fx, nn
 
 from quant.attach import ops
 from quant.attach.config import QuantConfig
-from quant.attach.layers import FROZEN, QUANTIZED, take_over
-from quant.attach.placement import Plan, PlanRow, Site, decide
+from quant.attach.layers import QUANTIZED, take_over
+from quant.attach.placement import decide
+from quant.attach.plan import Plan, PlanRow, Site
 from quant.engines import weight_qmax
 from quant.errors import QuantError
 from quant.quantizers import FLOAT, Quantizer, SameGrid, activation_quantizer, gradient_quantizer, weight_quantizer
 from quant.quantizers.gradients import mix
-from quant.training.range_bn import RangeBN1d, RangeBN2d
+from quant.statistics import FROZEN
 
 
 def attach(
@@ -93,12 +94,6 @@ def quantizers_of(graph: nn.Module) -> dict[str, Quantizer]:
     return {name: m for name, m in graph.named_modules() if isinstance(m, Quantizer)}
 
 
-def set_mode(graph: nn.Module, *, observe: bool, fake_quant: bool) -> None:
-    """Switch range tracking and rounding of all quantizers in a model."""
-    for quantizer in quantizers_of(graph).values():
-        quantizer.observe, quantizer.fake_quant = observe, fake_quant
-
-
 def set_bits(graph: nn.Module, bits: int) -> None:
     """Change the width of the quantizers that follow the configuration's `weight` and `activation` (not overrides, not
     `residual`, and so not those that serve both because the two are equal). Raises QuantError, and changes nothing,
@@ -131,13 +126,6 @@ def quantizer_parameters(graph: nn.Module, lr: float | None = None) -> list[dict
     return [
         {"params": params, "lr_scale": scale, **rates[scale], **fixed} for scale, params in scales.items() if params
     ]
-
-
-def freeze_bn(graph: nn.Module) -> None:
-    """Stop batch-norm statistics: running values normalise from here on. Call again after each `model.train()`."""
-    for module in graph.modules():
-        if isinstance(module, (nn.modules.batchnorm._BatchNorm, RangeBN1d, RangeBN2d)):
-            module.eval()
 
 
 def _normalise(graph: fx.GraphModule) -> None:

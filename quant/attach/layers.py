@@ -25,7 +25,7 @@ class _QuantizedWeight:
         """
         new = take_over(cls, layer)
         new.weight_quant, new.gradient_quant = quantizer, nn.Identity()
-        quantizer.start(layer.weight)
+        quantizer.init_from(layer.weight)
         return new
 
 
@@ -51,21 +51,6 @@ class QuantLinear(_QuantizedWeight, nn.Linear):
 
 
 QUANTIZED = {nn.Conv2d: QuantConv2d, nn.Linear: QuantLinear, nn.ConvTranspose2d: QuantConvTranspose2d}
-
-
-class FrozenBatchNorm1d(nn.BatchNorm1d):
-    """Batch norm that keeps to its running statistics; gamma and beta still learn."""
-
-    def train(self, mode: bool = True):
-        return super().train(False)
-
-
-class FrozenBatchNorm2d(nn.BatchNorm2d):
-    def train(self, mode: bool = True):
-        return super().train(False)
-
-
-FROZEN = {nn.BatchNorm1d: FrozenBatchNorm1d, nn.BatchNorm2d: FrozenBatchNorm2d}
 
 
 def take_over(cls: type, layer: nn.Module) -> nn.Module:

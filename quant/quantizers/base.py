@@ -3,7 +3,6 @@
 import math
 from abc import ABC, abstractmethod
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -18,26 +17,28 @@ INF = float("inf")
 class Quantizer(nn.Module, ABC):
     """A module from tensor to tensor of the same shape and dtype, its values on a grid of at most 2^bits values.
 
-    `observe` and `fake_quant` switch the tracking of ranges and the rounding; ranges that are learned go on learning.
-    `batches` counts the training batches since the first observed one (calls: a quantizer shared by several tensors
-    takes in each in turn). These and the width travel in the state dict, as Python values, because reading them must
-    not wait for a device: load a checkpoint on every rank. All other state is in buffers and Parameters. In evaluation
-    mode nothing changes. A zero range never divides.
+    `observer_enabled` and `fake_quant_enabled` switch the tracking of ranges and the rounding; ranges that are learned
+    go on learning. `batches` counts the training batches since the first observed one (calls: a quantizer shared by
+    several tensors observes each in turn). These and the width travel in the state dict, as Python values, because
+    reading them must not wait for a device: load a checkpoint on every rank. All other state is in buffers and
+    Parameters. In evaluation mode nothing changes. A zero range never divides.
+
+    Methods whose grid is fixed around zero have `levels()`: how many quantization steps lie below and above zero.
     """
 
     lr_scale = 1.0  # learning rate of a quantizer's own Parameters, relative to that of the weights
-    narrowest = 2  # bits
+    min_bits = 2
 
     def __init__(self, bits: int):
         super().__init__()
-        self.observe, self.fake_quant, self.batches = True, True, 0
+        self.observer_enabled, self.fake_quant_enabled, self.batches = True, True, 0
         self.follows_default = False  # quant.attach: the width is the configuration's own, quant.set_bits moves it
         self.bits = 0
         self.set_bits(bits)
 
     def check_bits(self, bits: int) -> None:
-        if not self.narrowest <= bits <= 8:
-            raise QuantError(f"bits: {bits}, {type(self).__name__} takes {self.narrowest} to 8")
+        if not self.min_bits <= bits <= 8:
+            raise QuantError(f"bits: {bits}, {type(self).__name__} takes {self.min_bits} to 8")
 
     def set_bits(self, bits: int) -> None:
         """Change the width; learned ranges stay. Raises QuantError for one that the method cannot have."""
@@ -48,15 +49,23 @@ class Quantizer(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize x."""
 
+    def init_from(self, x: Tensor) -> None:  # noqa: B027 (most methods learn nothing)
+        """Set the method's Parameters from a first tensor: the float weight when it is attached, or the first batch."""
+
     def extra_loss(self) -> Tensor | float:
         """A term that the training loss adds (0 unless the method has a regulariser)."""
         return 0.0
 
     def get_extra_state(self):
-        return {"bits": self.bits, "observe": self.observe, "fake_quant": self.fake_quant, "batches": self.batches}
+        return {
+            "bits": self.bits,
+            "observe": self.observer_enabled,
+            "fake_quant": self.fake_quant_enabled,
+            "batches": self.batches,
+        }
 
     def set_extra_state(self, state):
-        self.observe, self.fake_quant = bool(state["observe"]), bool(state["fake_quant"])
+        self.observer_enabled, self.fake_quant_enabled = bool(state["observe"]), bool(state["fake_quant"])
         self.bits, self.batches = int(state["bits"]), int(state["batches"])
 
     def extra_repr(self) -> str:
@@ -73,17 +82,18 @@ class ActivationQuantizer(Quantizer):
     """
 
     transforms = False  # whether values change by more than rounding and clamping
+    momentum: float | None = None  # weight of the newest batch, where the range is a moving average
 
     def __init__(self, bits: int, floor: float = -INF, ceiling: float = INF, signed: bool = True):
         super().__init__(bits)
         self.floor, self.ceiling, self.signed = floor, ceiling, signed and floor < 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.observe:
-            self.watch(widen(x.detach()))
-        if self.training and (self.observe or self.batches):
+        if self.training and self.observer_enabled:
+            self.observe(widen(x.detach()))
+        if self.training and (self.observer_enabled or self.batches):
             self.batches += 1
-        if not self.fake_quant or not self.ready():
+        if not self.fake_quant_enabled or not self.ready():
             return self.activate(x)
         return self.quantize(widen(x)).to(x.dtype)
 
@@ -91,9 +101,10 @@ class ActivationQuantizer(Quantizer):
         """Whether there is a range to quantize with."""
         return self.batches > 0
 
-    @abstractmethod
-    def watch(self, x: Tensor) -> None:
-        """Take in the range of a training batch (float32 or wider, detached)."""
+    def observe(self, x: Tensor) -> None:
+        """Update the range from a training batch (float32 or wider, detached); a learned one starts at the first."""
+        if self.batches == 0:
+            self.init_from(x)
 
     @abstractmethod
     def quantize(self, x: Tensor) -> Tensor:
@@ -121,22 +132,9 @@ class ActivationQuantizer(Quantizer):
             return x
         return torch.clamp(x, self.floor, self.ceiling) if self.ceiling < INF else torch.relu(x)
 
-    def cut(self, x: Tensor) -> Tensor:
+    def clamp_to_ceiling(self, x: Tensor) -> Tensor:
         """x below the fused ceiling; the methods that call it bound x from below themselves."""
         return x.clamp(max=self.ceiling) if self.ceiling < INF else x
-
-    def around_zero(self, scale: float, positive: int) -> QParams:
-        """The grid of codes -positive..positive (0..positive for unsigned values), moved up to start at 0."""
-        if not math.isfinite(scale):
-            raise QuantError(f"the scale of an activation is {scale}: training has diverged; lower the learning rate")
-        zero_point = positive if self.signed else 0
-        if zero_point + positive > 255:
-            raise QuantError(
-                f"{type(self).__name__}: {positive} levels on either side of zero do not fit 8-bit codes; take fewer "
-                "bits"
-            )
-        top = positive if self.ceiling == INF else min(positive, round(self.ceiling / scale))
-        return QParams(float(np.float32(scale)), zero_point, zero_point if self.floor == 0.0 else 0, zero_point + top)
 
 
 class WeightQuantizer(Quantizer):
@@ -151,10 +149,7 @@ class WeightQuantizer(Quantizer):
         self.limit, self.axis = limit, axis
 
     def forward(self, weight: Tensor) -> Tensor:
-        return self.quantize(weight) if self.fake_quant else weight
-
-    def start(self, weight: Tensor) -> None:  # noqa: B027 (most methods need nothing)
-        """Set the method's Parameters from the float weight, once, when it is attached."""
+        return self.quantize(weight) if self.fake_quant_enabled else weight
 
     @abstractmethod
     def quantize(self, weight: Tensor) -> Tensor:
@@ -176,8 +171,8 @@ class WeightQuantizer(Quantizer):
             )
         return codes.to(torch.int8)
 
-    def one_grid(self, weight: Tensor, granularity: str = "channel") -> list[int]:
-        """The dimensions that share a grid: those inside one output channel, or ("tensor") all."""
+    def reduce_dims(self, weight: Tensor, granularity: str = "channel") -> list[int]:
+        """The dimensions that share a scale: those of one output channel ("channel"), or all ("tensor")."""
         return [d for d in range(weight.dim()) if d != self.axis or granularity == "tensor"]
 
 

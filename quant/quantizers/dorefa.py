@@ -12,25 +12,31 @@ from torch import Tensor
 
 from quant.quantizers.base import ActivationQuantizer, WeightQuantizer, choose
 from quant.quantizers.fake_quant import fake_quantize, straight_through
-from quant.quantizers.grid import SMALLEST_SCALE, QParams, positive_levels
+from quant.quantizers.grid import SMALLEST_SCALE, QParams, symmetric_levels, symmetric_qparams
 
 
 class DorefaWeight(WeightQuantizer):
-    """weight_grad  "max_detached": m is a constant (default: no weight moves another); "through_max": differentiated,
-                    as in the paper's
-    code; "identity": dw = g. Values are odd multiples of 1/n, so that 8 bits take codes to 255, beyond any engine."""
+    """Values are odd multiples of 1/n, so that 8 bits take codes to 255, beyond any engine.
 
-    narrowest = 1
+    weight_grad  "max_detached": m is a constant (default: no weight moves another); "through_max": differentiated, as
+                 in the paper's code; "identity": dw = g
+    """
+
+    min_bits = 1
 
     def __init__(self, bits: int = 2, limit: int = 127, axis: int = 0, weight_grad: str = "max_detached"):
         super().__init__(bits, limit, axis)
         self.weight_grad = choose("weight_grad", weight_grad, "max_detached", "through_max", "identity")
 
+    def levels(self) -> tuple[int, int]:
+        n = 2**self.bits - 1
+        return n, n
+
     def quantize(self, weight: Tensor) -> Tensor:
         if self.bits == 1:
             signs = torch.where(weight >= 0, 1.0, -1.0)
             return straight_through(weight, signs * self.scale(weight))
-        n, t = 2**self.bits - 1, torch.tanh(weight)
+        (_, n), t = self.levels(), torch.tanh(weight)
         largest = t.abs().max().clamp(min=SMALLEST_SCALE)
         y = t / (largest if self.weight_grad == "through_max" else largest.detach())
         # 2 q(y / 2 + 1/2) - 1, behind autograd's back
@@ -41,7 +47,7 @@ class DorefaWeight(WeightQuantizer):
     def scale(self, weight: Tensor) -> Tensor:
         if self.bits == 1:
             return weight.abs().mean().clamp(min=SMALLEST_SCALE)
-        return weight.new_tensor(1.0 / (2**self.bits - 1))
+        return weight.new_tensor(1.0 / self.levels()[1])
 
 
 class DorefaActivation(ActivationQuantizer):
@@ -50,15 +56,14 @@ class DorefaActivation(ActivationQuantizer):
     def ready(self) -> bool:
         return True
 
-    def watch(self, x: Tensor) -> None:
-        pass
+    def levels(self) -> tuple[int, int]:
+        return symmetric_levels(self.bits, self.signed)
 
-    @property
-    def positive(self) -> int:
-        return positive_levels(self.bits, "signed" if self.signed else "unsigned")
+    def step(self) -> float:
+        return 1.0 / self.levels()[1]
 
     def quantize(self, x: Tensor) -> Tensor:
-        return fake_quantize(self.cut(x), -1.0 if self.signed else 0.0, 1.0, 1.0 / self.positive)
+        return fake_quantize(self.clamp_to_ceiling(x), -1.0 if self.signed else 0.0, 1.0, self.step())
 
     def grid(self) -> QParams:
-        return self.around_zero(1.0 / self.positive, self.positive)
+        return symmetric_qparams(self.step(), self.levels(), self.floor, self.ceiling)

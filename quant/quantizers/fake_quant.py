@@ -33,7 +33,7 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        dx = grad if x is None else inside(grad, x, *ctx.bounds, open_below=ctx.relu)
+        dx = grad if x is None else clamp_backward(grad, x, *ctx.bounds, open_below=ctx.relu)
         return dx, None, None, None, None, None
 
 
@@ -89,10 +89,10 @@ def round_to_grid(x: Tensor, lo: Number, hi: Number, scale: Number) -> Tensor:
     return (y.div_(scale) if isinstance(scale, Tensor) else y.mul_(1.0 / scale)).round_().mul_(scale)
 
 
-def inside(
+def clamp_backward(
     grad: Tensor, x: Tensor, lo: Number, hi: Number, open_below: bool = False, open_above: bool = False
 ) -> Tensor:
-    """`grad` where lo <= x <= hi, 0 elsewhere; `open_below` and `open_above` exclude the bounds themselves."""
+    """A clamp's gradient: `grad` where lo <= x <= hi, 0 elsewhere; `open_below`, `open_above` exclude the bounds."""
     if isinstance(hi, Tensor):
         above_lo, below_hi = x > lo if open_below else x >= lo, x < hi if open_above else x <= hi
         return torch.where(above_lo & below_hi, grad, 0.0)

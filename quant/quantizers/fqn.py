@@ -13,7 +13,7 @@ from torch import Tensor
 from quant.errors import QuantError
 from quant.quantizers.base import INF, WeightQuantizer, check_range, choose, quantiles
 from quant.quantizers.fake_quant import fake_quantize, straight_through
-from quant.quantizers.ranges import MovingRange, affine_weight_grid, symmetric_scale
+from quant.quantizers.ranges import MovingRange, affine_weight_grid, scale_up_to
 
 
 class FqnWeight(WeightQuantizer):
@@ -30,7 +30,7 @@ class FqnWeight(WeightQuantizer):
         lo, hi = self._range(weight)
         if self.zero_point:
             return fake_quantize(weight, *affine_weight_grid(lo, hi, self.bits, self.limit))
-        scale = symmetric_scale(hi - lo, 2**self.bits - 1)
+        scale = scale_up_to(hi - lo, 2**self.bits - 1)
         return straight_through(weight, torch.round((weight - lo) / scale) * scale + lo)
 
     def scale(self, weight: Tensor) -> Tensor:
@@ -43,8 +43,8 @@ class FqnWeight(WeightQuantizer):
 
     @torch.no_grad()
     def _range(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        inside = self.one_grid(weight, self.granularity)
-        return weight.amin(inside, keepdim=True), weight.amax(inside, keepdim=True)
+        dims = self.reduce_dims(weight, self.granularity)
+        return weight.amin(dims, keepdim=True), weight.amax(dims, keepdim=True)
 
 
 class FqnActivation(MovingRange):

@@ -14,13 +14,11 @@ from torch import Tensor
 from quant.errors import QuantError
 from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, check_range, choose
 from quant.quantizers.fake_quant import fake_quantize, numbers, straight_through
-from quant.quantizers.grid import SMALLEST_SCALE, QParams, positive_levels
+from quant.quantizers.grid import SMALLEST_SCALE, QParams, symmetric_levels, symmetric_qparams
 
 
 class GdrqWeight(WeightQuantizer):
-    """k, group_size (-1: one group), reshape as above; grad "ste" (gradient everywhere) or "clip" (none beyond T);
-    levels "signed" or
-    "seed" (quant.quantizers.grid.positive_levels)."""
+    """k, group_size (-1: one group), reshape as above; grad "ste" (gradient everywhere) or "clip" (none beyond T)."""
 
     def __init__(
         self,
@@ -31,21 +29,20 @@ class GdrqWeight(WeightQuantizer):
         group_size: int = -1,
         grad: str = "ste",
         reshape: int = 0,
-        levels: str = "signed",
     ):
         super().__init__(bits, limit, axis)
-        self.k, self.group_size, self.reshape = (
-            check_range("k", k, 0.0),
-            group_size,
-            check_range("reshape", reshape, 0) or -1,
-        )
-        self.grad, self.levels = choose("grad", grad, "ste", "clip"), choose("levels", levels, "signed", "seed")
+        self.k, self.group_size = check_range("k", k, 0.0), group_size
+        self.reshape = check_range("reshape", reshape, 0) or -1  # without it codes exist before the first batch
+        self.grad = choose("grad", grad, "ste", "clip")
+
+    def levels(self) -> tuple[int, int]:
+        return symmetric_levels(self.bits, limit=self.limit)
 
     def forward(self, weight: Tensor) -> Tensor:
         self.batches += self.training
         return super().forward(weight)
 
-    def start(self, weight: Tensor) -> None:
+    def init_from(self, weight: Tensor) -> None:
         check_groups(self.group_size, weight.shape[self.axis])
 
     def codes(self, weight: Tensor) -> Tensor:
@@ -57,7 +54,7 @@ class GdrqWeight(WeightQuantizer):
 
     def quantize(self, weight: Tensor) -> Tensor:
         scale = self.scale(weight)
-        largest = scale * self._positive()
+        largest = scale * self.levels()[1]
         if self.batches <= self.reshape:
             return clip(weight, largest, self.grad == "ste")
         return fake_quantize(weight, -largest, largest, scale, through=self.grad == "ste")
@@ -65,17 +62,11 @@ class GdrqWeight(WeightQuantizer):
     @torch.no_grad()
     def scale(self, weight: Tensor) -> Tensor:
         largest = grouped_mean(weight.abs(), self.group_size, self.axis) * self.k
-        return (largest / self._positive()).clamp_(min=SMALLEST_SCALE)
-
-    def _positive(self) -> int:
-        return min(positive_levels(self.bits, self.levels), self.limit)
+        return (largest / self.levels()[1]).clamp_(min=SMALLEST_SCALE)
 
 
 class GdrqActivation(ActivationQuantizer):
-    """k, group_size, momentum, reshape as above; levels:
-
-    "signed" counts 2^bits - 1 above zero where values cannot be negative.
-    """
+    """k, group_size, momentum, reshape as above."""
 
     def __init__(
         self,
@@ -87,16 +78,18 @@ class GdrqActivation(ActivationQuantizer):
         group_size: int = -1,
         momentum: float = 1e-3,
         reshape: int = 0,
-        levels: str = "signed",
     ):
         super().__init__(bits, floor, ceiling, signed)
-        self.k, self.group_size, self.reshape = check_range("k", k, 0.0), group_size, check_range("reshape", reshape, 0)
+        self.k, self.group_size = check_range("k", k, 0.0), group_size
+        self.reshape = check_range("reshape", reshape, 0)
         self.momentum = check_range("momentum", momentum, 0.0, 1.0)
-        self.levels = choose("levels", levels, "signed", "seed")
         self.register_buffer("largest", torch.tensor(0.0))  # T: 0-dim, or (1, channels, 1, ..) with groups
 
+    def levels(self) -> tuple[int, int]:
+        return symmetric_levels(self.bits, self.signed)
+
     @torch.no_grad()
-    def watch(self, x: Tensor) -> None:
+    def observe(self, x: Tensor) -> None:
         x = x.clamp(self.floor, self.ceiling) if self.floor == 0.0 else x
         now = agree_mean(self.k * grouped_mean(x.abs(), self.group_size, 1))
         now = now if self.group_size > 0 else now.reshape(())
@@ -106,15 +99,12 @@ class GdrqActivation(ActivationQuantizer):
             self.largest.lerp_(now, self.momentum)
 
     def quantize(self, x: Tensor) -> Tensor:
-        (scale,) = numbers((self.largest / self.positive).clamp(min=SMALLEST_SCALE))
-        lo, hi = (-self.positive * scale if self.signed else 0.0 * scale), self.positive * scale
+        below, above = self.levels()
+        (scale,) = numbers((self.largest / above).clamp(min=SMALLEST_SCALE))
+        lo, hi = (-below * scale if self.signed else 0.0 * scale), above * scale
         if self.batches <= self.reshape:
-            return clip(self.cut(x), hi, False, lo)
-        return fake_quantize(self.cut(x), lo, hi, scale)
-
-    @property
-    def positive(self) -> int:
-        return positive_levels(self.bits, self.levels if self.signed else "unsigned")
+            return clip(self.clamp_to_ceiling(x), hi, False, lo)
+        return fake_quantize(self.clamp_to_ceiling(x), lo, hi, scale)
 
     def grid(self) -> QParams:
         if self.batches <= self.reshape:
@@ -125,7 +115,9 @@ class GdrqActivation(ActivationQuantizer):
             raise QuantError(
                 f"group_size {self.group_size}: activations with one scale a group have no integer form; leave it out"
             )
-        return self.around_zero(max(self.largest.item() / self.positive, SMALLEST_SCALE), self.positive)
+        levels = self.levels()
+        scale = max(self.largest.item() / levels[1], SMALLEST_SCALE)
+        return symmetric_qparams(scale, levels, self.floor, self.ceiling)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         saved = state_dict.get(f"{prefix}largest")

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from quant.errors import QuantError
 
-LEVELS = ("signed", "unsigned", "seed")
 SMALLEST_SCALE = 1e-8  # a zero range must never divide
 # What averages of codes are multiplied with before they are rounded: one in sixteen of a doubled picture's lies halfway
 # between two codes, where the last bit of a float would decide, in every engine otherwise. All of them go away from
@@ -49,8 +48,8 @@ class QParams:
         return (codes.to(torch.float32) - self.zero_point) * self.scale
 
 
-def affine_qparams(lo: float, hi: float, levels: int, ceiling: float = float("inf")) -> QParams:
-    """The grid for values in [lo, hi], with `levels` steps across and real zero exactly on it.
+def affine_qparams(lo: float, hi: float, steps: int, ceiling: float = float("inf")) -> QParams:
+    """The grid for values in [lo, hi], with `steps` steps across and real zero exactly on it.
 
     The range is widened to contain zero and nudged onto the integers (arXiv:1712.05877, section 3.1). `ceiling` is the
     upper bound of a fused ReLU6, applied exactly. Raises QuantError for a range that is not finite.
@@ -58,21 +57,34 @@ def affine_qparams(lo: float, hi: float, levels: int, ceiling: float = float("in
     if not (math.isfinite(lo) and math.isfinite(hi)):
         raise QuantError(f"the range of an activation is {lo} to {hi}: training has diverged; lower the learning rate")
     lo, hi = min(lo, 0.0), max(hi, 0.0)
-    scale = float(np.float32(max((hi - lo) / levels, SMALLEST_SCALE)))
-    zero_point = int(min(max(round(-lo / scale), 0), levels))
-    qmax = levels if ceiling == float("inf") else min(levels, zero_point + round(ceiling / scale))
+    scale = float(np.float32(max((hi - lo) / steps, SMALLEST_SCALE)))
+    zero_point = int(min(max(round(-lo / scale), 0), steps))
+    qmax = steps if ceiling == float("inf") else min(steps, zero_point + round(ceiling / scale))
     return QParams(scale, zero_point, 0, qmax)
 
 
-def positive_levels(bits: int, levels: str = "signed") -> int:
-    """Steps on the positive side of zero: `bits` counts the whole code, sign included, unless a published variant
-    counts otherwise.
+def symmetric_qparams(
+    scale: float, levels: tuple[int, int], floor: float = -float("inf"), ceiling: float = float("inf")
+) -> QParams:
+    """The grid with `levels` steps (below, above) zero; codes start at 0, so the zero point is the steps below.
 
-    "signed"    2^(bits-1) - 1 on either side
-    "unsigned"  2^bits - 1 above zero and none below
-    "seed"      2^bits - 1 on either side: magnitude bits, as the MXNet operators count; a code then takes bits + 1
-    Raises QuantError for another word.
+    `floor` and `ceiling` are the bounds of a fused activation function. Raises QuantError for a scale that is not
+    finite.
     """
-    if levels not in LEVELS:
-        raise QuantError(f"levels: {levels!r} is not one of {', '.join(LEVELS)}")
-    return 2 ** (bits - 1) - 1 if levels == "signed" else 2**bits - 1
+    if not math.isfinite(scale):
+        raise QuantError(f"the scale of an activation is {scale}: training has diverged; lower the learning rate")
+    below, above = levels
+    top = above if ceiling == float("inf") else min(above, round(ceiling / scale))
+    return QParams(float(np.float32(scale)), below, below if floor == 0.0 else 0, below + top)
+
+
+def symmetric_levels(bits: int, signed: bool = True, limit: int = 255) -> tuple[int, int]:
+    """Quantization steps (below, above) zero of a grid that has as many on either side, or none below.
+
+    `bits` counts the whole code, sign included; no side has more than `limit` steps.
+
+    >>> symmetric_levels(4), symmetric_levels(4, signed=False)
+    ((7, 7), (0, 15))
+    """
+    above = min(2 ** (bits - 1) - 1 if signed else 2**bits - 1, limit)
+    return (above if signed else 0), above

@@ -13,8 +13,8 @@ from torch import Tensor
 from quant.errors import QuantError
 from quant.quantizers.base import INF, WeightQuantizer, check_range, choose
 from quant.quantizers.fake_quant import fake_quantize, fake_quantize_weight, numbers
-from quant.quantizers.grid import QParams, positive_levels
-from quant.quantizers.ranges import MovingRange, affine_weight_grid, symmetric_scale
+from quant.quantizers.grid import QParams, symmetric_levels, symmetric_qparams
+from quant.quantizers.ranges import MovingRange, affine_weight_grid, scale_up_to
 
 
 class Int8Weight(WeightQuantizer):
@@ -22,7 +22,6 @@ class Int8Weight(WeightQuantizer):
 
     scheme        "symmetric" or "affine"
     granularity   "channel" or "tensor"
-    levels        quant.quantizers.grid.positive_levels, for the symmetric scheme
     bias_correct  add each channel's mean error back (a variant of the MXNet operator); leaves the grid, so it has no
                   integer form
     """
@@ -34,27 +33,29 @@ class Int8Weight(WeightQuantizer):
         axis: int = 0,
         scheme: str = "symmetric",
         granularity: str = "channel",
-        levels: str = "signed",
         bias_correct: bool = False,
     ):
         super().__init__(bits, limit, axis)
         self.scheme = choose("scheme", scheme, "symmetric", "affine")
         self.granularity = choose("granularity", granularity, "channel", "tensor")
-        self.levels, self.bias_correct = choose("levels", levels, "signed", "seed"), bias_correct
+        self.bias_correct = bias_correct
+
+    def levels(self) -> tuple[int, int]:
+        return symmetric_levels(self.bits, limit=self.limit)
 
     def quantize(self, weight: Tensor) -> Tensor:
         if self.scheme == "symmetric":
             y = fake_quantize_weight(weight, self.scale(weight))
         else:
             y = fake_quantize(weight, *self._affine(weight))
-        return y + (weight - y).mean(self.one_grid(weight), keepdim=True).detach() if self.bias_correct else y
+        return y + (weight - y).mean(self.reduce_dims(weight), keepdim=True).detach() if self.bias_correct else y
 
     @torch.no_grad()
     def scale(self, weight: Tensor) -> Tensor:
         if self.scheme == "affine":
             return self._affine(weight)[-1]
-        qmax = min(positive_levels(self.bits, self.levels), self.limit)
-        return symmetric_scale(weight.abs().amax(dim=self.one_grid(weight, self.granularity), keepdim=True), qmax)
+        largest = weight.abs().amax(dim=self.reduce_dims(weight, self.granularity), keepdim=True)
+        return scale_up_to(largest, self.levels()[1])
 
     def codes(self, weight: Tensor) -> Tensor:
         if self.bias_correct:
@@ -63,18 +64,17 @@ class Int8Weight(WeightQuantizer):
 
     @torch.no_grad()
     def _affine(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        inside = self.one_grid(weight, self.granularity)
-        return affine_weight_grid(
-            weight.amin(inside, keepdim=True), weight.amax(inside, keepdim=True), self.bits, self.limit
-        )
+        dims = self.reduce_dims(weight, self.granularity)
+        lo, hi = weight.amin(dims, keepdim=True), weight.amax(dims, keepdim=True)
+        return affine_weight_grid(lo, hi, self.bits, self.limit)
 
 
 class Int8Activation(MovingRange):
     """Activations on one grid for the tensor.
 
     scheme    "affine" or "symmetric"
-    levels    quant.quantizers.grid.positive_levels, for the symmetric scheme; "unsigned" is for values that cannot be
-              negative
+    unsigned  give values that cannot be negative all steps above zero in the symmetric scheme; off, they have a signed
+              grid too (TensorRT's form)
     delay     training batches during which ranges are tracked and nothing is rounded, in evaluation neither
     momentum, grad  as in MovingRange
     """
@@ -86,17 +86,19 @@ class Int8Activation(MovingRange):
         ceiling: float = INF,
         signed: bool = True,
         scheme: str = "affine",
-        levels: str = "signed",
+        unsigned: bool = False,
         momentum: float = 0.05,
         delay: int = 0,
         grad: str = "clip",
     ):
         super().__init__(bits, floor, ceiling, signed, momentum, choose("grad", grad, "clip", "ste"))
         self.scheme, self.delay = choose("scheme", scheme, "affine", "symmetric"), check_range("delay", delay, 0)
-        positive_levels(bits, levels)
-        self.levels = "signed" if levels == "unsigned" and self.signed else levels
         if scheme == "symmetric":
-            self.signed = self.levels != "unsigned"
+            self.signed = self.signed or not unsigned
+
+    def levels(self) -> tuple[int, int]:
+        """Of the symmetric scheme; an affine grid follows the range."""
+        return symmetric_levels(self.bits, self.signed)
 
     def ready(self) -> bool:
         return self.batches > self.delay
@@ -109,15 +111,15 @@ class Int8Activation(MovingRange):
         if self.scheme == "affine":
             return super().quantize(x)
         (largest,) = numbers(self.hi)
-        positive = positive_levels(self.bits, self.levels)
-        scale = symmetric_scale(largest, positive)
-        lo = 0.0 * scale if self.floor == 0.0 or not self.signed else -positive * scale
+        below, above = self.levels()
+        scale = scale_up_to(largest, above)
+        lo = 0.0 * scale if self.floor == 0.0 or not self.signed else -below * scale
         through = self.grad == "ste"
-        x = self.activate(x) if through else self.cut(x)
-        return fake_quantize(x, lo, positive * scale, scale, relu=self.floor == 0.0, through=through)
+        x = self.activate(x) if through else self.clamp_to_ceiling(x)
+        return fake_quantize(x, lo, above * scale, scale, relu=self.floor == 0.0, through=through)
 
     def grid(self) -> QParams:
         if self.scheme == "affine":
             return super().grid()
-        positive = positive_levels(self.bits, self.levels)
-        return self.around_zero(symmetric_scale(self.hi.item(), positive), positive)
+        levels = self.levels()
+        return symmetric_qparams(scale_up_to(self.hi.item(), levels[1]), levels, self.floor, self.ceiling)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, choose, inner
-from quant.quantizers.fake_quant import at_least, inside, numbers, round_to_grid
-from quant.quantizers.grid import QParams
+from quant.quantizers.fake_quant import at_least, clamp_backward, numbers, round_to_grid
+from quant.quantizers.grid import QParams, symmetric_levels, symmetric_qparams
 
 SMALLEST_STEP = 1e-6
 
@@ -29,7 +29,7 @@ class _LearnedStep(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, y = ctx.saved_tensors
-        dx = inside(grad, x, *ctx.bounds, open_below=True, open_above=True)
+        dx = clamp_backward(grad, x, *ctx.bounds, open_below=True, open_above=True)
         # y / s is round(v) inside and the bound outside, so that all three cases are (g y - dx x) / s
         total = (grad * y).sub_(dx * x).sum_to_size(ctx.shape) if ctx.shape else inner(grad, y) - inner(dx, x)
         return dx, total / ctx.step * ctx.gradient_scale, None, None, None
@@ -40,7 +40,30 @@ def learned_step(x: Tensor, step: Tensor, qn: int, qp: int, gradient_scale: floa
     return _LearnedStep.apply(x, step, qn, qp, gradient_scale)
 
 
-class LsqWeight(WeightQuantizer):
+def signed_levels(bits: int) -> tuple[int, int]:
+    """(Qn, Qp) of signed values: one more step below zero than above, as two's complement has it."""
+    return 2 ** (bits - 1), 2 ** (bits - 1) - 1
+
+
+class _LearnedStepSize:
+    """Mixed into a quantizer whose Parameter `step` is learned."""
+
+    def set_bits(self, bits: int) -> None:
+        """Keep the clipping range: the step widens as levels go."""
+        before = self.levels()[1] if self.bits else None
+        super().set_bits(bits)
+        if before:
+            self.step.data.mul_(before / self.levels()[1])
+
+    def quantize_with(self, x: Tensor, numel: float) -> Tensor:
+        """Fake-quantize x; `numel` values (weights, or features of one image) share the step."""
+        if self.training:
+            self.step.data.clamp_(min=SMALLEST_STEP)
+        qn, qp = self.levels()
+        return learned_step(x, self.step, qn, qp, (numel * qp) ** -0.5)
+
+
+class LsqWeight(_LearnedStepSize, WeightQuantizer):
     """granularity "tensor" (the paper's) or "channel"."""
 
     def __init__(self, bits: int = 4, limit: int = 127, axis: int = 0, granularity: str = "tensor"):
@@ -49,57 +72,35 @@ class LsqWeight(WeightQuantizer):
         self.step = nn.Parameter(torch.tensor(1.0))
 
     def levels(self) -> tuple[int, int]:
-        return min(2 ** (self.bits - 1), self.limit), min(2 ** (self.bits - 1) - 1, self.limit)
+        return tuple(min(steps, self.limit) for steps in signed_levels(self.bits))
 
-    def start(self, weight: Tensor) -> None:
+    def init_from(self, weight: Tensor) -> None:
         size = weight.detach().abs()
-        mean = size.mean() if self.granularity == "tensor" else size.mean(self.one_grid(weight), keepdim=True)
+        mean = size.mean() if self.granularity == "tensor" else size.mean(self.reduce_dims(weight), keepdim=True)
         self.step = nn.Parameter((2.0 * mean / self.levels()[1] ** 0.5).clamp_(min=SMALLEST_STEP))
 
-    def set_bits(self, bits: int) -> None:
-        """Keeps the clipping range: the step widens as levels go."""
-        before = self.levels()[1] if self.bits else None
-        super().set_bits(bits)
-        if before:
-            self.step.data.mul_(before / self.levels()[1])
-
     def quantize(self, weight: Tensor) -> Tensor:
-        if self.training:
-            self.step.data.clamp_(min=SMALLEST_STEP)
-        qn, qp = self.levels()
-        return learned_step(weight, self.step, qn, qp, (weight.numel() / self.step.numel() * qp) ** -0.5)
+        return self.quantize_with(weight, weight.numel() / self.step.numel())
 
     def scale(self, weight: Tensor) -> Tensor:
         return self.step.detach().clamp(min=SMALLEST_STEP)
 
 
-class LsqActivation(ActivationQuantizer):
+class LsqActivation(_LearnedStepSize, ActivationQuantizer):
     def __init__(self, bits: int = 4, floor: float = -INF, ceiling: float = INF, signed: bool = True):
         super().__init__(bits, floor, ceiling, signed)
         self.step = nn.Parameter(torch.tensor(1.0))
 
     def levels(self) -> tuple[int, int]:
-        return (2 ** (self.bits - 1), 2 ** (self.bits - 1) - 1) if self.signed else (0, 2**self.bits - 1)
-
-    def set_bits(self, bits: int) -> None:
-        before = self.levels()[1] if self.bits else None
-        super().set_bits(bits)
-        if before:
-            self.step.data.mul_(before / self.levels()[1])
+        return signed_levels(self.bits) if self.signed else symmetric_levels(self.bits, signed=False)
 
     @torch.no_grad()
-    def watch(self, x: Tensor) -> None:
-        if self.batches == 0:
-            x = x if self.signed else x.clamp(min=0.0)
-            self.step.copy_(agree_mean(2.0 * x.abs().mean() / self.levels()[1] ** 0.5))
+    def init_from(self, x: Tensor) -> None:
+        x = x if self.signed else x.clamp(min=0.0)
+        self.step.copy_(agree_mean(2.0 * x.abs().mean() / self.levels()[1] ** 0.5))
 
     def quantize(self, x: Tensor) -> Tensor:
-        if self.training:
-            self.step.data.clamp_(min=SMALLEST_STEP)
-        qn, qp = self.levels()
-        return learned_step(self.cut(x), self.step, qn, qp, (x.numel() / len(x) * qp) ** -0.5)
+        return self.quantize_with(self.clamp_to_ceiling(x), x.numel() / len(x))
 
     def grid(self) -> QParams:
-        scale, (qn, qp) = max(self.step.item(), SMALLEST_STEP), self.levels()
-        top = qp if self.ceiling == INF else min(qp, round(self.ceiling / scale))
-        return QParams(scale, qn, 0, qn + top)
+        return symmetric_qparams(max(self.step.item(), SMALLEST_STEP), self.levels(), self.floor, self.ceiling)

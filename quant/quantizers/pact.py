@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from quant.errors import QuantError
 from quant.quantizers.base import INF, ActivationQuantizer, agree_mean, check_range, choose, inner, quantiles
-from quant.quantizers.fake_quant import at_least, inside, numbers, round_to_grid
-from quant.quantizers.grid import QParams, positive_levels
+from quant.quantizers.fake_quant import at_least, clamp_backward, numbers, round_to_grid
+from quant.quantizers.grid import QParams, symmetric_levels, symmetric_qparams
 
 SMALLEST_ALPHA = 1e-3
 
 
 class _LearnedClip(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, alpha, levels, signed, lsq):
+    def forward(ctx, x, alpha, steps, signed, lsq):
         ceiling = at_least(*numbers(alpha), SMALLEST_ALPHA)
         ctx.bounds, ctx.signed, ctx.lsq = (-ceiling if signed else 0.0 * ceiling, ceiling), signed, lsq
-        y = round_to_grid(x, *ctx.bounds, ceiling / levels)
+        y = round_to_grid(x, *ctx.bounds, ceiling / steps)
         ctx.save_for_backward(x, y)
         return y
 
@@ -30,20 +30,20 @@ class _LearnedClip(torch.autograd.Function):
     def backward(ctx, grad):
         x, y = ctx.saved_tensors
         lo, hi = ctx.bounds
-        dx = inside(grad, x, lo, hi, open_below=ctx.signed, open_above=True)
+        dx = clamp_backward(grad, x, lo, hi, open_below=ctx.signed, open_above=True)
         # y / alpha is 1 above, -1 below where signed, else 0; inside the rounding error is (y - x) / alpha
         total = inner(grad, y) - inner(dx, x) if ctx.lsq else inner(grad - dx, y)
         return dx, total / hi, None, None, None
 
 
-def learned_clip(x: Tensor, alpha: Tensor, levels: int, signed: bool = False, alpha_grad: str = "paper") -> Tensor:
-    """x clipped at the 0-dim Parameter `alpha` (at 0 below, or at -alpha if `signed`) and rounded to `levels` steps up
+def learned_clip(x: Tensor, alpha: Tensor, steps: int, signed: bool = False, alpha_grad: str = "paper") -> Tensor:
+    """x clipped at the 0-dim Parameter `alpha` (at 0 below, or at -alpha if `signed`) and rounded to `steps` steps up
     to it.
 
     alpha_grad  "paper": only clipped elements pull at alpha; "lsq": rounding errors inside do too, as in
                 arXiv:1902.08153
     """
-    return _LearnedClip.apply(x, alpha, levels, signed, alpha_grad == "lsq")
+    return _LearnedClip.apply(x, alpha, steps, signed, alpha_grad == "lsq")
 
 
 class PactActivation(ActivationQuantizer):
@@ -52,7 +52,6 @@ class PactActivation(ActivationQuantizer):
 
     l2          coefficient of alpha^2 in extra_loss()
     alpha_grad  "paper" or "lsq" (learned_clip)
-    levels      "signed", or "seed" for 2^bits - 1 on either side, where values are signed
     """
 
     def __init__(
@@ -64,33 +63,32 @@ class PactActivation(ActivationQuantizer):
         alpha: float | None = None,
         l2: float = 2e-4,
         alpha_grad: str = "paper",
-        levels: str = "signed",
     ):
         super().__init__(bits, floor, ceiling, signed)
         if alpha is not None and alpha <= 0:
             raise QuantError(f"alpha: {alpha}, must be above 0")
         self.alpha0, self.l2 = alpha, check_range("l2", l2, 0.0)
         self.alpha_grad = choose("alpha_grad", alpha_grad, "paper", "lsq")
-        self.levels = choose("levels", levels, "signed", "seed")
         self.alpha = nn.Parameter(torch.tensor(8.0 if alpha is None else float(alpha)))
 
-    @property
-    def positive(self) -> int:
-        return positive_levels(self.bits, self.levels if self.signed else "unsigned")
+    def levels(self) -> tuple[int, int]:
+        return symmetric_levels(self.bits, self.signed)
 
     @torch.no_grad()
-    def watch(self, x: Tensor) -> None:
-        if self.batches == 0 and self.alpha0 is None:
+    def init_from(self, x: Tensor) -> None:
+        if self.alpha0 is None:
             lo, hi = quantiles(x, 0.001)
             self.alpha.copy_(agree_mean(torch.maximum(hi, -lo) if self.signed else hi))
 
     def quantize(self, x: Tensor) -> Tensor:
         if self.training:
             self.alpha.data.clamp_(min=SMALLEST_ALPHA)  # .data: a step of the optimizer may have crossed zero
-        return learned_clip(self.cut(x), self.alpha, self.positive, self.signed, self.alpha_grad)
+        return learned_clip(self.clamp_to_ceiling(x), self.alpha, self.levels()[1], self.signed, self.alpha_grad)
 
     def grid(self) -> QParams:
-        return self.around_zero(max(self.alpha.item(), SMALLEST_ALPHA) / self.positive, self.positive)
+        levels = self.levels()
+        scale = max(self.alpha.item(), SMALLEST_ALPHA) / levels[1]
+        return symmetric_qparams(scale, levels, self.floor, self.ceiling)
 
     def extra_loss(self) -> Tensor:
         return self.l2 * self.alpha.square()

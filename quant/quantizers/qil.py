@@ -22,8 +22,8 @@ from quant.quantizers.base import (
     inner,
     quantiles,
 )
-from quant.quantizers.fake_quant import Number, at_least, inside, numbers
-from quant.quantizers.grid import QParams, positive_levels
+from quant.quantizers.fake_quant import Number, at_least, clamp_backward, numbers
+from quant.quantizers.grid import QParams, symmetric_levels
 
 SMALLEST_DISTANCE = 1e-3
 
@@ -71,9 +71,9 @@ class _LinearInterval(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (x,), (c, d) = ctx.saved_tensors, ctx.interval
-        dx = inside(grad, x, -(c + d) if ctx.signed else c - d, c + d)
+        dx = clamp_backward(grad, x, -(c + d) if ctx.signed else c - d, c + d)
         if ctx.signed:
-            dx -= inside(grad, x, d - c, c - d, open_below=True, open_above=True)
+            dx -= clamp_backward(grad, x, d - c, c - d, open_below=True, open_above=True)
         dx.mul_(0.5 / d)
         total = inner(dx, torch.sign(x)) if ctx.signed else dx.sum()
         return dx, -total, (c * total - inner(dx, x)) / d, None, None
@@ -122,7 +122,7 @@ class _Interval:
 
 
 class QilWeight(_Interval, WeightQuantizer):
-    """gamma "fixed" at 1 or "learned"; levels "signed" (the paper's count) or "seed" (2^bits - 1 on either side).
+    """gamma "fixed" at 1 or "learned"; levels as in the paper.
 
     The interval starts as [0, reach * rms(w)], but not beyond the largest weight: intervals learn slowly, and two bits
     over all of a bell's tails would leave most weights at zero.
@@ -134,23 +134,20 @@ class QilWeight(_Interval, WeightQuantizer):
         limit: int = 127,
         axis: int = 0,
         gamma: str = "fixed",
-        levels: str = "signed",
         reach: float = 2.0,
     ):
         super().__init__(bits, limit, axis)
         self.reach = check_range("reach", reach, 0.0)
-        self.levels = choose("levels", levels, "signed", "seed")
         self.make_interval()
         # fixed: 1
         self.gamma = nn.Parameter(
             torch.tensor(1.0), requires_grad=choose("gamma", gamma, "fixed", "learned") == "learned"
         )
 
-    @property
-    def positive(self) -> int:
-        return min(positive_levels(self.bits, self.levels), self.limit)
+    def levels(self) -> tuple[int, int]:
+        return symmetric_levels(self.bits, limit=self.limit)
 
-    def start(self, weight: Tensor) -> None:
+    def init_from(self, weight: Tensor) -> None:
         size = weight.detach().abs()
         self.cover(torch.minimum(self.reach * size.square().mean().sqrt(), size.max()))
 
@@ -158,11 +155,11 @@ class QilWeight(_Interval, WeightQuantizer):
         if self.training:
             self.keep_order()
         if self.gamma.requires_grad:
-            return weight_interval(weight, self.c, self.d, self.gamma, self.positive)
-        return signed_interval(weight, self.c, self.d, self.positive)
+            return weight_interval(weight, self.c, self.d, self.gamma, self.levels()[1])
+        return signed_interval(weight, self.c, self.d, self.levels()[1])
 
     def scale(self, weight: Tensor) -> Tensor:
-        return weight.new_tensor(1.0 / self.positive)
+        return weight.new_tensor(1.0 / self.levels()[1])
 
 
 class QilActivation(_Interval, ActivationQuantizer):
@@ -175,27 +172,24 @@ class QilActivation(_Interval, ActivationQuantizer):
         super().__init__(bits, floor, ceiling, signed)
         self.make_interval()
 
-    @property
-    def positive(self) -> int:
-        return positive_levels(self.bits, "signed" if self.signed else "unsigned")
+    def levels(self) -> tuple[int, int]:
+        return symmetric_levels(self.bits, self.signed)
 
-    @torch.no_grad()
-    def watch(self, x: Tensor) -> None:
-        if self.batches == 0:
-            lo, hi = quantiles(x, 0.001)
-            self.cover(agree_mean(torch.maximum(hi, -lo) if self.signed else hi))
+    def init_from(self, x: Tensor) -> None:
+        lo, hi = quantiles(x, 0.001)
+        self.cover(agree_mean(torch.maximum(hi, -lo) if self.signed else hi))
 
     def quantize(self, x: Tensor) -> Tensor:
         if self.training:
             self.keep_order()
         if self.signed:
-            return signed_interval(self.cut(x), self.c, self.d, self.positive)
-        return activation_interval(self.cut(x), self.c, self.d, self.positive)
+            return signed_interval(self.clamp_to_ceiling(x), self.c, self.d, self.levels()[1])
+        return activation_interval(self.clamp_to_ceiling(x), self.c, self.d, self.levels()[1])
 
     def grid(self) -> QParams:
         """Of the transformed values.
 
         The ceiling of a fused ReLU6 acts before the transform, so it does not bound them.
         """
-        q = self.positive
-        return QParams(1.0 / q, q if self.signed else 0, 0, 2 * q if self.signed else q)
+        below, above = self.levels()
+        return QParams(1.0 / above, below, 0, below + above)

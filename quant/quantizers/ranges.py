@@ -40,7 +40,7 @@ class MovingRange(ActivationQuantizer):
         return 1.0 if self.batches == 0 else self.momentum
 
     @torch.no_grad()
-    def watch(self, x: Tensor) -> None:
+    def observe(self, x: Tensor) -> None:
         lo, hi = self.batch_range(x)
         if distributed():
             hi, lo = agree(torch.stack((hi.float(), -lo.float()))).unbind()
@@ -63,10 +63,10 @@ class MovingRange(ActivationQuantizer):
 
     def _device_bounds(self) -> tuple[Tensor, Tensor, Tensor]:
         """The same numbers as _bounds as tensors, without asking the device for a value."""
-        lo, hi, levels = self.lo.double(), self.hi.double(), 2**self.bits - 1
-        scale = ((hi - lo) / levels).clamp(min=SMALLEST_SCALE).float().double()
-        zero_point = torch.round(-lo / scale).clamp(0, levels)
-        qmax = torch.clamp(zero_point + torch.round(self.ceiling / scale), max=levels)
+        lo, hi, steps = self.lo.double(), self.hi.double(), 2**self.bits - 1
+        scale = ((hi - lo) / steps).clamp(min=SMALLEST_SCALE).float().double()
+        zero_point = torch.round(-lo / scale).clamp(0, steps)
+        qmax = torch.clamp(zero_point + torch.round(self.ceiling / scale), max=steps)
         return tuple(bound.float() for bound in (-zero_point * scale, (qmax - zero_point) * scale, scale))
 
 
@@ -75,12 +75,12 @@ def affine_weight_grid(lo: Tensor, hi: Tensor, bits: int, limit: int) -> tuple[T
 
     Codes counted from the zero point stay within -limit..limit: the step grows where 2^bits - 1 of them would not.
     """
-    lo, hi, levels = lo.clamp(max=0.0), hi.clamp(min=0.0), 2**bits - 1
-    scale = torch.maximum((hi - lo) / levels, torch.maximum(hi, -lo) / limit).clamp_(min=SMALLEST_SCALE)
-    zero_point = torch.round(-lo / scale).clamp_(0, levels)
-    return -zero_point.clamp(max=limit) * scale, (levels - zero_point).clamp_(max=limit) * scale, scale
+    lo, hi, steps = lo.clamp(max=0.0), hi.clamp(min=0.0), 2**bits - 1
+    scale = torch.maximum((hi - lo) / steps, torch.maximum(hi, -lo) / limit).clamp_(min=SMALLEST_SCALE)
+    zero_point = torch.round(-lo / scale).clamp_(0, steps)
+    return -zero_point.clamp(max=limit) * scale, (steps - zero_point).clamp_(max=limit) * scale, scale
 
 
-def symmetric_scale(largest, levels: int):
-    """The step of a grid with `levels` steps up to `largest` (a number or a tensor)."""
-    return at_least(largest / levels, SMALLEST_SCALE)
+def scale_up_to(largest, steps: int):
+    """The scale of a grid with `steps` steps from zero to `largest` (a number or a tensor)."""
+    return at_least(largest / steps, SMALLEST_SCALE)

@@ -21,7 +21,7 @@ class SameGrid(Quantizer):
         self.__dict__["of"] = of
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.of.fake_quant or not self.of.ready():
+        if not self.of.fake_quant_enabled or not self.of.ready():
             return x
         with torch.no_grad():
             rounded = self.of.quantize(widen(x.detach()) * HALVES_AWAY).to(x.dtype)

@@ -56,6 +56,9 @@ def parse_spec(text: str) -> Spec:
     """Read a spec; 8 bits where it names none. QuantError where it is not one; methods and options are checked when it
     is used.
 
+    Files of an older version may say `levels=signed`, which is what every method does, or `levels=unsigned`, which is
+    `unsigned=True` of int8 activations.
+
     >>> parse_spec("gdrq:3,k=2.5,group_size=4")
     Spec(method='gdrq', bits=3, options={'k': 2.5, 'group_size': 4})
     """
@@ -69,7 +72,22 @@ def parse_spec(text: str) -> Spec:
     bad = next((name for name, sign, value in pairs if not (name and sign and value)), None)
     if bad is not None:
         raise QuantError(f"{text!r}: write options as name=value, after commas")
-    return Spec(method, int(bits or 8), {name: _value(value) for name, _, value in pairs})
+    values = {name: _value(value) for name, _, value in pairs}
+    return Spec(method, int(bits or 8), _without_levels(text, method, int(bits or 8), values))
+
+
+def _without_levels(text: str, method: str, bits: int, options: dict) -> dict:
+    """The options with what `levels` said in an older version under the names of now."""
+    if "levels" not in options or method not in ("int8", "gdrq", "qil", "pact"):
+        return options
+    rest = {name: value for name, value in options.items() if name != "levels"}
+    if options["levels"] == "seed":
+        wider = Spec(method, bits + 1, rest)
+        more = f"{str(wider)!r} has the same levels on either side of zero" if bits < 8 else "8 bits are the most"
+        raise QuantError(f"{text!r}: the option levels=seed is gone; {more}")
+    if options["levels"] == "unsigned":
+        return rest | {"unsigned": True}
+    return rest if options["levels"] == "signed" else options
 
 
 def weight_quantizer(text: str, limit: int, axis: int) -> WeightQuantizer:

@@ -147,7 +147,7 @@ def test_a_space_of_other_blocks_is_measured_at_a_batch(engine, tmp_path):
 
 def test_settling_gives_batch_norms_the_images_statistics(images):
     small = SmallNetwork()
-    prepare.settle(small, images)
+    quant.recalibrate(small.eval(), [images])
     made = small.body[0](images)
     first = small.body[1]
     assert torch.allclose(first.running_mean, made.mean((0, 2, 3)), atol=1e-6)
@@ -165,7 +165,7 @@ def test_deep_networks_keep_tensors_of_ordinary_size(images):
         conv.weight.data *= 0.5
     with torch.no_grad():
         faded = deep.eval()(images).std().item()
-        prepare.settle(deep, images)
+        quant.recalibrate(deep.eval(), [images])
         assert faded < 1e-8 and 0.5 < deep(images).std().item() < 2
 
 

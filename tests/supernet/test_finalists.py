@@ -21,7 +21,6 @@ from supernet import (
     favourite,
     inherited,
     perturbation_scores,
-    recalibrate,
     top1,
     tune,
 )
@@ -36,7 +35,6 @@ from supernet.finalists import (
     random_feasible,
     unlike,
 )
-from supernet.loop import frozen_statistics
 from tests.spaces import latency_of, tiny_space
 from tests.supernet.test_supernet import CONFIG, PLAN, SPACE, all_choices, batch, images, run, search
 
@@ -49,7 +47,7 @@ def test_perturbation_scores_equal_whole_evaluations_one_change_at_a_time():
     ops, depths = perturbation_scores(net, base, x, y, F.cross_entropy)
 
     def loss(choice):
-        with torch.no_grad(), frozen_statistics(net):
+        with torch.no_grad(), quant.frozen_statistics(net):
             return F.cross_entropy(net(x, choice), y).item()
 
     reference = loss(base)
@@ -157,7 +155,7 @@ def test_tuning_and_recalibration_do_not_depend_on_what_was_drawn_before():
     for drawn in (1, 2):
         graph, _ = tuned(steps=3, before=drawn)
         torch.manual_seed(drawn + 10)
-        recalibrate(graph, [images(8, 1), images(8, 2)])
+        quant.recalibrate(graph, [images(8, 1), images(8, 2)])
         ends.append(graph.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(ends[0].values(), ends[1].values()) if isinstance(a, torch.Tensor))
 
@@ -165,7 +163,7 @@ def test_tuning_and_recalibration_do_not_depend_on_what_was_drawn_before():
 def test_recalibration_leaves_momenta_and_modes_as_they_were():
     graph, _ = tuned(steps=1)
     before = {name: (m.training, getattr(m, "momentum", None)) for name, m in graph.named_modules()}
-    recalibrate(graph, [images(8, 1)])
+    quant.recalibrate(graph, [images(8, 1)])
     assert before == {name: (m.training, getattr(m, "momentum", None)) for name, m in graph.named_modules()}
 
 

@@ -25,7 +25,6 @@ from supernet import (
 )
 from supernet.finalists import path_latency
 from supernet.inherit import hand_down, inherit
-from supernet.loop import frozen_statistics
 from supernet.samplers import Gates, largest
 from tests import ROOT
 from tests.spaces import latency_of, tiny_space
@@ -160,7 +159,7 @@ def test_held_out_pictures_leave_no_statistics():
     choice = fair_choice(SPACE, 0, 0)
     net(images(), choice)
     before = {k: v.clone() for k, v in net.named_buffers() if "num_batches" not in k}
-    with frozen_statistics(net):
+    with quant.frozen_statistics(net):
         net(5 * images(seed=1), choice)
     assert all(torch.equal(before[k], v) for k, v in net.named_buffers() if k in before)
     net(5 * images(seed=1), choice)

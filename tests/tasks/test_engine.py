@@ -60,9 +60,13 @@ class Watched(Classification):
         if step == self.stop_at:
             raise Stopped
         bn = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
-        quantizer = next((m for m in model.modules() if hasattr(m, "observe")), None)
+        quantizer = next((m for m in model.modules() if hasattr(m, "observer_enabled")), None)
         self.seen.append(
-            (quantizer is not None and quantizer.fake_quant, quantizer is not None and quantizer.observe, bn.training)
+            (
+                quantizer is not None and quantizer.fake_quant_enabled,
+                quantizer is not None and quantizer.observer_enabled,
+                bn.training,
+            )
         )
         loss, logs = super().train_step(model, batch)
         return (loss * math.nan if step == self.nan_at else loss), logs

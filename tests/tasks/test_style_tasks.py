@@ -13,7 +13,7 @@ import quant
 from common.runs import Run
 from quant import QuantConfig, Schedule
 from tasks import Recipe, fit, parts
-from tasks.cyclegan import CycleGan, steady
+from tasks.cyclegan import CycleGan
 from tasks.folders import CHANNELS
 from tasks.kinds import KINDS, Choices
 from tasks.pix2pix import Pix2Pix
@@ -270,7 +270,7 @@ def test_passes_beside_the_own_collection_leave_statistics_and_ranges_alone():
     a, b = both(batch(4))
     graph.a_to_b(a), graph.b_to_a(b)
     before = {name: value.clone() for name, value in graph.state_dict().items() if isinstance(value, torch.Tensor)}
-    with steady(graph):
+    with quant.frozen_statistics(graph, dropout=True):
         (graph.a_to_b(3 * b).sum() + graph.b_to_a(3 * a).sum()).backward()
     after = graph.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items() if "num_batches" not in name)

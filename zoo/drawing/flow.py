@@ -4,7 +4,7 @@ import networkx as nx
 from torch import fx, nn
 
 from quant.attach import ops
-from quant.attach.placement import node_names
+from quant.attach.groups import node_names
 from quant.errors import QuantError
 from quant.quantizers import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer, SameGrid
 

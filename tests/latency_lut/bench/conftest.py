@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from latency_lut import prepare
+import quant
 from tests.latency_lut.small import SmallNetwork
 
 
@@ -9,5 +9,5 @@ from tests.latency_lut.small import SmallNetwork
 def model(images):
     torch.manual_seed(0)
     small = SmallNetwork()
-    prepare.settle(small, images)
+    quant.recalibrate(small.eval(), [images])
     return small

@@ -70,6 +70,7 @@ def test_overrides_are_written_as_objects():
         ({"activation": "int8:1"}, "activation: 'int8:1': bits: 1"),
         ({"activation": "int8:four"}, "activation: 'int8:four': 'four' is no number of bits"),
         ({"residual": "int8,x=1"}, "residual:.*no option 'x'"),
+        ({"weight": "qil:3,levels=seed"}, "weight: 'qil:3,levels=seed': the option levels=seed is gone; 'qil:4' has"),
         ({"gradient": "int8:8"}, "gradient:.*'int8' does not quantize gradients"),
         ({"engine": "tensorrt"}, "engine: 'tensorrt' is not one of reference,"),
         ({"op_types": "conv"}, "op_types: 'conv'; write a list"),

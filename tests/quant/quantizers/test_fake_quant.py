@@ -15,19 +15,19 @@ from quant.quantizers.grid import QParams, affine_qparams
 
 def test_affine_grid_has_the_papers_numbers():
     # arXiv:1712.05877: 2 bits, lo = -1, hi = 2 gives scale 1, zero point 1
-    grid = affine_qparams(-1.0, 2.0, levels=3)
+    grid = affine_qparams(-1.0, 2.0, steps=3)
     assert (grid.scale, grid.zero_point) == (1.0, 1)
 
 
 def test_affine_grid_is_nudged_so_that_zero_is_exact():
-    grid = affine_qparams(-1.0, 2.1, levels=3)
+    grid = affine_qparams(-1.0, 2.1, steps=3)
     assert grid.scale == pytest.approx(3.1 / 3)
     assert grid.zero_point == 1
     assert grid.dequantize(torch.tensor([1], dtype=torch.uint8)).item() == 0.0
 
 
 def test_a_range_above_zero_is_widened_to_zero():
-    grid = affine_qparams(0.5, 2.0, levels=3)
+    grid = affine_qparams(0.5, 2.0, steps=3)
     assert grid.zero_point == 0
     assert grid.scale == pytest.approx(2 / 3)
 
@@ -51,14 +51,14 @@ def test_values_in_range_come_back_within_half_a_step(values, levels):
 
 
 def test_a_relu6_ceiling_is_exact_below_the_top_code():
-    grid = affine_qparams(-4.0, 8.0, levels=127, ceiling=6.0)
+    grid = affine_qparams(-4.0, 8.0, steps=127, ceiling=6.0)
     assert grid.qmax == grid.zero_point + round(6.0 / grid.scale) < 127
     assert grid.highest == pytest.approx(6.0, abs=grid.scale / 2)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_codes_end_at_the_last_level(bits):
-    grid = affine_qparams(0.0, 1.0, levels=2**bits - 1)
+    grid = affine_qparams(0.0, 1.0, steps=2**bits - 1)
     assert grid.quantize(torch.tensor([0.0, 1.0, 2.0])).tolist() == [0, 2**bits - 1, 2**bits - 1]
 
 
@@ -147,7 +147,7 @@ def test_evaluation_changes_no_buffer():
 )
 def test_switched_off_it_is_the_fused_activation(floor, ceiling, act):
     quantizer = Int8Activation(8, floor, ceiling)
-    quantizer.fake_quant = False
+    quantizer.fake_quant_enabled = False
     x = 10 * torch.randn(50)
     assert torch.equal(quantizer(x), act(x))
 
@@ -195,10 +195,10 @@ def test_channels_last_is_kept():
 def test_the_switches_travel_in_the_state_dict():
     quantizer = Int8Activation()
     quantizer(torch.randn(10))
-    quantizer.observe = quantizer.fake_quant = False
+    quantizer.observer_enabled = quantizer.fake_quant_enabled = False
     new = Int8Activation()
     new.load_state_dict(quantizer.state_dict())
-    assert (new.observe, new.fake_quant, new.hi.item()) == (False, False, quantizer.hi.item())
+    assert (new.observer_enabled, new.fake_quant_enabled, new.hi.item()) == (False, False, quantizer.hi.item())
 
 
 def test_grids_quantize_to_codes_within_bounds():

@@ -54,6 +54,17 @@ def test_specs_round_trip():
         assert parse_spec(str(parse_spec(spec))) == parse_spec(spec)
 
 
+def test_older_files_may_still_say_levels():
+    assert parse_spec("gdrq:3,levels=signed,k=2") == parse_spec("gdrq:3,k=2")
+    assert parse_spec("int8:8,scheme=symmetric,levels=unsigned") == parse_spec("int8:8,scheme=symmetric,unsigned=True")
+    with pytest.raises(QuantError, match="int8:4,levels=seed.* is gone; 'int8:5' has the same levels"):
+        parse_spec("int8:4,levels=seed")
+    with pytest.raises(QuantError, match="levels=seed is gone; 8 bits are the most"):
+        parse_spec("int8,levels=seed")
+    with pytest.raises(QuantError, match="lsq has no option 'levels'"):
+        weight_quantizer("lsq:4,levels=signed", 127, 0)
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()

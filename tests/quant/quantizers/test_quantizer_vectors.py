@@ -51,11 +51,12 @@ def one_by_channels(w: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "levels"), [("int8_w_pertensor seed L=2^b-1", "seed"), ("int8_w_pertensor std L=2^(b-1)-1", "signed")]
+    ("name", "bits"), [("int8_w_pertensor seed L=2^b-1", 3), ("int8_w_pertensor std L=2^(b-1)-1", 2)]
 )
-def test_int8_weights(name, levels):
+def test_int8_weights(name, bits):
+    """The MXNet operators count the bits of the magnitude: their 2 bits are 3 with the sign."""
     v = vector(name)
-    quantizer = Int8Weight(2, levels=levels)
+    quantizer = Int8Weight(bits)
     y, dw = run(quantizer, one_by_channels(v["w"]))
     close(y[0], v["out"])
     close(quantizer.scale(one_by_channels(v["w"])).item(), v["step"])
@@ -65,13 +66,13 @@ def test_int8_weights(name, levels):
 
 def test_int8_weights_by_channel():
     v = vector("int8_w_perchannel L=3 (eps 1e-6)")
-    close(Int8Weight(2, levels="seed")(v["w"]), v["out"], rel=3e-6)  # the operator adds 1e-6 to each maximum
+    close(Int8Weight(3)(v["w"]), v["out"], rel=3e-6)  # the operator adds 1e-6 to each maximum
 
 
 def test_int8_bias_correction():
     v = vector("int8_w bias_correct (python only)")
     w = vector("int8_w_perchannel L=3 (eps 1e-6)")["w"]
-    y = Int8Weight(2, levels="seed", bias_correct=True)(w)
+    y = Int8Weight(3, bias_correct=True)(w)
     close(y, v["out"], rel=1e-5)
     close(y.mean(1), v["mean_in"])
 
@@ -93,7 +94,7 @@ def test_int8_symmetric_activations_follow_the_largest_value():
 @pytest.mark.parametrize(("grad", "expected"), [("ste", "grad_ste"), ("clip", "grad_clip_le")])
 def test_int8_symmetric_activations(grad, expected):
     v = vector("int8_act T=4 L=15")
-    quantizer = Int8Activation(4, scheme="symmetric", levels="seed", grad=grad)
+    quantizer = Int8Activation(5, scheme="symmetric", grad=grad)
     quantizer(torch.tensor([4.0]))
     y, dx = run(quantizer.eval(), v["x"])
     close(y, v["out"])
@@ -272,13 +273,13 @@ def test_qil_weights(gamma):
 
 def test_qil_two_bits_are_ternary():
     x = vector("qil w c=.5 d=.3 gamma=1 q=3")["x"]
-    y, *_ = interval(weight_interval, x, 1.0, QilWeight(2).positive)
+    y, *_ = interval(weight_interval, x, 1.0, QilWeight(2).levels()[1])
     close(y, vector("qil w same, paper q=2^(2-1)-1=1")["out"])
 
 
 def test_qil_activations():
     v = vector("qil act q=3")
-    y, dx, dc, dd = interval(activation_interval, v["x"], None, QilActivation(2, signed=False).positive)
+    y, dx, dc, dd = interval(activation_interval, v["x"], None, QilActivation(2, signed=False).levels()[1])
     for got, name in ((y, "out"), (dx, "dx"), (dc, "dc"), (dd, "dd")):
         close(got, v[name])
     fine, *_ = interval(activation_interval, v["x"], None, 10**9)
@@ -296,7 +297,7 @@ def test_qil_prunes_below_and_clips_above_its_thresholds():
 def test_qil_starts_where_small_weights_are_small():
     v = vector("qil seed cxx init c=0 d=max: transform of tiny values")
     quantizer = QilWeight(8)
-    quantizer.start(v["x"])
+    quantizer.init_from(v["x"])
     ours = quantizer(v["x"]).detach()
     assert abs(v["transformed"][3]) > 0.5  # the published start maps 0.01 to 0.505
     close(ours, v["x"], rel=1.0 / 127)
@@ -307,20 +308,20 @@ def test_qil_starts_where_small_weights_are_small():
 
 def test_gdrq_weights():
     v = vector("gdrq w k=2 L=3")
-    quantizer = GdrqWeight(2, k=2.0, levels="seed")
+    quantizer = GdrqWeight(3, k=2.0)
     y, dw = run(quantizer, v["w"])
     close(y, v["out"])
     close(dw, v["dw_ste"])
     close(quantizer.scale(v["w"]).item() * 3, v["T"])
-    _, dw = run(GdrqWeight(2, k=2.0, levels="seed", grad="clip"), v["w"])
+    _, dw = run(GdrqWeight(3, k=2.0, grad="clip"), v["w"])
     close(dw, v["dw_clip"])
-    close(GdrqWeight(2, k=2.0, levels="seed", reshape=10)(v["w"]), v["clip_only"])
+    close(GdrqWeight(3, k=2.0, reshape=10)(v["w"]), v["clip_only"])
 
 
 def test_gdrq_groups():
     v = vector("gdrq group_size=2 (4 filters) k=2")
     w = torch.tensor([[1, -1], [3, -1], [0.1, 0.3], [0.25, -0.15]], dtype=DOUBLE)
-    quantizer = GdrqWeight(2, k=2.0, group_size=2, levels="seed")
+    quantizer = GdrqWeight(3, k=2.0, group_size=2)
     close(quantizer(w), v["out"])
     close(quantizer.scale(w).flatten()[::2] * 3, v["T"])
 

@@ -19,7 +19,7 @@ from quant.quantizers import qil as qil_file
 from quant.quantizers.base import quantiles
 from quant.quantizers.ranges import MovingRange
 
-WEIGHTS = """int8:8 int8:3 int8:4,scheme=affine int8:4,granularity=tensor int8:2,levels=seed fqn:4
+WEIGHTS = """int8:8 int8:3 int8:4,scheme=affine int8:4,granularity=tensor fqn:4
     fqn:2,granularity=tensor dorefa:3
     dorefa:1 dorefa:2,weight_grad=through_max qil:4 qil:2,gamma=learned gdrq:3 gdrq:3,group_size=2,grad=clip
     lsq:4 lsq:2,granularity=channel""".split()
@@ -36,7 +36,7 @@ SIGNS = [
 def a_weight(spec: str, shape=(8, 4, 3, 3), seed: int = 0, axis: int = 0):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     quantizer = weight_quantizer(spec, 127, axis)
-    quantizer.start(weight)
+    quantizer.init_from(weight)
     return quantizer, weight.requires_grad_()
 
 
@@ -49,11 +49,6 @@ def an_activation(spec: str, sign=(-math.inf, True), shape=(4, 8, 6, 6), seed: i
     return quantizer, x
 
 
-def most_values(quantizer) -> int:
-    """How many values a grid may have: 2^bits, one more where a variant counts bits without the sign."""
-    return 2 ** (quantizer.bits + (getattr(quantizer, "levels", "") == "seed"))
-
-
 # weights
 
 
@@ -62,7 +57,7 @@ def test_weights_keep_shape_and_dtype_on_few_values_with_finite_gradients(spec):
     quantizer, weight = a_weight(spec)
     y = quantizer(weight)
     assert (y.shape, y.dtype) == (weight.shape, weight.dtype)
-    assert max(len(torch.unique(y[c])) for c in range(len(y))) <= most_values(quantizer)
+    assert max(len(torch.unique(y[c])) for c in range(len(y))) <= 2**quantizer.bits
     (y * torch.randn_like(y)).sum().backward()
     assert weight.grad.isfinite().all() and weight.grad.any()
     for parameter in (p for p in quantizer.parameters() if p.requires_grad):
@@ -82,7 +77,7 @@ def test_weights_are_their_codes_times_their_scale(spec):
 def test_constant_weights_stay_finite(spec, value):
     weight = torch.full((4, 2, 1, 1), value, requires_grad=True)
     quantizer = weight_quantizer(spec, 127, 0)
-    quantizer.start(weight)
+    quantizer.init_from(weight)
     y = quantizer(weight)
     y.sum().backward()
     assert y.isfinite().all() and weight.grad.isfinite().all()
@@ -112,7 +107,7 @@ def test_weights_on_a_standing_grid_stay_where_they_are(spec):
 def test_quantizing_keeps_the_order_of_weights(method, values, bits):
     quantizer = weight_quantizer(f"{method}:{bits}", 127, 0)
     weight = torch.tensor([sorted(values)])
-    quantizer.start(weight)
+    quantizer.init_from(weight)
     assert (quantizer(weight).diff() >= -1e-6).all()
 
 
@@ -120,7 +115,7 @@ def test_quantizing_keeps_the_order_of_weights(method, values, bits):
 def test_eight_bits_keep_to_the_codes_of_an_engine_that_adds_in_sixteen(spec):
     weight = torch.rand(4, 2, 3, 3) + 0.1
     quantizer = weight_quantizer(spec, 63, 0)
-    quantizer.start(weight)
+    quantizer.init_from(weight)
     assert quantizer.codes(weight).abs().max() <= 63
 
 
@@ -136,9 +131,15 @@ def test_what_has_no_integer_form_says_why():
     groups, x = an_activation("gdrq:4,group_size=2")
     with pytest.raises(QuantError, match="one scale a group"):
         groups.qparams()
-    wide, x = an_activation("int8:8,scheme=symmetric,levels=seed")
-    with pytest.raises(QuantError, match="do not fit 8-bit codes"):
-        wide.qparams()
+
+
+@pytest.mark.parametrize("spec", ["int8:3", "gdrq:3", "qil:3", "lsq:3", "dorefa:3", "dorefa:1", "lsq:8", "int8:8"])
+def test_codes_of_weights_lie_within_their_levels(spec):
+    quantizer, weight = a_weight(spec)
+    below, above = quantizer.levels()
+    codes = quantizer.codes(10 * weight if spec.startswith("lsq") else weight)
+    assert -below <= codes.min() and codes.max() <= above
+    assert max(-codes.min() / below, codes.max() / above) == 1.0
 
 
 # activations
@@ -151,7 +152,7 @@ def test_activations_keep_shape_and_dtype_on_few_values_with_finite_gradients(sp
     x.requires_grad_()
     y = quantizer(x)
     assert (y.shape, y.dtype) == (x.shape, x.dtype)
-    assert len(torch.unique(y)) <= most_values(quantizer) * (4 if "group" in spec else 1)
+    assert len(torch.unique(y)) <= 2**quantizer.bits * (4 if "group" in spec else 1)
     if sign[0] == 0.0:
         assert y.min() >= 0
     (y * torch.randn_like(y)).sum().backward()
@@ -171,6 +172,25 @@ def test_activations_lie_on_the_grid_they_name(spec, sign):
         assert (grid.dequantize(grid.quantize(x)) - y).abs().max() <= 1.001 * grid.scale
         # only where a tie went the other way
         assert ((grid.dequantize(grid.quantize(x)) - y).abs() > 1e-5).float().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("spec", "signed", "levels"),
+    [
+        ("int8:4,scheme=symmetric", True, (7, 7)),
+        ("int8:4,scheme=symmetric", False, (7, 7)),
+        ("int8:4,scheme=symmetric,unsigned=True", True, (7, 7)),
+        ("int8:4,scheme=symmetric,unsigned=True", False, (0, 15)),
+        *((f"{method}:4", True, (7, 7)) for method in ("pact", "qil", "gdrq", "dorefa")),
+        *((f"{method}:4", False, (0, 15)) for method in ("pact", "qil", "gdrq", "dorefa", "lsq")),
+        ("lsq:4", True, (8, 7)),
+    ],
+)
+def test_levels_are_the_steps_below_and_above_zero(spec, signed, levels):
+    quantizer, x = an_activation(spec, (-math.inf, signed))
+    assert quantizer.levels() == levels
+    grid = quantizer.qparams()
+    assert (grid.zero_point - grid.qmin, grid.qmax - grid.zero_point) == levels
 
 
 @pytest.mark.parametrize("sign", SIGNS)
@@ -301,7 +321,7 @@ def test_gradients_beyond_the_range_stop_at_a_fused_relu(scheme, ceiling):
 @pytest.mark.parametrize("spec", ["pact:4", "lsq:4", "qil:4"])
 def test_learned_ranges_stay_in_bounds_while_nothing_is_observed(spec):
     quantizer, x = an_activation(spec, (0.0, False))
-    quantizer.observe = False
+    quantizer.observer_enabled = False
     optimizer = torch.optim.SGD(quantizer.parameters(), lr=1.0)
     for _ in range(20):
         optimizer.zero_grad()
@@ -325,7 +345,7 @@ def test_a_delay_tracks_ranges_and_rounds_nothing():
     assert quantizer.hi.item() == x.max().item()
     with pytest.raises(QuantError, match="still in its delay"):
         quantizer.qparams()
-    quantizer.observe = False  # time passes all the same
+    quantizer.observer_enabled = False  # time passes all the same
     assert len(quantizer.train()(x).unique()) <= 4
 
 
@@ -380,7 +400,7 @@ def test_gdrq_spreads_a_bell_over_its_levels():
 def test_lsq_starts_and_learns_as_published():
     weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     quantizer = weight_quantizer("lsq:3", 127, 0)
-    quantizer.start(weight)
+    quantizer.init_from(weight)
     assert quantizer.step.item() == pytest.approx(2 * weight.abs().mean().item() / math.sqrt(3))
     g = torch.randn_like(weight)
     (quantizer(weight) * g).sum().backward()
