@@ -6,23 +6,20 @@
 * Up to 64 px the stem has stride 1. *Nominal* strides still count it as 2, so that the names of feature maps and of
   `output_stride` do not depend on the input size.
 * `output_stride` 8 or 16 dilates: the network computes the same function as the strided one, on a finer grid.
-* `load_released(path)` reads the weights that the paper's authors published.
+* `zoo.released` reads the weights that the paper's authors published.
 """
 
 import argparse
-import io
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from common.cli import guard
 from common.errors import UserError
-from common.files import read_bytes
 from nas.arch import SHIPPED, Architecture, BlockSpec, find_file, resolve
 from nas.blocks import build_block, build_head, build_stem, init_weights
-from nas.cost import cost, table
+from nas.cost import table
 from nas.spaces import frostnet_head, frostnet_stem, scaled
 
 # One row a block: kernel_size, out_channels at width 1, expand_ratio, squeeze_factor, stride.
@@ -93,7 +90,7 @@ def tapped(x: Tensor, blocks: Iterable[nn.Module], taps: Container[int]) -> list
     return features
 
 
-def _nominal_strides(specs: tuple[BlockSpec, ...]) -> list[int]:
+def nominal_strides(specs: tuple[BlockSpec, ...]) -> list[int]:
     """Stride of each block's output relative to the picture, the stem counted as 2."""
     strides = [2]
     for spec in specs:
@@ -103,7 +100,7 @@ def _nominal_strides(specs: tuple[BlockSpec, ...]) -> list[int]:
 
 def _taps(specs: tuple[BlockSpec, ...]) -> dict[int, int]:
     """Index of the last block of each nominal stride from 4 on -> that stride."""
-    last = {stride: i for i, stride in enumerate(_nominal_strides(specs)) if stride >= 4}
+    last = {stride: i for i, stride in enumerate(nominal_strides(specs)) if stride >= 4}
     return {i: stride for stride, i in last.items()}
 
 
@@ -114,7 +111,7 @@ def _blocks(specs: tuple[BlockSpec, ...], output_stride: int) -> list[nn.Module]
     y'[d s i] = sum_k w[k] x'[d s i + d k]: the block itself keeps d, its successors get d s.
     """
     blocks, dilation = [], 1
-    for spec, stride in zip(specs, _nominal_strides(specs)):
+    for spec, stride in zip(specs, nominal_strides(specs)):
         strided = stride <= output_stride
         blocks.append(build_block(spec, dilation, strided))
         dilation *= 1 if strided else spec.stride
@@ -182,128 +179,15 @@ def _known(runs: str | Path) -> list[str]:
     return made + sorted(p.stem for p in SHIPPED.glob("*.json")) + list(PUBLISHED)
 
 
-# ---- the authors' weights ----------------------------------------------------------------------------------
-
-# The convolutions of a bottleneck as they are called here and in the released checkpoints.
-_RELEASED = {"squeeze": "squeeze_conv", "expand": "conv1", "depthwise": "conv2", "project": "reduce_conv"}
-
-
-def load_released(path: str | Path, name: str | None = None) -> FrostNet:
-    """The FrostNet in a float checkpoint of the paper's authors, for 224 px, in evaluation mode.
-
-    Reads a state dict or what timm's training saves, where averaged weights are preferred; nothing in the file is
-    executed. Which of the published networks it is, and for how many classes, follows from the shapes, unless `name`
-    says which one it must be. Raises UserError where the file is not a checkpoint, or a name or a shape in it is not
-    that network's.
-    """
-    if name is not None and name not in PUBLISHED:
-        raise UserError(f"name: {name!r}, must be one of {', '.join(PUBLISHED)}")
-    weights = _released_weights(path)
-    model = FrostNet(_released_architecture(path, weights, PUBLISHED if name is None else (name,)))
-    broken = [key for key, value in weights.items() if not value.isfinite().all()]
-    if broken:
-        raise UserError(f"{path}: {broken[0]} holds values that are not finite; get the file again")
-    model.load_state_dict({ours: weights[theirs] for ours, theirs in released_names(model).items()})
-    return model.eval()
-
-
-def released_names(model: FrostNet) -> dict[str, str]:
-    """The names in a published FrostNet's state dict -> those in the released checkpoints."""
-    specs = model.arch.blocks
-    # strides 2 and 4 are stage 1, 8 is 2 ..
-    stages = [max(1, stride.bit_length() - 2) for stride in _nominal_strides(specs[:-1])] + [5]
-    modules = {"stem": "conv1", "head.conv": "last_layer"}
-    for i, stage in enumerate(stages):
-        block = f"layer{stage}.{stages[:i].count(stage)}"
-        modules |= {f"blocks.{i}.{ours}": f"{block}.{theirs}" for ours, theirs in _RELEASED.items()}
-    return {key: _released_name(key, modules) for key in model.state_dict()}
-
-
-def _released_name(key: str, modules: dict[str, str]) -> str:
-    module, layer, field = key.rsplit(".", 2)
-    if layer == "classifier":
-        return f"classifier.2.{field}"
-    return f"{modules[module]}.conv.{('conv', 'bn').index(layer)}.{field}"
-
-
-def _released_weights(path: str | Path) -> dict:
-    """The state dict in a file, without the prefix that distributed training gives its names."""
-    data = read_bytes(path)
-    try:
-        # timm keeps its options in one: attributes, no code
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds, and where a file holds code advises to run it
-        mend = "get the file again, or save its state_dict alone"
-        raise UserError(
-            f"{path}: not a checkpoint that can be read without running code ({type(error).__name__}); {mend}"
-        ) from error
-    if not isinstance(saved, dict):
-        raise UserError(f"{path}: holds a {type(saved).__name__}, must be a checkpoint's dict of weights")
-    weights = next(
-        (saved[key] for key in ("state_dict_ema", "state_dict") if isinstance(saved.get(key), dict) and saved[key]),
-        saved,
-    )
-    prefix = "module." if all(str(key).startswith("module.") for key in weights) else ""
-    return {str(key).removeprefix(prefix): value for key, value in weights.items()}
-
-
-def _released_architecture(path: str | Path, weights: dict, names: Iterable[str]) -> Architecture:
-    """That one of the published networks `names` whose weights these are; no two have the same number of parameters."""
-    classifier = weights.get("classifier.2.weight")
-    if not isinstance(classifier, Tensor) or classifier.dim() != 4:
-        words = "missing" if classifier is None else _shape(classifier)
-        raise UserError(
-            f"{path}: classifier.2.weight: {words}, must be (classes, channels, 1, 1); this is no released FrostNet"
-        )
-    params = sum(
-        value.numel()
-        for key, value in weights.items()
-        if key.endswith((".weight", ".bias")) and isinstance(value, Tensor)
-    )
-    candidates = [architecture(*PUBLISHED[name], num_classes=len(classifier)) for name in names]
-    arch = min(candidates, key=lambda arch: abs(cost(arch).params - params))
-    unlike = _differences({key: _shape(value) for key, value in weights.items()}, arch)
-    if unlike:
-        words, more = "; ".join(unlike[:3]), f"; and {len(unlike) - 3} more" if len(unlike) > 3 else ""
-        mend = "name another published network, or give a float checkpoint by the paper's authors"
-        raise UserError(f"{path}: does not fit {arch.name}: {words}{more}; {mend}")
-    return arch
-
-
-def _differences(found: dict[str, tuple | str], arch: Architecture) -> list[str]:
-    """How the names and shapes in a file differ from those of a network, in words."""
-    with torch.device("meta"):  # shapes, no numbers
-        model = FrostNet(arch)
-    names, state = released_names(model), model.state_dict()
-    wanted = {names[key]: tuple(value.shape) for key, value in state.items()}
-    missing = [f"{key}: missing" for key in wanted if key not in found]
-    unlike = [
-        f"{key}: {found[key]}, must be {shape}" for key, shape in wanted.items() if found.get(key, shape) != shape
-    ]
-    return missing + unlike + [f"{key}: unexpected" for key in found if key not in wanted]
-
-
-def _shape(value: object) -> tuple | str:
-    """A tensor's shape; for what is no ordinary tensor, what it is instead."""
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    return (
-        tuple(value.shape)
-        if value.layout == torch.strided and not value.is_quantized
-        else f"{value.dtype} ({value.layout})"
-    )
-
-
 @guard
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("frostnet.py", description="Show rows and cost of a network, by file or name.")
     parser.add_argument("arch", nargs="?", default="frostnet_small_1_0", help=f"for example {', '.join(PUBLISHED)}")
-    parser.add_argument(
-        "--released", metavar="FILE", help="a checkpoint by the paper's authors: show which network it is"
-    )
+    parser.add_argument("--released", metavar="FILE", help="has moved: python -m zoo released FILE")
     args = parser.parse_args(argv)
-    print(table(load_released(args.released).arch if args.released else find(args.arch)))
+    if args.released:
+        raise UserError(f"--released: has moved; run python -m zoo released {args.released}")
+    print(table(find(args.arch)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """python -m zoo graph: where quantizers go in a network, as a table and as pictures. python -m zoo list: the
-networks.
+networks. python -m zoo released: which network a checkpoint by FrostNet's authors holds.
 """
 
 import argparse
@@ -19,11 +19,13 @@ import zoo
 from common.cli import guard
 from common.errors import UserError
 from common.files import write_bytes, write_json
+from nas.cost import table as cost_table
 from quant.attach.graph_pass import trace
 from quant.attach.settings import load_settings
 from zoo import detectors, generators, segmenters
 from zoo.drawing import as_dot, as_json, graph_figure
 from zoo.generators import discriminators
+from zoo.released import load_released
 
 COLUMNS = ("node", "op", "weight", "gradient", "reads", "makes", "reason")
 LAYERS = ("conv", "linear", "deconv")
@@ -35,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if args.command == "list":
         print(_names())
+    elif args.command == "released":
+        print(cost_table(load_released(args.file).arch))
     else:
         _check(args)
         _fill_in(args)
@@ -167,6 +171,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m zoo", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="names that --model takes, beside files and runs")
+    released = commands.add_parser("released", help="show rows and cost of the network in a checkpoint by its authors")
+    released.add_argument("file", metavar="FILE")
     graph = commands.add_parser(
         "graph", help="attach quantizers by settings: a table of every node, pictures, DOT and JSON"
     )
