@@ -10,13 +10,13 @@
 * `zoo.released` reads the weights that the paper's authors published.
 """
 
-import argparse
 from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from common.cli import guard
+from common.cli import guard, option, parse
 from common.errors import UserError
 from nas.arch import SHIPPED, Architecture, BlockSpec, find_file, resolve
 from nas.blocks import build_block, build_head, build_stem, init_weights
@@ -180,15 +180,22 @@ def _known(runs: str | Path) -> list[str]:
     return made + sorted(p.stem for p in SHIPPED.glob("*.json")) + list(PUBLISHED)
 
 
+@dataclass(frozen=True)
+class Config:
+    """The arguments of the program."""
+
+    arch: str = option("frostnet_small_1_0", f"for example {', '.join(PUBLISHED)}", positional=True)
+    released: str | None = option(None, "has moved: python -m zoo released FILE")
+
+    def __post_init__(self):
+        if self.released:
+            raise UserError(f"--released: has moved; run python -m zoo released {self.released}")
+
+
 @guard
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("frostnet.py", description="Show rows and cost of a network, by file or name.")
-    parser.add_argument("arch", nargs="?", default="frostnet_small_1_0", help=f"for example {', '.join(PUBLISHED)}")
-    parser.add_argument("--released", metavar="FILE", help="has moved: python -m zoo released FILE")
-    args = parser.parse_args(argv)
-    if args.released:
-        raise UserError(f"--released: has moved; run python -m zoo released {args.released}")
-    print(table(find(args.arch)))
+    config = parse(Config, argv, "frostnet.py", "Show rows and cost of a network, by file or name.")
+    print(table(find(config.arch)))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,30 @@
-"""Command lines from config dataclasses: the fields are the flags."""
+"""Command lines from config dataclasses: the fields are the flags.
+
+@dataclass(frozen=True)
+class Show:
+    arch: str = option(help="name or file", positional=True)
+    input_size: int | None = option(None, "pixels")
+
+def show(config: Show) -> None: ...
+
+COMMANDS = {"show": ("print a network", show), "measure": ("time it", "package.measure:command")}
+
+@guard
+def main(argv=None):
+    return run_command(COMMANDS, argv, "program", "What it does.")
+"""
 
 import argparse
 import dataclasses
 import errno
 import functools
 import math
+import pkgutil
 import shlex
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from common.errors import UserError
@@ -18,9 +33,16 @@ from common.files import reason
 Config = TypeVar("Config")
 
 
-def option(default: Any = dataclasses.MISSING, help: str = "") -> Any:
-    """A dataclass field with a help text; without a default its flag is required."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def option(default: Any = dataclasses.MISSING, help: str = "", *, positional: bool = False, flag: str = "") -> Any:
+    """A field of a config dataclass.
+
+    Args:
+        default: The value without a flag. Without a default the flag is required.
+        help: Its line in `--help`.
+        positional: The value is given by its position on the command line, without a flag.
+        flag: The name of the flag, if it differs from the field's: "--from" for a field `start`.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "positional": positional, "flag": flag})
 
 
 def parse(config: type[Config], argv: Sequence[str] | None, prog: str, description: str) -> Config:
@@ -32,9 +54,60 @@ def parse(config: type[Config], argv: Sequence[str] | None, prog: str, descripti
     parser = argparse.ArgumentParser(prog, description=description, allow_abbrev=False)
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
-        parser.add_argument("--" + field.name.replace("_", "-"), dest=field.name, **_flag(field, hints[field.name]))
+        _add(parser, field, hints[field.name])
     values = vars(parser.parse_args(argv))
     return config(**{k: tuple(sum(v, ())) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def run_command(
+    commands: Mapping[str, tuple[str, Callable | str]], argv: Sequence[str] | None, prog: str, description: str
+) -> Any:
+    """Run the subcommand that the first argument names, with its config read from the other arguments.
+
+    Args:
+        commands: Name -> (help text, function). The function's parameter is annotated with its config dataclass; a
+            function without parameters takes no flags. "module:function" is imported only if it is chosen.
+        argv: The arguments; None for those of the process.
+        prog: The name of the program.
+        description: The first lines of its `--help`.
+
+    Returns:
+        What the function returns.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name = _chosen(commands, argv[:1], prog, description)
+    text, function = commands[name]
+    function = pkgutil.resolve_name(function) if isinstance(function, str) else function
+    hints = typing.get_type_hints(function)
+    config = next((hint for parameter, hint in hints.items() if parameter != "return"), None)
+    values = parse(config or _NoFlags, argv[1:], f"{prog} {name}", text)
+    return function(values) if config else function()
+
+
+def _chosen(commands: Mapping, argv: Sequence[str], prog: str, description: str) -> str:
+    """The name of a subcommand; exits for `--help`, for no name and for a wrong one."""
+    parser = argparse.ArgumentParser(prog, description=description)
+    names = parser.add_subparsers(dest="command", required=True)
+    for name, (text, _) in commands.items():
+        names.add_parser(name, help=text)
+    return parser.parse_args(argv).command
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoFlags:
+    """The config of a function without parameters."""
+
+
+def _add(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any) -> None:
+    """Give a parser the argument of one field."""
+    arguments = _flag(field, hint)
+    if field.metadata.get("positional"):
+        required = arguments.pop("required", False)
+        arguments.pop("metavar", None)  # the name of the field
+        parser.add_argument(field.name, **({} if required else {"nargs": "?"}) | arguments)
+    else:
+        name = field.metadata.get("flag") or "--" + field.name.replace("_", "-")
+        parser.add_argument(name, dest=field.name, **arguments)
 
 
 def _flag(field: dataclasses.Field, hint: Any) -> dict:

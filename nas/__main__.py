@@ -1,12 +1,14 @@
-"""python -m nas show ARCH: rows and cost of an architecture, drawn. python -m nas report RUN: write the run's page
-anew.
+"""Show an architecture, or write the report of a run.
+
+python -m nas show ARCH      # its rows and cost, drawn
+python -m nas report RUN     # writes report.html into the run's folder
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from common.cli import guard
+from common.cli import guard, option, run_command
 from common.errors import UserError
 from nas.arch import Architecture, find_file
 from nas.cost import table
@@ -15,23 +17,49 @@ from nas.report.page import write_report
 from nas.report.style import save
 
 
-@guard
-def main(argv: Sequence[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
-    if args.command == "report":
-        print(write_report(args.run))
-        return
-    file = find_file(args.arch)
+@dataclass(frozen=True)
+class ShowConfig:
+    """The arguments of `show`."""
+
+    arch: str = option(help="an arch.json, a run's folder or name, or a shipped name", positional=True)
+    input_size: int | None = option(None, "pixels, if another size than the file's is meant")
+    picture: str | None = option(None, "also draw it into this PNG or SVG file")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """The arguments of `report`."""
+
+    run: str = option(help="the run's folder", positional=True)
+
+
+def show(config: ShowConfig) -> None:
+    file = find_file(config.arch)
     if file is None:
         raise UserError(
-            f"arch: {args.arch!r} is no file and no run; for a published network: python frostnet.py {args.arch}"
+            f"arch: {config.arch!r} is no file and no run; for a published network: python frostnet.py {config.arch}"
         )
     arch = Architecture.load(file)
-    arch = arch.for_input(args.input_size) if args.input_size else arch
-    if args.picture:
-        save(architecture_figure(arch), args.picture)
+    arch = arch.for_input(config.input_size) if config.input_size else arch
+    if config.picture:
+        save(architecture_figure(arch), config.picture)
     print(table(arch))
     print(f"\n{text_drawing(arch, unicode=_prints_unicode())}")
+
+
+def report(config: ReportConfig) -> None:
+    print(write_report(config.run))
+
+
+COMMANDS = {
+    "show": ("rows and cost of an architecture, drawn by multiply-accumulates", show),
+    "report": ("write report.html of a run", report),
+}
+
+
+@guard
+def main(argv: Sequence[str] | None = None) -> None:
+    run_command(COMMANDS, argv, "python -m nas", __doc__.splitlines()[0])
 
 
 def _prints_unicode() -> bool:
@@ -40,18 +68,6 @@ def _prints_unicode() -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m nas", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("show", help="rows and cost of an architecture, drawn by multiply-accumulates")
-    show.add_argument("arch", help="an arch.json, a run's folder or name, or a shipped name")
-    show.add_argument("--input-size", type=int, help="pixels, where another size than the file's is meant")
-    show.add_argument("--picture", help="also draw it into this PNG or SVG file")
-    report = commands.add_parser("report", help="write report.html of a run")
-    report.add_argument("run", help="the run's folder")
-    return parser
 
 
 if __name__ == "__main__":

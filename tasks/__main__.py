@@ -1,16 +1,17 @@
-"""python -m tasks export --run RUN --format onnx: the INT8 network of a finished run of retrain.py as a file to
-ship.
+"""Write what a finished run of retrain.py trained as a file to ship.
+
+python -m tasks export --run runs/mine_int8 --format onnx
 """
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 import quant
-from common.cli import guard
+from common.cli import guard, option, run_command
 from common.errors import UserError
 from common.files import read_json
 from tasks import parts
@@ -32,12 +33,23 @@ FORMATS = ("onnx", *(name for name, engine in quant.ENGINES.items() if not engin
 PICTURES = 256  # on which the network is checked
 
 
-@guard(errors=(quant.QuantError,))
-def main(argv: Sequence[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
-    trained, output = load(args.run), Path(args.output or default_output(args.run, args.format))
+@dataclass(frozen=True)
+class ExportConfig:
+    """The arguments of `export`."""
+
+    run: str = option(help="the run's folder")
+    format: Literal[FORMATS] = option(help="onnx, or an engine: for torch's own a frozen module")
+    output: str | None = option(None, "the file (default: in the run's folder)")
+    data_root: str | None = option(
+        None, "folder of the images to check it on (default: the one that the run was trained on)"
+    )
+
+
+def export_run(config: ExportConfig) -> None:
+    """Load a finished run and export its network."""
+    trained, output = load(config.run), Path(config.output or default_output(config.run, config.format))
     check_writable(output)  # before the minutes that decoding and converting may take
-    export(trained, args.format, output, find_pictures(args.run, trained, args.data_root))
+    export(trained, config.format, output, find_pictures(config.run, trained, config.data_root))
 
 
 def default_output(run: str, format: str) -> Path:
@@ -102,19 +114,12 @@ def export(trained: Trained, format: str, output: Path, checked: Checked) -> Non
         print(f"{path}: {path.stat().st_size:,} bytes")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m tasks", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    export = commands.add_parser("export", help="the INT8 network of a finished run as a file to ship")
-    export.add_argument("--run", required=True, help="the run's folder")
-    export.add_argument(
-        "--format", required=True, choices=FORMATS, help="onnx, or an engine: for torch's own a frozen module"
-    )
-    export.add_argument("--output", help="the file (default: in the run's folder)")
-    export.add_argument(
-        "--data-root", help="folder of the pictures to check it on (default: the one it was trained on)"
-    )
-    return parser
+COMMANDS = {"export": ("the INT8 network of a finished run as a file to ship", export_run)}
+
+
+@guard(errors=(quant.QuantError,))
+def main(argv: Sequence[str] | None = None) -> None:
+    run_command(COMMANDS, argv, "python -m tasks", __doc__.splitlines()[0])
 
 
 if __name__ == "__main__":

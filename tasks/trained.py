@@ -8,11 +8,9 @@ may come from strangers: everything is checked when read.
 
 import dataclasses
 import json
-import math
-import reprlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 import frostnet
 import quant
 import zoo
+from common.checks import check_choice, check_format, check_list, check_number, check_str, failure
 from common.errors import UserError
 from common.runs import CHECKPOINT, Run
 from nas import Architecture, count
@@ -58,7 +57,7 @@ class Network:
 
     def __post_init__(self):
         for field in ("name", "input_size", "num_classes", "task"):
-            _check(field, getattr(self, field), *VALUES[field])
+            CHECKS[field](field, getattr(self, field))
         if self.task == "classification" and self.arch is None and not zoo.knows(self.name):
             raise UserError(f"name: {self.name!r} is no comparison network; known here: {', '.join(zoo.NAMES)}")
         if self.task != "classification" and self.arch is None and not FORMS[self.task].knows(self.name):
@@ -230,7 +229,9 @@ def load_network(run: Run) -> tuple[Network, dict[str, Any]]:
     data = run.read_json(NETWORK)
     arch = Architecture.load(run.path / "arch.json") if run.has("arch.json") else None
     try:
-        _check_network(data)
+        check_format(data, **HEADER, fields=FIELDS)
+        for field in FIELDS:
+            CHECKS[field](field, data[field])
         network = Network(data["name"], data["input_size"], len(data["classes"]), arch, data["task"])
         if arch is not None and not _agree(network, arch):
             raise UserError(
@@ -403,62 +404,40 @@ def _quantizers(run: Run, settings: dict) -> quant.QuantConfig:
 # ---- checks ------------------------------------------------------------------------------------------------
 
 
-def _are_names(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and 0 < len(value) <= 100_000
-        and all(isinstance(v, str) and len(v) < 256 for v in value)
-    )
+def _check_by_rule(rule: str, path: str, value: Any) -> Any:
+    """A value that may stand in an architecture under the name `rule`."""
+    is_valid, must_be = RULES[rule]
+    if not is_valid(value):
+        raise failure(path, value, must_be)
+    return value
 
 
-def _are_finite(value: Any) -> bool:
-    return (
-        isinstance(value, list) and len(value) == 3 and all(type(v) in (int, float) and math.isfinite(v) for v in value)
-    )
+def _check_name(path: str, value: Any) -> str:
+    """The name of a network, or those of a form and its backbone with ":" between them."""
+    for name in check_str(path, value).split(":", 1):
+        _check_by_rule("name", path, name)
+    return value
 
 
-def _are_positive(value: Any) -> bool:
-    return _are_finite(value) and min(value) > 0
+def _check_classes(path: str, value: Any) -> None:
+    for i, name in enumerate(check_list(path, value, 1, 100_000)):
+        check_str(f"{path}[{i}]", name, longest=255)
 
 
-def _is_limit(value: Any) -> bool:
-    return type(value) is int and value in ENGINE_OF_LIMIT
+def _check_channels(path: str, value: Any, **bounds: float) -> None:
+    """A number for each of the three channels of an image."""
+    for i, number in enumerate(check_list(path, value, 3, 3)):
+        check_number(f"{path}[{i}]", number, **bounds)
 
 
-def _is_network_name(value: Any) -> bool:
-    return isinstance(value, str) and value.count(":") <= 1 and all(map(RULES["name"][0], value.split(":")))
-
-
-VALUES = {
-    "task": (lambda value: value in TASKS, f"one of {', '.join(TASKS)}"),
-    "name": (
-        _is_network_name,
-        f"{RULES['name'][1]}; for a form around a backbone two such names with ':' between them",
-    ),
-    "input_size": RULES["input_size"],
-    "num_classes": RULES["num_classes"],
-}  # of Network: field -> rule and what it must be
-FIELDS = {
-    **{name: VALUES[name] for name in ("task", "name", "input_size")},
-    "classes": (_are_names, "a list of class names"),
-    "mean": (_are_finite, "three numbers"),
-    "std": (_are_positive, "three numbers above 0"),
-    "weight_qmax": (_is_limit, "63 or 127"),
-}  # of network.json: field -> rule and what it must be
-
-
-def _check_network(data: Any) -> None:
-    if not isinstance(data, dict) or any(data.get(key) != value for key, value in HEADER.items()):
-        raise UserError(f"not a network: an object with {HEADER} is wanted")
-    for field in (*HEADER, *FIELDS, *data):
-        if field not in data or field not in HEADER | FIELDS:
-            raise UserError(
-                f"{field}: {'unknown' if field in data else 'missing'}; the fields are {', '.join(HEADER | FIELDS)}"
-            )
-    for field, (rule, words) in FIELDS.items():
-        _check(field, data[field], rule, words)
-
-
-def _check(field: str, value: Any, rule: Callable[[Any], bool], words: str) -> None:
-    if not rule(value):
-        raise UserError(f"{field}: {reprlib.repr(value)}, must be {words}")
+FIELDS = ("task", "name", "input_size", "classes", "mean", "std", "weight_qmax")  # of network.json, after the header
+CHECKS = {
+    "task": partial(check_choice, choices=TASKS),
+    "name": _check_name,
+    "input_size": partial(_check_by_rule, "input_size"),
+    "num_classes": partial(_check_by_rule, "num_classes"),
+    "classes": _check_classes,
+    "mean": _check_channels,
+    "std": partial(_check_channels, above=0),
+    "weight_qmax": partial(check_choice, choices=tuple(ENGINE_OF_LIMIT)),
+}  # field of Network or of network.json -> its check, called with the field's path and value

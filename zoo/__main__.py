@@ -1,12 +1,14 @@
-"""python -m zoo graph: where quantizers go in a network, as a table and as pictures. python -m zoo list: the
-networks. python -m zoo released: which network a checkpoint by FrostNet's authors holds.
+"""Show where quantizers go in a network, and what networks there are.
+
+python -m zoo list                              # all names
+python -m zoo graph --model resnet18            # a table of every node, images, DOT and JSON
+python -m zoo released FILE                     # the network in a checkpoint by FrostNet's authors
 """
 
-import argparse
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from matplotlib.figure import Figure
@@ -16,7 +18,8 @@ from torch import nn
 import frostnet
 import quant
 import zoo
-from common.cli import guard
+from common.checks import check_int
+from common.cli import guard, option, run_command
 from common.errors import UserError
 from common.files import write_bytes, write_json
 from nas.cost import table as cost_table
@@ -29,40 +32,80 @@ from zoo.released import load_released
 
 COLUMNS = ("node", "op", "weight", "gradient", "reads", "makes", "reason")
 LAYERS = ("conv", "linear", "deconv")
-CLASSES, SIZE, PICTURE_SIZE = 1000, 224, 256  # defaults: classes; pixels, and those of a generator
+CLASSES, SIZE, GENERATOR_SIZE = 1000, 224, 256  # defaults: classes; pixels, and those of a generator
 
 
-@guard(errors=(quant.QuantError,))
-def main(argv: Sequence[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
-    if args.command == "list":
-        print(_names())
-    elif args.command == "released":
-        print(cost_table(load_released(args.file).arch))
-    else:
-        _check(args)
-        _fill_in(args)
-        _graph(args)
+@dataclass(frozen=True)
+class GraphConfig:
+    """The arguments of `graph`."""
+
+    model: str = option(help="a name from the list (no discriminator), an arch.json, or a run")
+    settings: str | None = option(None, "JSON with the fields of quant.QuantConfig (default: int8 everywhere)")
+    input_size: int | None = option(None, f"pixels (default: {SIZE}, generators: {GENERATOR_SIZE})")
+    classes: int | None = option(None, f"(default: {CLASSES}; generators have none)")
+    dry_run: bool = option(False, "decide and show, write no graph")
+    picture: str | None = option(None, "PNG file: draw the network before and after, side by side")
+    start: str | None = option(None, "draw from this node on (a name in the table)", flag="--from")
+    nodes: int | None = option(None, "draw so many nodes of the float network only")
+    dot: str | None = option(None, "file: write the attached graph in Graphviz's language")
+    json: str | None = option(None, "file: write the attached graph and the table as JSON")
+
+    def __post_init__(self):
+        for field in ("input_size", "classes", "nodes"):
+            if getattr(self, field) is not None:
+                check_int(field, getattr(self, field), 1, 100_000)
+        if self.dry_run and (self.dot or self.json):
+            raise UserError(
+                "--dry-run: nothing is attached, so there is no graph to write; leave out --dot and --json, or "
+                "--dry-run"
+            )
+        if not self.picture and (self.start or self.nodes):
+            raise UserError("--from, --nodes: they choose what to draw; add --picture FILE.png")
+        if self.picture and not self.picture.endswith(".png"):
+            raise UserError(f"--picture: {self.picture!r}, must end in .png")
+
+    def with_defaults(self) -> "GraphConfig":
+        """The same with the size and the number of classes that are usual for the network.
+
+        Raises:
+            UserError: For a generator that is given classes, or a size that it cannot take.
+        """
+        if not generators.knows(self.model):
+            return replace(self, input_size=self.input_size or SIZE, classes=self.classes or CLASSES)
+        if self.classes is not None:
+            raise UserError(
+                f"--classes: {self.classes}, but {self.model} makes images and has no classes; leave it out"
+            )
+        size = self.input_size or GENERATOR_SIZE
+        generators.check_size(self.model, size)
+        return replace(self, input_size=size)
 
 
-def _names() -> str:
+@dataclass(frozen=True)
+class ReleasedConfig:
+    """The arguments of `released`."""
+
+    file: str = option(help="a checkpoint by FrostNet's authors", positional=True)
+
+
+def print_names() -> None:
     """All networks, those of classification a line each."""
     usual, *others = generators.NORMS
     norms = f"each with {usual} norm, also with :{' and :'.join(others)}"
-    return "\n".join(
-        (
-            *zoo.NAMES,
-            *frostnet.PUBLISHED,
-            f"detectors: {', '.join(detectors.NAMES)}",
-            f"segmenters: {', '.join(segmenters.NAMES)}",
-            f"generators: {', '.join(generators.NAMES)}; {norms}",
-            f"discriminators: {', '.join(discriminators.NAMES)}; {norms}",
-        )
-    )
+    print(*zoo.NAMES, *frostnet.PUBLISHED, sep="\n")
+    print(f"detectors: {', '.join(detectors.NAMES)}")
+    print(f"segmenters: {', '.join(segmenters.NAMES)}")
+    print(f"generators: {', '.join(generators.NAMES)}; {norms}")
+    print(f"discriminators: {', '.join(discriminators.NAMES)}; {norms}")
 
 
-def _graph(args: argparse.Namespace) -> None:
-    """Decide, print, and where a file is asked for attach and write it."""
+def print_released(config: ReleasedConfig) -> None:
+    print(cost_table(load_released(config.file).arch))
+
+
+def graph(args: GraphConfig) -> None:
+    """Decide and print where quantizers go; if a file is asked for, attach them and write it."""
+    args = args.with_defaults()
     config = load_settings(args.settings) if args.settings else quant.QuantConfig()
     model = _network(args.model, args.classes, args.input_size).eval()
     images = torch.zeros(1, 3, args.input_size, args.input_size)
@@ -71,11 +114,11 @@ def _graph(args: argparse.Namespace) -> None:
     print(counts(rows))
     if args.dry_run and not args.picture:
         return
-    graph = quant.attach(model, images, config)
+    attached = quant.attach(model, images, config)
     if args.picture:
-        _save(graph_figure(trace(model), graph, _title(args, config), args.start, args.nodes), args.picture)
+        _save(graph_figure(trace(model), attached, _title(args, config), args.start, args.nodes), args.picture)
     if args.dot:
-        write_bytes(args.dot, as_dot(graph).encode())
+        write_bytes(args.dot, as_dot(attached).encode())
     if args.json:
         about = {
             "model": args.model,
@@ -83,7 +126,7 @@ def _graph(args: argparse.Namespace) -> None:
             "classes": args.classes,
             "settings": asdict(config),
         }
-        write_json(args.json, about | {"rows": [asdict(row) for row in rows]} | as_json(graph))
+        write_json(args.json, about | {"rows": [asdict(row) for row in rows]} | as_json(attached))
 
 
 def _network(name: str, classes: int | None, input_size: int) -> nn.Module:
@@ -115,7 +158,7 @@ def counts(rows: Sequence[quant.PlanRow]) -> str:
     )
 
 
-def _title(args: argparse.Namespace, config: quant.QuantConfig) -> str:
+def _title(args: GraphConfig, config: quant.QuantConfig) -> str:
     where = "everywhere" if config.op_types is None else "into " + ", ".join(config.op_types)
     return f"{args.model}, {args.input_size} px: weights {config.weight}, activations {config.activation} {where}"
 
@@ -129,64 +172,16 @@ def _save(figure: Figure, path: str) -> None:
     write_bytes(path, small.getvalue())
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Raises UserError for flags that contradict each other."""
-    if args.dry_run and (args.dot or args.json):
-        raise UserError(
-            "--dry-run: nothing is attached, so there is no graph to write; leave out --dot and --json, or --dry-run"
-        )
-    if not args.picture and (args.start or args.nodes):
-        raise UserError("--from, --nodes: they choose the part to picture; add --picture FILE.png")
-    if args.picture and not args.picture.endswith(".png"):
-        raise UserError(f"--picture: {args.picture!r}, must end in .png")
+COMMANDS = {
+    "list": ("names that --model takes, beside files and runs", print_names),
+    "released": ("rows and cost of the network in a checkpoint by FrostNet's authors", print_released),
+    "graph": ("attach quantizers by settings: a table of every node, images, DOT and JSON", graph),
+}
 
 
-def _fill_in(args: argparse.Namespace) -> None:
-    """Defaults, which depend on the network.
-
-    Raises UserError for a generator that is given classes, or a size that it cannot take.
-    """
-    generator = generators.knows(args.model)
-    if generator and args.classes is not None:
-        raise UserError(
-            f"--classes: {args.classes}, but {args.model} makes pictures and knows no classes; leave it out"
-        )
-    args.input_size = args.input_size or (PICTURE_SIZE if generator else SIZE)
-    args.classes = args.classes or (None if generator else CLASSES)
-    if generator:
-        generators.check_size(args.model, args.input_size)
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 100_000:
-        raise ValueError(text)
-    return value
-
-
-_whole.__name__ = "whole number"  # argparse names it in its error message
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m zoo", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="names that --model takes, beside files and runs")
-    released = commands.add_parser("released", help="show rows and cost of the network in a checkpoint by its authors")
-    released.add_argument("file", metavar="FILE")
-    graph = commands.add_parser(
-        "graph", help="attach quantizers by settings: a table of every node, pictures, DOT and JSON"
-    )
-    graph.add_argument("--model", required=True, help="a name from the list (no discriminator), an arch.json, or a run")
-    graph.add_argument("--settings", help="JSON with the fields of quant.QuantConfig (default: int8 everywhere)")
-    graph.add_argument("--input-size", type=_whole, help=f"pixels (default: {SIZE}, generators: {PICTURE_SIZE})")
-    graph.add_argument("--classes", type=_whole, help=f"(default: {CLASSES}; generators have none)")
-    graph.add_argument("--dry-run", action="store_true", help="decide and show, write no graph")
-    graph.add_argument("--picture", metavar="PNG", help="draw the network before and after, side by side")
-    graph.add_argument("--from", dest="start", metavar="NODE", help="picture from this node on (a name in the table)")
-    graph.add_argument("--nodes", type=_whole, metavar="N", help="picture so many nodes of the float network only")
-    graph.add_argument("--dot", metavar="FILE", help="write the attached graph in Graphviz's language")
-    graph.add_argument("--json", metavar="FILE", help="write the attached graph and the table as JSON")
-    return parser
+@guard(errors=(quant.QuantError,))
+def main(argv: Sequence[str] | None = None) -> None:
+    run_command(COMMANDS, argv, "python -m zoo", __doc__.splitlines()[0])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Flags from dataclass fields, and how a program ends when something is wrong."""
 
 import errno
+import sys
 from dataclasses import dataclass
 from typing import Literal, Optional  # both spellings of an optional field are read
 
 import pytest
 
-from common.cli import guard, option, parse
+from common.cli import guard, option, parse, run_command
 from common.errors import UserError
 
 
@@ -68,6 +69,86 @@ def test_help_shows_texts_and_defaults(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
     assert "100% of the passes (default: 3)" in text and "--no-boost" in text and "(default: 32 224)" in text
+
+
+# ---- positional arguments and subcommands -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Draw:
+    network: str = option(help="what to draw", positional=True)
+    size: int = option(224, "pixels", positional=True)
+    start: str | None = option(None, "the first node", flag="--from")
+
+
+def draw(config: Draw) -> Draw:
+    return config
+
+
+COMMANDS = {
+    "draw": ("draw a network", draw),
+    "names": ("list the networks", lambda: ["a", "b"]),
+    "late": ("imported if it is chosen", "tests.common.test_cli:draw"),
+    "broken": ("imported if it is chosen", "nosuchmodule:main"),
+}
+
+
+def _run(line):
+    return run_command(COMMANDS, line.split(), "demo", "A demonstration.")
+
+
+def test_positional_arguments_have_no_flag_and_may_have_a_default():
+    assert _run("draw a") == Draw("a")
+    assert _run("draw --from conv a 32") == Draw("a", 32, "conv")
+
+
+def test_a_subcommand_is_imported_only_if_it_is_chosen():
+    assert _run("late a") == Draw("a")
+    with pytest.raises(ModuleNotFoundError, match="nosuchmodule"):
+        _run("broken a")
+
+
+def test_a_function_without_a_config_takes_no_flags(capsys):
+    assert _run("names") == ["a", "b"]
+    with pytest.raises(SystemExit) as stop:
+        _run("names --from x")
+    assert stop.value.code == 2 and "unrecognized arguments: --from x" in capsys.readouterr().err
+
+
+def test_without_argv_the_arguments_of_the_process_are_read(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["demo", "draw", "b"])
+    assert run_command(COMMANDS, None, "demo", "A demonstration.") == Draw("b")
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("", "the following arguments are required: command"),
+        ("paint", "invalid choice: 'paint'"),
+        ("--from conv draw a", "the following arguments are required: command"),
+        ("draw", "the following arguments are required: network"),
+        ("draw a 1.5", "argument size: invalid int value: '1.5'"),
+        ("draw a --start conv", "unrecognized arguments: --start conv"),
+    ],
+)
+def test_a_wrong_command_exits_with_2_and_says_why(line, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        _run(line)
+    assert stop.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_help_lists_the_subcommands_and_each_has_help(capsys):
+    for line, expected in (
+        ("--help", ["A demonstration.", "draw a network", "list the networks"]),
+        ("draw --help", ["usage: demo draw", "what to draw", "pixels (default: 224)", "--from STR"]),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            _run(line)
+        text = capsys.readouterr().out
+        assert stop.value.code == 0 and all(words in text for words in expected)
+
+
+# ---- how a program ends -------------------------------------------------------------------------------------
 
 
 def _ending(error, capsys, argv=(), **options):

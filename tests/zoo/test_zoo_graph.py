@@ -7,7 +7,7 @@ import torch
 
 import quant
 from tests.zoo.graphs import CHOSEN, DEMO, SIZE, plan
-from zoo.__main__ import main, table
+from zoo.__main__ import GraphConfig, main, table
 from zoo.generators import build
 
 
@@ -64,8 +64,8 @@ def test_a_dry_run_can_be_pictured(tmp_path):
             ["--model", "resnet20", "--picture", "g.png", "--from", "stage9", "--input-size", "32"],
             "no node is called 'stage9'",
         ),
-        (["--model", "resnet20", "--input-size", "0"], "invalid whole number value: '0'"),
-        (["--model", "resnet20", "--classes", "x"], "invalid whole number value: 'x'"),
+        (["--model", "resnet20", "--input-size", "0"], "input_size: 0, must be a whole number from 1 to 100000"),
+        (["--model", "resnet20", "--classes", "x"], "invalid int value: 'x'"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(argv, message, capsys):
@@ -133,12 +133,9 @@ def zoo_generator(name):
         return build(name)
 
 
-def test_sizes_left_out_are_what_networks_are_made_for(monkeypatch):
-    seen = []
-    monkeypatch.setattr("zoo.__main__._graph", lambda args: seen.append((args.model, args.input_size, args.classes)))
-    for name in ("unet_256", "resnet18"):
-        main(["graph", "--model", name])
-    assert seen == [("unet_256", 256, None), ("resnet18", 224, 1000)]
+def test_sizes_left_out_are_what_networks_are_made_for():
+    configs = [GraphConfig(name).with_defaults() for name in ("unet_256", "resnet18")]
+    assert [(config.input_size, config.classes) for config in configs] == [(256, None), (224, 1000)]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +145,7 @@ def test_sizes_left_out_are_what_networks_are_made_for(monkeypatch):
         (["--model", "frost_generator", "--input-size", "4"], "input_size: 4, must be a multiple of 8 from 8"),
         (
             ["--model", "resnet_6blocks:instance", "--classes", "10"],
-            "--classes: 10, but resnet_6blocks:instance makes pictures",
+            "--classes: 10, but resnet_6blocks:instance makes images",
         ),
     ],
 )
