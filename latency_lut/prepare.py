@@ -20,7 +20,7 @@ import quant
 from frostnet import FrostNet
 from latency_lut.layout import channels_last
 from nas import Architecture, BlockSpec, HeadSpec, StemSpec, build_block, build_head, build_stem
-from quant.executors.onnx_engines import OnnxNetwork
+from quant.integer.frozen import OnnxNetwork
 
 PICTURES = 4  # that set the batch norms
 OBSERVED_SIZE = 64  # pixels of the pictures that set a network's ranges; below 33 its last blocks would see one pixel

@@ -109,7 +109,7 @@ def _session_convs(model: bytes) -> int:
     """How many convolutions onnxruntime's optimised network computes in float."""
     import onnx
 
-    from quant.executors.onnx_engines import optimised
+    from quant.executors.onnxruntime import optimised
 
     return sum(
         node.op_type in ("Conv", "FusedConv", "ConvTranspose")

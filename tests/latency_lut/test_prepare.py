@@ -13,7 +13,7 @@ from latency_lut import LatencyTable, prepare, time_interleaved, torch_threads
 from latency_lut.build import build_section
 from nas import BlockSpec, HeadSpec, SearchSpace, StemSpec
 from nas.space import Choice, Slot, Stage
-from quant.executors.onnx_engines import optimised
+from quant.executors.onnxruntime import optimised
 from tests.spaces import tiny_space
 
 ENGINES = [engine for engine in quant.available() if engine != "openvino"]
