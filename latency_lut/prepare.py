@@ -25,7 +25,7 @@ from torch import nn
 import quant
 from frostnet import FrostNet
 from nas import Architecture, BlockSpec, HeadSpec, StemSpec, build_block, build_head, build_stem
-from quant.executors.onnx_engines import OnnxNetwork
+from quant.integer.frozen import OnnxNetwork
 
 IMAGES = 4  # that set the batch norms
 OBSERVED_SIZE = 64  # pixels of the images that set a network's ranges; below 33 its last blocks would see one pixel

@@ -25,7 +25,8 @@ from quant.engines import ENGINES, available, use_engine, weight_qmax
 from quant.errors import QuantError
 from quant.export.onnx.export import OnnxReport, export_onnx
 from quant.integer.biases import snap_biases
-from quant.integer.conversion import Frozen, code_inputs, convert, freeze, freeze_float, load_frozen
+from quant.integer.conversion import code_inputs, convert
+from quant.integer.frozen import Frozen, freeze, freeze_float, load_frozen
 from quant.integer.graph import IntGraph
 from quant.integer.parity import ParityReport, parity
 from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, WEIGHT_QUANTIZERS, parse_spec

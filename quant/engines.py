@@ -27,7 +27,7 @@ class Engine:
         adds_in_16_bits: where its kernels add pairs of 8-bit products in 16 bits, so that weights are limited to 63:
             "always", "without_vnni" (on x86 CPUs that lack these instructions) or "never".
         session: whether a converted network is a session of another runtime, made from an ONNX model: it takes
-            contiguous tensors and is not a torch module.
+            contiguous tensors and is not a torch module. Its executor is a `quant.executors.sessions.SessionExecutor`.
         channels_last_inside: whether its sessions compute on channels_last tensors, so that they transpose what comes
             in and what goes out.
         oracle: whether it is exact and slow, for comparison only: never timed and never shipped.
@@ -47,9 +47,13 @@ class Engine:
 
     def available(self) -> bool:
         """Whether it can run on this machine."""
-        if self.oracle:
-            return True
-        return self.name in torch_engines() if self.runtime == "torch" else find_spec(self.runtime) is not None
+        if find_spec(self.runtime) is None:
+            return False
+        try:
+            executor = self.executor_class()
+        except ImportError:  # the file that calls torch's integer kernels can be deleted
+            return False
+        return executor.runs_here(self.name)
 
     def executor_class(self) -> type:
         """The class that runs an integer graph on this engine."""
@@ -58,24 +62,15 @@ class Engine:
 
 
 _TORCH = "quant.executors.torch_engines:TorchEngine"
+_ORT, _OPENVINO = "quant.executors.onnxruntime:OnnxRuntime", "quant.executors.openvino:OpenVino"
 _ROWS = (
     Engine("reference", "torch", "quant.executors.reference:Reference", "never", oracle=True),
     Engine("fbgemm", "torch", _TORCH, "always"),
     Engine("qnnpack", "torch", _TORCH, "never"),
     Engine("x86", "torch", _TORCH, "always"),
     Engine("onednn", "torch", _TORCH, "without_vnni"),
-    Engine(
-        "onnxruntime",
-        "onnxruntime",
-        "quant.executors.onnx_engines:OnnxRuntime",
-        "without_vnni",
-        session=True,
-        channels_last_inside=True,
-        short="ort",
-    ),
-    Engine(
-        "openvino", "openvino", "quant.executors.onnx_engines:OpenVino", "without_vnni", session=True, by_default=False
-    ),
+    Engine("onnxruntime", "onnxruntime", _ORT, "without_vnni", session=True, channels_last_inside=True, short="ort"),
+    Engine("openvino", "openvino", _OPENVINO, "without_vnni", session=True, by_default=False),
 )
 ENGINES = {row.name: row for row in _ROWS}
 
@@ -93,7 +88,8 @@ def available() -> tuple[str, ...]:
 
 
 def weight_qmax(engine: str) -> int:
-    """The largest weight code for an engine: 63 where its kernels add pairs of 8-bit products in 16 bits, else 127.
+    """The largest quantized weight for an engine: 63 where its kernels add pairs of 8-bit products in 16 bits, else
+    127.
 
     fbgemm and x86 do so in depthwise convolutions on any x86 CPU. On CPUs without VNNI onednn, onnxruntime and openvino
     do so, too. With weights up to 63 the largest pair is 2 * 255 * 63 = 32130 < 2^15: nothing can saturate, whatever
@@ -104,19 +100,15 @@ def weight_qmax(engine: str) -> int:
     return 63 if adds == "always" or (adds == "without_vnni" and lacks_vnni) else 127
 
 
+def engine_of_qmax() -> dict[int, str]:
+    """For each largest quantized weight an engine that has it on any CPU."""
+    return {weight_qmax(name): name for name, row in reversed(ENGINES.items()) if row.adds_in_16_bits != "without_vnni"}
+
+
 def has_vnni() -> bool:
     """Whether this CPU multiplies 8-bit pairs into 32 bits directly (no 16-bit saturation)."""
     flags = getattr(torch.cpu, "get_capabilities", dict)()  # not in every supported torch
     return any(flags.get(name, False) for name in ("avx512_vnni", "avx_vnni"))
-
-
-def torch_engines() -> tuple[str, ...]:
-    """The engines of this torch on this CPU; () once torch has dropped its integer kernels."""
-    try:
-        from quant.executors import torch_engines as kernels
-    except ImportError:  # that file can be deleted then
-        return ()
-    return kernels.available()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,11 @@ class Executor(nn.Module, ABC):
         self.graph, self.engine = graph, engine
         self.expiring = _expiring(graph)
 
+    @classmethod
+    def runs_here(cls, engine: str) -> bool:
+        """Whether this machine can run `engine`, whose runtime is installed."""
+        return True
+
     @property
     def float_ops(self) -> list[str]:
         """Operations that this engine computes on real values, between dequantize and quantize."""

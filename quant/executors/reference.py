@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from quant.executors.base import Executor
 from quant.integer.graph import IntGraph, Op
-from quant.integer.instance_norm import scale_and_shift
+from quant.integer.transforms import instance_norm_as_affine
 from quant.quantizers.grid import HALVES_AWAY, QParams
 
 _EXACT_FLOAT32 = 2**24
@@ -52,7 +52,9 @@ class Reference(Executor):
 
     def instance_norm(self, op: Op, x: Tensor) -> Tensor:
         q, (grid,) = x.long(), self.input_grids(op)
-        factor, offset = scale_and_shift(op, grid.scale, q.sum((2, 3)), (q * q).sum((2, 3)), x.shape[2] * x.shape[3])
+        factor, offset = instance_norm_as_affine(
+            op, grid.scale, q.sum((2, 3)), (q * q).sum((2, 3)), x.shape[2] * x.shape[3]
+        )
         return op.qparams.quantize(q * factor + offset)
 
     def add(self, op: Op, x: Tensor, y: Tensor) -> Tensor:

@@ -1,32 +1,23 @@
 """torch's own integer kernels: fbgemm, qnnpack, x86 and onednn. Every call to torch's quantized operators is in this
 file.
 
-That API is announced for removal (pytorch/pytorch#184982): `available()` asks torch what it has, and nothing else in
+That API is announced for removal (pytorch/pytorch#184982): `runs_here` asks torch what it has, and nothing else in
 the package needs this file.
 """
 
 import contextlib
 import warnings
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from quant.attach import ops
-from quant.errors import QuantError
 from quant.executors.base import Executor
 from quant.executors.fbgemm_forms import apart, fast_form, together
 from quant.integer.graph import Call, IntGraph, Op
-from quant.integer.instance_norm import scale_and_shift
+from quant.integer.transforms import instance_norm_as_affine
 from quant.quantizers.grid import QParams
-
-ENGINES = ("fbgemm", "qnnpack", "x86", "onednn")
-
-
-def available() -> tuple[str, ...]:
-    """The engines that this torch and this CPU can run."""
-    if not hasattr(torch.ops.quantized, "conv2d"):
-        return ()
-    return tuple(e for e in ENGINES if e in torch.backends.quantized.supported_engines)
 
 
 @contextlib.contextmanager
@@ -40,21 +31,22 @@ def use_engine(engine: str):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*quantiz.*", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*quantiz.*", category=DeprecationWarning)
-        torch.backends.quantized.engine = engine if engine in ENGINES else before
+        torch.backends.quantized.engine = engine if _is_supported(engine) else before
         try:
             yield
         finally:
             torch.backends.quantized.engine = before
 
 
+def _is_supported(engine: str) -> bool:
+    return engine in torch.backends.quantized.supported_engines
+
+
+@final
 class TorchEngine(Executor):
     """Codes are torch.quint8 tensors, channels_last; weights are packed once for the engine."""
 
     def __init__(self, graph: IntGraph, engine: str):
-        if engine not in available():
-            raise QuantError(
-                f"engine: {engine!r} is not available here; this torch runs {', '.join(available()) or 'none'}"
-            )
         super().__init__(graph, engine)
         self.phases: dict[str, int] = {}  # of a convolution's input
         with use_engine(engine):
@@ -62,6 +54,10 @@ class TorchEngine(Executor):
                 if op.kind in ("conv", "linear"):
                     form, self.phases[op.name] = fast_form(op, engine) if op.kind == "conv" else (op, 1)
                     setattr(self, f"packed_{op.name}", _pack(form))
+
+    @classmethod
+    def runs_here(cls, engine: str) -> bool:
+        return _is_supported(engine) and hasattr(torch.ops.quantized, "conv2d")
 
     def forward(self, *inputs):
         with use_engine(self.engine):  # its clamps would be another engine's otherwise, and wrong
@@ -115,7 +111,7 @@ class TorchEngine(Executor):
         q = x.dequantize().mul_(1 / grid.scale).round_().add_(grid.zero_point - 128)
         # in the order of the memory
         total, squares = (values.permute(0, 2, 3, 1).sum(2).double().sum(1) for values in (q, q * q))
-        factor, offset = scale_and_shift(op, grid.scale, total, squares, x.shape[2] * x.shape[3])
+        factor, offset = instance_norm_as_affine(op, grid.scale, total, squares, x.shape[2] * x.shape[3])
         return self.quantize(torch.addcmul(offset.float(), q, factor.float()), op.qparams)
 
     def add(self, op: Op, x: Tensor, y: Tensor) -> Tensor:

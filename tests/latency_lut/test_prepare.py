@@ -15,7 +15,7 @@ from latency_lut.build import build_section
 from latency_lut.sections import parts
 from nas import BlockSpec, HeadSpec, SearchSpace, StemSpec
 from nas.space import Choice, Slot, Stage
-from quant.executors.onnx_engines import optimised
+from quant.executors.onnxruntime import optimised
 from tests.latency_lut.small import SmallNetwork
 from tests.latency_lut.tables import random_arch
 from tests.spaces import tiny_space

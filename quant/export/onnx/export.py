@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from quant.attach.graph_pass import prepare
 from quant.errors import QuantError
-from quant.executors.onnx_engines import OnnxNetwork, OnnxRuntime, optimised, to_bytes
+from quant.executors.onnxruntime import OnnxRuntime, optimised
 from quant.executors.reference import Reference
+from quant.executors.sessions import to_bytes
 from quant.export.onnx.graph import to_onnx
+from quant.integer.frozen import OnnxNetwork
 from quant.integer.graph import IntGraph, leaves
 from quant.integer.lowering import lower
 from quant.integer.parity import MAX_LAYER_STEPS, differences, engine_steps, equal_argmax, output_steps, run_values

@@ -112,7 +112,7 @@ def test_convolutions_on_all_codes_are_within_a_step_of_the_oracle(engine, case)
 @pytest.mark.parametrize("kind", ["add", "mul", "cat"])
 def test_tensors_on_tenfold_ranges_combine_within_a_step(engine, kind):
     a, b = torch.rand(2, 8, 4, 4) * 10, torch.rand(2, 8, 4, 4) - 0.5
-    grids = [affine_qparams(0.0, 10.0, 127), quant.grid.affine_qparams(-0.5, 0.5, 127)]
+    grids = [affine_qparams(0.0, 10.0, 127), affine_qparams(-0.5, 0.5, 127)]
     out = affine_qparams(-5.0, 10.5, 127)
     ops = [
         Op("a", "input"),

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import quant
-from quant.executors import onnx_engines
-from quant.executors.onnx_engines import OnnxNetwork, optimised
+from quant.executors.onnxruntime import open_session, optimised
 from quant.export.onnx.graph import to_onnx
+from quant.integer.frozen import OnnxNetwork
 
 
 def observed(model, x, engine="onnxruntime", **config):
@@ -284,9 +284,9 @@ def test_pictures_of_another_size_than_a_frozen_network_was_made_for_are_refused
 
 
 def test_an_engine_keeps_the_sessions_of_a_few_sizes(graph, monkeypatch):
-    monkeypatch.setattr(onnx_engines, "SHAPES", 2)
+    monkeypatch.setattr("quant.executors.sessions.KEPT_SHAPES", 2)
     executor, made = quant.convert(graph, "onnxruntime"), []
-    monkeypatch.setattr(executor, "session", lambda model: made.append(model) or onnx_engines.run_time_session(model))
+    monkeypatch.setattr(executor, "session", lambda model: made.append(model) or open_session(model))
     # the oldest one goes
     for size, sessions in ((16, 1), (20, 2), (16, 2), (24, 3), (16, 3), (24, 3), (20, 4), (24, 4), (16, 5)):
         x = torch.randn(2, 3, size, size)

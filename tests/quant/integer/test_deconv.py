@@ -1,4 +1,4 @@
-"""quant.integer.deconv: a transposed convolution as an ordinary one, exactly; and transposed convolutions on every
+"""quant.integer.transforms: a transposed convolution as an ordinary one, exactly; and transposed convolutions on every
 engine.
 """
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import quant
-from quant.integer.deconv import as_convolution, interleave, out_first
 from quant.integer.graph import Op
+from quant.integer.transforms import deconv_as_conv, deconv_weight_as_conv, interleave_phases
 
 SIDE = st.tuples(
     st.integers(1, 5), st.integers(1, 3), st.integers(0, 3), st.integers(1, 2), st.integers(0, 2)
@@ -29,16 +29,16 @@ def test_the_convolution_of_phases_equals_torchs_transposed_one(rows, columns, g
     bias = torch.randint(-9, 10, (3 * groups,)).double()
     expected = F.conv_transpose2d(x, weight, bias, stride, padding, extra, groups, dilation)
     attrs = {"stride": stride, "padding": padding, "output_padding": extra, "dilation": dilation, "groups": groups}
-    conv, steps, keep = as_convolution(
-        Op("y", "deconv", ("x",), None, out_first(weight, groups), torch.ones(3 * groups), bias, attrs)
+    conv, steps, keep = deconv_as_conv(
+        Op("y", "deconv", ("x",), None, deconv_weight_as_conv(weight, groups), torch.ones(3 * groups), bias, attrs)
     )
-    assert torch.equal(interleave(F.conv2d(x, conv.weight, conv.bias, **conv.attrs), steps, keep), expected)
+    assert torch.equal(interleave_phases(F.conv2d(x, conv.weight, conv.bias, **conv.attrs), steps, keep), expected)
 
 
 def test_the_usual_upsampling_layer_wastes_no_rows():
     """Kernel 4, stride 2, padding 1: four 2x2 convolutions, of which one row on either side is cropped."""
     attrs = {"stride": (2, 2), "padding": (1, 1), "output_padding": (0, 0), "dilation": (1, 1), "groups": 1}
-    conv, _, keep = as_convolution(
+    conv, _, keep = deconv_as_conv(
         Op("y", "deconv", ("x",), None, torch.ones(3, 5, 4, 4), torch.ones(3), torch.ones(3), attrs)
     )
     assert conv.weight.shape == (12, 5, 2, 2)

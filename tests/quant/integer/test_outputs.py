@@ -9,7 +9,7 @@ from torch import nn
 
 import quant
 from quant import QuantConfig
-from quant.export.onnx.graph import structure
+from quant.export.onnx.outputs import structure
 from quant.integer.graph import leaves
 from quant.integer.parity import differences, equal_argmax, output_steps
 

@@ -1,4 +1,4 @@
-"""quant.integer.padding: reflected, repeated and zero pixels as moves of codes, on every engine and in ONNX."""
+"""quant.integer.transforms: reflected, repeated and zero pixels as moves of codes, on every engine and in ONNX."""
 
 import numpy as np
 import onnx
@@ -12,7 +12,7 @@ from torch import nn
 import quant
 from quant.calibrate import calibrate
 from quant.export.onnx.graph import to_onnx
-from quant.integer.padding import pad
+from quant.integer.transforms import pad_codes
 
 NUMPYS = {
     "reflect": {"mode": "reflect"},
@@ -33,9 +33,9 @@ def as_quantized(codes, zero_point):
 
 def test_a_row_of_four_pixels_has_the_known_answers():
     row = torch.arange(4, dtype=torch.uint8).view(1, 1, 1, 4)
-    assert pad(row, (3, 3, 0, 0), "reflect", 9).flatten().tolist() == [3, 2, 1, 0, 1, 2, 3, 2, 1, 0]
-    assert pad(row, (3, 3, 0, 0), "replicate", 9).flatten().tolist() == [0, 0, 0, 0, 1, 2, 3, 3, 3, 3]
-    assert pad(row, (3, 1, 0, 0), "constant", 9).flatten().tolist() == [9, 9, 9, 0, 1, 2, 3, 9]
+    assert pad_codes(row, (3, 3, 0, 0), "reflect", 9).flatten().tolist() == [3, 2, 1, 0, 1, 2, 3, 2, 1, 0]
+    assert pad_codes(row, (3, 3, 0, 0), "replicate", 9).flatten().tolist() == [0, 0, 0, 0, 1, 2, 3, 3, 3, 3]
+    assert pad_codes(row, (3, 1, 0, 0), "constant", 9).flatten().tolist() == [9, 9, 9, 0, 1, 2, 3, 9]
 
 
 @pytest.mark.parametrize("mode", NUMPYS)
@@ -49,10 +49,10 @@ def test_numpy_pads_alike_quantized_tensors_and_numbers(mode, sides, size, chann
     codes = torch.randint(0, 256, (2, channels, *size), dtype=torch.uint8)
     left, right, top, bottom = sides
     expected = np.pad(codes.numpy(), ((0, 0), (0, 0), (top, bottom), (left, right)), **NUMPYS[mode])
-    assert np.array_equal(pad(codes, sides, mode, 7).numpy(), expected)
-    assert np.array_equal(pad(codes.float(), sides, mode, 7).numpy(), expected)
+    assert np.array_equal(pad_codes(codes, sides, mode, 7).numpy(), expected)
+    assert np.array_equal(pad_codes(codes.float(), sides, mode, 7).numpy(), expected)
     with quant.use_engine("fbgemm"):
-        padded = pad(as_quantized(codes, 7), sides, mode, 7)
+        padded = pad_codes(as_quantized(codes, 7), sides, mode, 7)
     assert np.array_equal(padded.int_repr().numpy(), expected)
     assert padded.is_contiguous(memory_format=torch.channels_last) and padded.q_zero_point() == 7
 
@@ -60,7 +60,7 @@ def test_numpy_pads_alike_quantized_tensors_and_numbers(mode, sides, size, chann
 @pytest.mark.parametrize("mode", NUMPYS)
 def test_negative_sides_cut_off(mode):
     x = torch.randn(1, 2, 6, 5)
-    assert torch.equal(pad(x, (-1, 2, 1, -2), mode, 0), F.pad(x, (-1, 2, 1, -2), mode=mode))
+    assert torch.equal(pad_codes(x, (-1, 2, 1, -2), mode, 0), F.pad(x, (-1, 2, 1, -2), mode=mode))
 
 
 class Around(nn.Module):
