@@ -111,21 +111,23 @@ def extra_loss(graph: nn.Module) -> Tensor | float:
 
 
 def quantizer_parameters(graph: nn.Module, lr: float | None = None) -> list[dict]:
-    """Parameter groups for an optimizer: what quantizers learn, undecayed, unboosted, by its learning rate relative to
-    the weights'.
+    """Parameter groups for an optimizer: what quantizers learn, without weight decay and GradBoost, one per relative
+    learning rate.
 
-    `lr` is that of the weights; without it the groups carry "lr_scale" alone, for a loop that sets learning rates
-    itself.
+    Args:
+        graph: An attached model.
+        lr: Learning rate of the weights; None leaves "lr" out, for a loop that multiplies its rate by "lr_scale".
     """
-    scales = {}
+    by_scale = {}
     for quantizer in quantizers_of(graph).values():
         learned = [p for p in quantizer.parameters(recurse=False) if p.requires_grad]
-        scales.setdefault(quantizer.lr_scale, []).extend(learned)
-    fixed = {"weight_decay": 0.0, "boost": False}
-    rates = {scale: {} if lr is None else {"lr": lr * scale} for scale in scales}
-    return [
-        {"params": params, "lr_scale": scale, **rates[scale], **fixed} for scale, params in scales.items() if params
-    ]
+        by_scale.setdefault(quantizer.lr_scale, []).extend(learned)
+    groups = []
+    for scale, params in by_scale.items():
+        if params:
+            rate = {} if lr is None else {"lr": lr * scale}
+            groups.append({"params": params, "lr_scale": scale, **rate, "weight_decay": 0.0, "boost": False})
+    return groups
 
 
 def _normalise(graph: fx.GraphModule) -> None:
@@ -148,12 +150,17 @@ def _out_of_place(graph: fx.GraphModule) -> None:
             if node.kwargs.get("inplace"):
                 node.update_kwarg("inplace", False)
         if node.op == "call_function" and node.target in ops.DROPOUTS:
-            chosen = (ops.argument(node, 1, "p", 0.5), *([node.args[2]] if node.target is ops.stochastic_depth else []))
-            with graph.graph.inserting_after(node):
-                graph.add_submodule(f"{node.name}_module", ops.DROPOUTS[node.target](*chosen).train(graph.training))
-                new = graph.graph.call_module(f"{node.name}_module", (node.args[0],))
-            node.replace_all_uses_with(new)
-            graph.graph.erase_node(node)
+            _dropout_to_module(graph, node)
+
+
+def _dropout_to_module(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Replace a functional dropout, whose trace keeps one value of `training`, by a module that follows train()."""
+    chosen = (ops.argument(node, 1, "p", 0.5), *([node.args[2]] if node.target is ops.stochastic_depth else []))
+    with graph.graph.inserting_after(node):
+        graph.add_submodule(f"{node.name}_module", ops.DROPOUTS[node.target](*chosen).train(graph.training))
+        new = graph.graph.call_module(f"{node.name}_module", (node.args[0],))
+    node.replace_all_uses_with(new)
+    graph.graph.erase_node(node)
 
 
 class _Recorder(fx.Interpreter):

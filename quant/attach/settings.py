@@ -7,7 +7,7 @@
 }
 
 The keys are the fields of QuantConfig; what is missing keeps its default. Nothing is guessed: an unknown key, a value
-of another type, or a word that names nothing is a QuantError with the field, the value and the mend.
+of another type, or a name of nothing is a QuantError with the field, the value and how to fix it.
 """
 
 import json
@@ -130,8 +130,8 @@ def _fields(field: str, value: Any, known) -> dict[str, Any]:
     return value
 
 
-def _wrong(field: str, value: Any, mend: str) -> QuantError:
-    return QuantError(f"{field}: {_short(value)}; {mend}")
+def _wrong(field: str, value: Any, fix: str) -> QuantError:
+    return QuantError(f"{field}: {_short(value)}; {fix}")
 
 
 def _short(value: Any) -> str:

@@ -77,7 +77,7 @@ def parse_spec(text: str) -> Spec:
 
 
 def _without_levels(text: str, method: str, bits: int, options: dict) -> dict:
-    """The options with what `levels` said in an older version under the names of now."""
+    """The options, an older version's `levels` among them replaced by what says the same now."""
     if "levels" not in options or method not in ("int8", "gdrq", "qil", "pact"):
         return options
     rest = {name: value for name, value in options.items() if name != "levels"}

@@ -1,6 +1,4 @@
-"""quant.calibrate: ranges with known answers, the least error against brute force, and the integer network that comes
-out.
-"""
+"""quant.calibrate: ranges with known answers, the model that stays as it is, and the integer network that comes out."""
 
 import copy
 import itertools
@@ -16,33 +14,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import quant
 from quant import Override, QuantConfig, QuantError
-from quant.calibrate import HALF, METHODS, _Bins, _count, _edge, _squared_errors, calibrate
+from quant.calibrate import METHODS, calibrate
 from quant.quantizers import Int8Activation
-from quant.quantizers.grid import QParams, affine_qparams
-
-INF = float("inf")
-DEFAULT = QuantConfig()
-
-
-def config(bits=8, **options):
-    spec = ",".join([f"int8:{bits}", *(f"{name}={value}" for name, value in options.items())])
-    return QuantConfig(activation=spec, residual=spec)
-
-
-def only(graph):
-    """The one activation quantizer."""
-    (quantizer,) = (q for q in quant.quantizers_of(graph).values() if isinstance(q, Int8Activation))
-    return quantizer
-
-
-def calibrated(x, method, config=DEFAULT, **options):
-    """The range of data alone, and the mean squared error of quantizing these data with it."""
-    graph = calibrate(nn.Identity(), [x], config, method, **options)
-    return only(graph).lo.item(), only(graph).hi.item(), (graph(x).double() - x).square().mean().item()
-
-
-def pictures(*values):
-    return torch.tensor(values).view(1, 1, 1, -1)
+from tests.quant.calibration import INF, calibrated, config, only, row
 
 
 class Net(nn.Module):
@@ -65,7 +39,7 @@ class Net(nn.Module):
 
 
 def test_minimum_and_maximum_of_all_batches_not_of_the_last_or_the_mean():
-    batches = [pictures(0.5, -0.25), pictures(-3.0, 0.0), pictures(7.0, 1.0), pictures(0.0, 0.0)]
+    batches = [row(0.5, -0.25), row(-3.0, 0.0), row(7.0, 1.0), row(0.0, 0.0)]
     quantizer = only(calibrate(nn.Identity(), batches))
     assert (quantizer.lo.item(), quantizer.hi.item()) == (-3.0, 7.0)
 
@@ -85,7 +59,7 @@ def test_a_fused_activation_bounds_the_range(method, activation, highest):
 @pytest.mark.parametrize("values", [(2.0, 3.0, 5.0), (-2.0, -3.0, -5.0)])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_range_contains_zero(method, values):
-    lo, hi, _ = calibrated(pictures(*values), method)
+    lo, hi, _ = calibrated(row(*values), method)
     assert min(abs(lo), abs(hi)) == 0.0
     assert max(abs(lo), abs(hi)) == pytest.approx(5.0, rel=0.02)
 
@@ -159,113 +133,6 @@ def test_minmax_is_the_extremes_of_what_observing_sees_batch_by_batch(floor):
         los, his = zip(*(ranges[name] for ranges in seen))
         assert (graph.get_submodule(name).lo.item(), graph.get_submodule(name).hi.item()) == (min(los), max(his)), name
     assert len(seen[0]) >= 3
-
-
-# ---- the histogram -----------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.floats(-(2.0**127), 2.0**127, width=32), min_size=1, max_size=50))
-def test_every_number_lies_in_its_bin_and_bins_are_narrow(values):
-    x = torch.tensor(values)
-    filled = _count(x).nonzero()[:, 0]
-    assert _count(x).sum() == len(values)
-    left, right = _edge(filled - HALF), _edge(filled - HALF + 1)
-    for value in x.double().tolist():
-        mine = (left <= value) & (value <= right)
-        assert mine.any(), value
-        if abs(value) > 1e-36:  # below, bins are as wide as the smallest numbers
-            assert (right - left)[mine].min() <= abs(value) / 64 * (1 + 1e-9)
-    assert (left[1:] >= right[:-1]).all(), "in order"
-
-
-@given(
-    st.lists(st.floats(-50, 50, width=32), min_size=2, max_size=6, unique=True).map(sorted),
-    st.floats(0.01, 5),
-    st.integers(0, 255),
-    st.integers(1, 255),
-)
-@settings(max_examples=50)
-def test_the_squared_error_is_the_integral_that_it_claims_to_be(edges, step, zero_point, levels):
-    """Against a fine sum over evenly spread points."""
-    zero_point = min(zero_point, levels)
-    grid = QParams(step, zero_point, 0, levels)
-    left, right = torch.tensor(edges[:-1]).double(), torch.tensor(edges[1:]).double()
-    count = torch.arange(1.0, len(edges)).double()
-    points = torch.lerp(left, right, (torch.arange(4000).double() + 0.5).view(-1, 1) / 4000)
-    nearest = step * torch.clamp(torch.round(points / step), -zero_point, levels - zero_point)
-    expected = ((points - nearest).square().mean(0) @ count).item()
-    assert _squared_errors([grid], _Bins(left, right, count)).item() == pytest.approx(
-        expected, rel=1e-3, abs=1e-7 * step**2
-    )
-
-
-# ---- least squared error -----------------------------------------------------------------------------------
-
-
-def brute_force(x, bits, candidates=48):
-    """The least mean squared error over a dense grid of ranges, on the data themselves."""
-    x, best, levels = x.flatten().double(), INF, 2**bits - 1
-    lo, hi = min(x.min().item(), 0.0), max(x.max().item(), 0.0)
-    ends = [[end * (1 - i / candidates) for i in range(candidates)] if end else [0.0] for end in (lo, hi)]
-    for a, b in itertools.product(*ends):
-        grid = affine_qparams(a, b, levels)
-        nearest = grid.scale * torch.round(x / grid.scale).clamp_(-grid.zero_point, levels - grid.zero_point)
-        best = min(best, (nearest - x).square().mean().item())
-    return best
-
-
-DATA = {
-    "normal": lambda: torch.randn(4000),
-    "relu": lambda: torch.randn(4000).relu(),
-    "one sided": lambda: -torch.rand(4000).square(),
-    "laplace": lambda: torch.distributions.Laplace(0.3, 1.0).sample((4000,)),
-    "skewed": lambda: torch.randn(4000).exp() - 1,
-    "pictures": lambda: torch.cat(
-        [(torch.randint(0, 256, (2000,)) - mean) / std for mean, std in ((120, 60), (113.4, 65.7))]
-    ),
-    "relu6": lambda: (5 * torch.randn(4000)).clamp(0, 6),
-}
-
-
-@pytest.mark.parametrize("bits", [3, 4, 8])
-@pytest.mark.parametrize("name", DATA)
-def test_mse_ranges_are_as_good_as_brute_force(name, bits):
-    """Within 3 %: the histogram's bins and the candidates' spacing."""
-    torch.manual_seed(0)
-    x = DATA[name]().view(1, 1, 40, 100)
-    *_, error = calibrated(x, "mse", config(bits))
-    assert error <= 1.03 * brute_force(x, bits)
-
-
-def test_mse_finds_both_ends_of_an_asymmetric_range():
-    """Uniform on [-1, 3] with a share of 1e-4 at -40: at 4 bits the best range leaves it outside, on the lower side
-    alone.
-    """
-    x = torch.linspace(-1, 3, 100_000)
-    x[::10_000] = -40.0
-    lo, hi, _ = calibrated(x.view(1, 1, 100, 1000), "mse", config(4))
-    assert -12 < lo < -0.8
-    assert 2.5 < hi <= 3.0
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-def test_outliers_cost_minmax_more(bits):
-    torch.manual_seed(0)
-    x = torch.randn(1, 1, 500, 500)
-    x[0, 0, 0, :2] = torch.tensor([60.0, -45.0])
-    errors = {method: calibrated(x, method, config(bits))[2] for method in METHODS}
-    assert errors["mse"] < 0.75 * errors["minmax"]
-    assert errors["mse"] <= 1.001 * errors["percentile"]
-
-
-def test_a_far_outlier_does_not_coarsen_the_histogram():
-    """The bulk would fill a single one of 2048 even bins."""
-    torch.manual_seed(0)
-    bulk = torch.randn(1, 1, 1000, 1000)
-    expected = calibrated(bulk, "percentile", percentile=99.9)
-    bulk[0, 0, 0, 0] = 1e6
-    found = calibrated(bulk, "percentile", percentile=99.9)
-    assert found[:2] == pytest.approx(expected[:2], rel=2e-3)
 
 
 # ---- invariance --------------------------------------------------------------------------------------------
@@ -424,7 +291,7 @@ def test_the_integer_network_computes_what_was_calibrated(trained, method, engin
         ({"percentile": 0.9999}, "percentile: 0.9999, must be between 50 and 100"),
         ({"batches": []}, "batches: there are none"),
         ({"batches": iter(())}, "batches: there are none"),
-        ({"batches": ["pictures"]}, "batches: need tensors.*not str"),
+        ({"batches": ["images"]}, "batches: need tensors.*not str"),
         ({"batches": [torch.zeros(0, 3, 8, 8)]}, "batches: .*empty"),
         ({"config": QuantConfig(activation="pact:4")}, "only int8.*dw.2_quant.*PactActivation"),
     ],

@@ -12,7 +12,7 @@ from torch import nn
 import quant
 from quant.errors import QuantError
 from quant.quantizers import activation_quantizer, parse_spec, weight_quantizer
-from tests.quant.quantizers.test_quantizers import ACTIVATIONS, WEIGHTS
+from tests.quant.quantizers.methods import ACTIVATIONS, WEIGHTS
 
 
 @pytest.mark.parametrize(
