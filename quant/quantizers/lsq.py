@@ -10,7 +10,8 @@ of one picture's features. s starts at 2 mean|x| / sqrt(Qp).
 import torch
 from torch import Tensor, nn
 
-from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, choose, inner
+from common import distributed
+from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, choose, inner
 from quant.quantizers.fake_quant import at_least, inside, numbers, round_to_grid
 from quant.quantizers.grid import QParams
 
@@ -91,7 +92,7 @@ class LsqActivation(ActivationQuantizer):
     def watch(self, x: Tensor) -> None:
         if self.batches == 0:
             x = x if self.signed else x.clamp(min=0.0)
-            self.step.copy_(agree_mean(2.0 * x.abs().mean() / self.levels()[1] ** 0.5))
+            self.step.copy_(distributed.mean_(2.0 * x.abs().mean() / self.levels()[1] ** 0.5))
 
     def quantize(self, x: Tensor) -> Tensor:
         if self.training:
