@@ -1,10 +1,11 @@
-"""The processes that share one training (ranks): torchrun starts them, they average gradients, rank 0 alone writes and
-speaks.
+"""Helpers of torch.distributed, for a training that several processes (ranks) share.
+
+torchrun starts the ranks. They average their gradients; only rank 0 writes files and prints.
 
     torchrun --nproc-per-node 2 retrain.py --arch frostnet_a
 
-gloo carries tensors on CPUs, NCCL those on GPUs (one GPU a rank). With one rank nothing here does anything or costs
-anything. docs/scaling.md says what is the same on all ranks and what differs.
+gloo carries tensors on CPUs, NCCL those on GPUs (one GPU a rank). With one rank every function here
+returns at once. docs/scaling.md lists what is equal on all ranks and what differs.
 """
 
 import contextlib
@@ -24,54 +25,53 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """How many ranks there are; 1 outside `joined`, and for rank 0 after `only_main`."""
+    """The number of ranks; 1 outside `joined`, and on rank 0 after `only_main`."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """The number of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_main() -> bool:
-    """Whether this is the rank that writes files."""
+    """Whether this is rank 0, which writes the files."""
     return rank() == 0
 
 
 def device() -> torch.device:
     """The GPU of this rank on its machine, or the CPU where there is none."""
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
-    )
+    return torch.device("cuda", _local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def share() -> slice:
-    """This rank's part of a sequence that the ranks divide among themselves."""
+    """The slice of a sequence that this rank processes: `rows[share()]`; together the ranks process all of it."""
     return slice(rank(), None, world_size())
 
 
 def launcher() -> list[str]:
-    """What a command line begins with: python, or torchrun and how many processes it starts."""
+    """The start of the command line that ran this program: python, or torchrun and its number of processes."""
     if world_size() == 1:
         return ["python"]
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
-    return [
-        "torchrun",
-        *(["--nnodes", str(world_size() // here)] if here < world_size() else []),
-        "--nproc-per-node",
-        str(here),
-    ]
+    machines = ["--nnodes", str(world_size() // here)] if here < world_size() else []
+    return ["torchrun", *machines, "--nproc-per-node", str(here)]
 
 
-# ---- beginning and end -------------------------------------------------------------------------------------
+def _local_rank() -> int:
+    """The number of this process among those of its machine."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+# ---- joining and leaving -------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """Inside, the processes that torchrun started (by its environment: RANK, WORLD_SIZE, ..) are ranks of one group.
+    """A context in which the processes that torchrun started are ranks of one process group.
 
-    All but rank 0 are silent. What ends one of them ends all, and is said once: by the first to fail. Without torchrun:
-    nothing.
+    All but rank 0 print nothing. An error on one rank ends all of them, and only the first to fail reports it. Without
+    torchrun (its environment: RANK, WORLD_SIZE, ..) the context does nothing.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
@@ -88,14 +88,16 @@ def joined() -> Iterator[None]:
 
 
 def start() -> "dist.Store":
-    """Join the other ranks; returns the store through which they found one another."""
+    """Join the other ranks.
+
+    Returns:
+        The store through which the ranks found each other.
+
+    Raises:
+        UserError: If there are fewer GPUs than processes, or the environment of torchrun is incomplete.
+    """
     if torch.cuda.is_available():
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        if here > torch.cuda.device_count():
-            raise UserError(
-                f"nproc-per-node: {here}, but there are {torch.cuda.device_count()} GPUs here; start one process a GPU"
-            )
-        torch.cuda.set_device(device())
+        _use_own_gpu()
     try:
         store, number, count = next(dist.rendezvous("env://"))
     except ValueError as error:
@@ -107,14 +109,21 @@ def start() -> "dist.Store":
     return store
 
 
+def _use_own_gpu() -> None:
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if here > gpus:
+        raise UserError(f"nproc-per-node: {here}, but there are {gpus} GPUs here; start one process a GPU")
+    torch.cuda.set_device(device())
+
+
 def stop() -> None:
-    """Leave the group, if there is one."""
+    """Leave the process group, if there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def only_main() -> None:
-    """Rank 0 goes on alone; the program of the others ends here (SystemExit)."""
+    """Rank 0 continues alone; on the others the program ends here (SystemExit)."""
     barrier()
     alone = is_main()
     stop()
@@ -129,12 +138,12 @@ def _silence() -> Iterator[None]:
 
 
 def _leave(error: BaseException, store: "dist.Store") -> None:
-    """Re-raise what ended this rank, in words where they mend it, or end quietly where another rank has spoken."""
+    """End this rank: re-raise its error with a message that helps, or exit quietly if another rank reports one."""
     try:
-        spoken = store.add("spoken", 1) > 1
+        reported = store.add("reported", 1) > 1
     except RuntimeError:  # the machine that held the store is gone
-        spoken = not is_main()
-    if spoken:
+        reported = not is_main()
+    if reported:
         raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
     if isinstance(error, KeyboardInterrupt):
         print("stopped; the same torchrun command goes on from the last checkpoint", file=sys.stderr)
@@ -147,7 +156,7 @@ def _leave(error: BaseException, store: "dist.Store") -> None:
     raise error
 
 
-# ---- agreeing ----------------------------------------------------------------------------------------------
+# ---- collectives -------------------------------------------------------------------------------------------
 
 
 def barrier() -> None:
@@ -162,6 +171,18 @@ def sum_(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def mean_(tensor: Tensor) -> Tensor:
+    """The mean over ranks, in place."""
+    return sum_(tensor).div_(world_size()) if world_size() > 1 else tensor
+
+
+def max_(tensor: Tensor) -> Tensor:
+    """The element-wise maximum over ranks, in place."""
+    if world_size() > 1:
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor
+
+
 def gather(rows: list[T]) -> list[T]:
     """The rows of all ranks, on all ranks."""
     if world_size() == 1:
@@ -172,7 +193,7 @@ def gather(rows: list[T]) -> list[T]:
 
 
 def gather_tensor(rows: Tensor) -> Tensor:
-    """The rows of a tensor of all ranks, which have as many, on all ranks."""
+    """The rows of a tensor of all ranks, on all ranks; each rank has equally many."""
     if world_size() == 1:
         return rows
     shares = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
@@ -181,52 +202,47 @@ def gather_tensor(rows: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mean_(tensors: Sequence[Tensor]) -> None:
-    """The mean over ranks of floating-point tensors, in place: one all-reduce for each kind (device and dtype)."""
+def mean_each_(tensors: Sequence[Tensor]) -> None:
+    """The mean over ranks of each tensor, in place: one all-reduce for each kind (device and dtype)."""
     if world_size() == 1:
         return
     kinds: dict[tuple, list[Tensor]] = {}
     for tensor in tensors:
         kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
     for kind in kinds.values():
-        flat = sum_(torch.cat([tensor.reshape(-1) for tensor in kind])).div_(world_size())
+        flat = mean_(torch.cat([tensor.reshape(-1) for tensor in kind]))
         parts = flat.split([tensor.numel() for tensor in kind])
         torch._foreach_copy_(kind, [part.view(tensor.shape) for part, tensor in zip(parts, kind, strict=True)])
 
 
 def average(modules: Iterable[nn.Module], also: Sequence[Tensor] = ()) -> None:
-    """The mean over ranks, in place, of what a training step left in `modules`, and of the tensors in `also`.
+    """Average over ranks, in place, what a training step left in `modules`, and the tensors in `also`.
 
-    That is the gradients, and the running statistics of batch norms in training mode (quantizers agree on their ranges
-    themselves). All ranks must have run the same modules.
+    That is the gradients, and the running statistics of batch norms in training mode. Quantizers average their ranges
+    themselves. All ranks must have run the same modules.
     """
     if world_size() == 1:
         return
     modules = list(modules)
     gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
-    norms = [
-        m
-        for module in modules
-        for m in module.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
-    ]
-    statistics = [t for m in norms if m.running_mean is not None for t in (m.running_mean, m.running_var)]
-    mean_([*gradients, *statistics, *also])
+    norms = [m for module in modules for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    moving = [m for m in norms if m.training and m.running_mean is not None]
+    statistics = [t for m in moving for t in (m.running_mean, m.running_var)]
+    mean_each_([*gradients, *statistics, *also])
 
 
 def reseed(seed: int, step: int) -> None:
-    """Give each rank random numbers (of dropout) of its own that follow from (seed, step, rank), so that a checkpoint
-    need not hold them.
+    """Seed each rank's random numbers (of dropout) by (seed, step, rank), so that a checkpoint need not hold them.
 
     With one rank nothing changes.
     """
     if world_size() > 1:
-        words = hashlib.blake2b(repr((seed, step, rank())).encode(), digest_size=8).digest()
-        torch.manual_seed(int.from_bytes(words) >> 1)
+        digest = hashlib.blake2b(repr((seed, step, rank())).encode(), digest_size=8).digest()
+        torch.manual_seed(int.from_bytes(digest) >> 1)
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """What `make()` returns on rank 0, the only one to call it, on all ranks."""
+    """The result of `make()` on all ranks; only rank 0 calls it."""
     box = [make() if is_main() else None]
     if world_size() > 1:
         dist.broadcast_object_list(box)
@@ -234,17 +250,15 @@ def from_main(make: Callable[[], T]) -> T:
 
 
 def first_on_machine(make: Callable[[], T]) -> T:
-    """`make()` on every rank, on the first of each machine before the others: it may download."""
-    first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    """`make()` on every rank; the first rank of each machine calls it before the others, because it may download."""
+    first = _local_rank() == 0
     made = make() if first else None
     barrier()
     return made if first else make()
 
 
 def refuse_other_count(before: int) -> None:
-    """Raise UserError where a run that `before` ranks began would go on with another number: they would see other
-    batches.
-    """
+    """Raise UserError if a run that `before` ranks began would continue with another number: batches would differ."""
     if before != world_size():
         raise UserError(
             f"nproc-per-node: this run was begun by {before} processes, and these are {world_size()}; "
@@ -255,16 +269,18 @@ def refuse_other_count(before: int) -> None:
 def assert_equal(state: Mapping[str, Any], what: str) -> None:
     """Raise UserError, on every rank, unless all ranks hold the same bits in a state dict.
 
-    `what` it is in words: "weights".
+    Args:
+        state: Tensors and plain values by name.
+        what: Its name in the message, such as "weights".
     """
     if world_size() == 1:
         return
     rows: list = [None] * world_size()
     dist.all_gather_object(rows, {name: _digest(value) for name, value in state.items()})
     for number, row in enumerate(rows):
-        unlike = [name for name in {**rows[0], **row} if row.get(name) != rows[0].get(name)]
-        if unlike:
-            names = ", ".join(unlike[:3]) + (f" and {len(unlike) - 3} more" if len(unlike) > 3 else "")
+        different = [name for name in {**rows[0], **row} if row.get(name) != rows[0].get(name)]
+        if different:
+            names = ", ".join(different[:3]) + (f" and {len(different) - 3} more" if len(different) > 3 else "")
             raise UserError(
                 f"ranks: {what} differ between rank 0 and rank {number} ({names}); "
                 "start the same torchrun command again, to go on from the last checkpoint"

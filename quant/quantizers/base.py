@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from quant.errors import QuantError
@@ -189,26 +188,6 @@ def choose(field: str, value: str, *words: str) -> str:
     """`value` if it is one of `words`, else QuantError."""
     if value not in words:
         raise QuantError(f"{field}: {value!r} is not one of {', '.join(words)}")
-    return value
-
-
-def distributed() -> bool:
-    """Whether there are other ranks to agree with."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def agree(largest: Tensor) -> Tensor:
-    """The element-wise maximum over all ranks of a distributed run, so that every rank has the same ranges."""
-    if distributed():
-        dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return largest
-
-
-def agree_mean(value: Tensor) -> Tensor:
-    """The mean over all ranks of a distributed run."""
-    if distributed():
-        dist.all_reduce(value)
-        value /= dist.get_world_size()
     return value
 
 

@@ -11,8 +11,9 @@ Weights take T from their current values; activations keep T <- T - momentum (T 
 import torch
 from torch import Tensor
 
+from common import distributed
 from quant.errors import QuantError
-from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, agree_mean, check_range, choose
+from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, check_range, choose
 from quant.quantizers.fake_quant import fake_quantize, numbers, straight_through
 from quant.quantizers.grid import SMALLEST_SCALE, QParams, symmetric_levels, symmetric_qparams
 
@@ -91,7 +92,7 @@ class GdrqActivation(ActivationQuantizer):
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
         x = x.clamp(self.floor, self.ceiling) if self.floor == 0.0 else x
-        now = agree_mean(self.k * grouped_mean(x.abs(), self.group_size, 1))
+        now = distributed.mean_(self.k * grouped_mean(x.abs(), self.group_size, 1))
         now = now if self.group_size > 0 else now.reshape(())
         if self.batches == 0:
             self.largest = now

@@ -20,9 +20,9 @@ import hashlib
 from abc import ABC, abstractmethod
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from common import distributed
 from quant.errors import QuantError
 from quant.quantizers.fake_quant import Number, numbers, widen
 
@@ -92,8 +92,7 @@ class NoiseStream(nn.Module):
         Four come from one random word, since on a CPU drawing is what costs.
         """
         self.draws += 1
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        generator = torch.Generator(x.device).manual_seed(mix(self.seed, rank, self.draws))
+        generator = torch.Generator(x.device).manual_seed(mix(self.seed, distributed.rank(), self.draws))
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(
             -(2**63), None, generator=generator
         )

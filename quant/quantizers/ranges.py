@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from quant.quantizers.base import INF, ActivationQuantizer, agree, check_range, distributed
+from common import distributed
+from quant.quantizers.base import INF, ActivationQuantizer, check_range
 from quant.quantizers.fake_quant import at_least, fake_quantize
 from quant.quantizers.grid import SMALLEST_SCALE, QParams, affine_qparams
 
@@ -42,8 +43,8 @@ class MovingRange(ActivationQuantizer):
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
         lo, hi = self.batch_range(x)
-        if distributed():
-            hi, lo = agree(torch.stack((hi.float(), -lo.float()))).unbind()
+        if distributed.world_size() > 1:
+            hi, lo = distributed.max_(torch.stack((hi.float(), -lo.float()))).unbind()
             lo = -lo
         if self.floor != 0.0:
             self.lo.lerp_(lo.float().clamp_(self.floor, 0.0), self.newest_weight())

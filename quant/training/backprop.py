@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common import distributed
 from quant.attach.layers import take_over
 from quant.errors import QuantError
-from quant.quantizers.base import agree_mean
 from quant.quantizers.fake_quant import widen
 from quant.quantizers.gradients import MinMaxGradient, NoiseStream, minmax_gradient, on_grid, slice_range
 from quant.training.range_bn import RangeBN1d, RangeBN2d
@@ -72,7 +72,7 @@ class SampleRange(nn.Module):
     @torch.no_grad()
     def _batch_range(self, x: Tensor) -> tuple[Tensor, Tensor]:
         lo, hi = (widen(ends).mean() for ends in slice_range(x))
-        mean_lo, mean_span = agree_mean(torch.stack((lo, hi - lo)).to(self.lo.dtype))
+        mean_lo, mean_span = distributed.mean_(torch.stack((lo, hi - lo)).to(self.lo.dtype))
         weight = torch.where(self.batches == 0, 1.0, self.momentum).to(self.lo.dtype)
         self.lo.lerp_(mean_lo, weight)
         self.span.lerp_(mean_span, weight)

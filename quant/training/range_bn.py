@@ -28,8 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common import distributed
 from quant.errors import QuantError
-from quant.quantizers.base import agree_mean, choose
+from quant.quantizers.base import choose
 
 MOST_CHUNKS = SMALLEST_CHUNK = 16
 CONSTANTS = ("gauss", "released", "paper")
@@ -163,7 +164,7 @@ class _RangeBN(nn.Module):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, scale: Tensor) -> None:
-        mean, scale = agree_mean(torch.stack((mean, scale)))
+        mean, scale = distributed.mean_(torch.stack((mean, scale)))
         self.running_mean.lerp_(mean, self.momentum)
         self.running_scale.lerp_(scale, self.momentum)
 

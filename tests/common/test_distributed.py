@@ -124,6 +124,10 @@ def one_rank(number: int, port: int, path: Path) -> None:
             "gradients": gradients(double_model(), Stream(pictures(50), 12, seed=0, augment=False), 5),
             "batches": [stream.batch(step) for step in range(2 * stream.steps_per_epoch)],
             "statistics": statistics(),
+            "reduced": [
+                reduce_(torch.tensor([distributed.rank(), 2.0]))
+                for reduce_ in (distributed.sum_, distributed.mean_, distributed.max_)
+            ],
             "unequal": unequal(),
             "metrics": Classification(3).evaluate(tiny_model(), pictures(301, 1)),
             "whole": train(path / "whole"),
@@ -203,7 +207,9 @@ def test_one_process_is_the_only_rank():
         distributed.only_main()
     tensors = [torch.ones(3), torch.tensor(0.1)]
     before, random = [t.clone() for t in tensors], torch.get_rng_state()
-    distributed.mean_(tensors)
+    distributed.mean_each_(tensors)
+    for reduce_ in (distributed.sum_, distributed.mean_, distributed.max_):
+        assert reduce_(tensors[0]) is tensors[0]
     distributed.reseed(0, 0)
     assert same(tensors, before) and torch.equal(torch.get_rng_state(), random)
     distributed.assert_equal({"a": torch.ones(1)}, "weights")
@@ -257,6 +263,11 @@ def test_each_rank_draws_its_own_batches_and_augmentation(two):
     first, second = (row["batches"] for row in two[0])
     assert len(first) == len(second) == 2 * (50 // 12)
     assert all(len(x) == 6 for x, _ in first) and not any(torch.equal(a, b) for (a, _), (b, _) in zip(first, second))
+
+
+def test_sums_means_and_maxima_are_equal_on_all_ranks(two):
+    for row in two[0]:
+        assert [found.tolist() for found in row["reduced"]] == [[1.0, 4.0], [0.5, 2.0], [1.0, 2.0]]
 
 
 def test_running_statistics_are_averaged_and_frozen_ones_left_alone(two):
