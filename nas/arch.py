@@ -11,9 +11,9 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import read_json, write_json
+from nas.ops import OPS
 
 FORMAT, VERSION = "architecture", 1
-OPS = ("mb", "frost", "se", "add")
 ACTIVATIONS = ("relu", "hard_swish")
 MAX_BLOCKS = 512
 SHIPPED = Path(__file__).parent / "archs"  # architectures that come with the program
@@ -117,22 +117,27 @@ class BlockSpec:
 
     def __post_init__(self):
         _check_fields(self)
-        if self.op == "mb" and self.squeeze_factor != 0:
-            raise UserError(f"squeeze_factor: {self.squeeze_factor}, must be 0 in an 'mb' block, which has no squeeze")
-        if self.op != "mb" and self.squeeze_factor < 2:
+        squeezes = OPS[self.op].squeezes
+        if not squeezes and self.squeeze_factor != 0:
+            raise UserError(
+                f"squeeze_factor: {self.squeeze_factor}, must be 0 in a {self.op!r} block, which has no squeeze"
+            )
+        if squeezes and self.squeeze_factor < 2:
             raise UserError(f"squeeze_factor: {self.squeeze_factor}, must be 2 or more in a {self.op!r} block")
 
     @property
     def squeeze_channels(self) -> int:
-        """Channels of the squeeze; 0 in an mb block."""
-        if self.op == "mb":
+        """Channels of the squeeze; 0 in a block without one."""
+        squeezes = OPS[self.op].squeezes
+        if not squeezes:
             return 0
-        return round8((self.expand_ratio if self.op == "se" else 1) * self.in_channels // self.squeeze_factor)
+        return round8((self.expand_ratio if squeezes == "hidden" else 1) * self.in_channels // self.squeeze_factor)
 
     @property
     def hidden_channels(self) -> int:
         """Channels of the depthwise convolution."""
-        return self.expand_ratio * (self.in_channels + (self.squeeze_channels if self.op == "frost" else 0))
+        beside = self.squeeze_channels if OPS[self.op].concatenates else 0
+        return self.expand_ratio * (self.in_channels + beside)
 
     @property
     def residual(self) -> bool:
@@ -145,9 +150,10 @@ def resolve(spec: BlockSpec) -> BlockSpec:
 
     That is so where `in_channels // squeeze_factor < 8`, or where there is no expansion for the squeeze to feed.
     """
-    if spec.op in ("frost", "add") and (spec.in_channels // spec.squeeze_factor < 8 or spec.expand_ratio == 1):
-        return replace(spec, op="mb", squeeze_factor=0)
-    return spec
+    if OPS[spec.op].squeezes != "input":
+        return spec
+    fits = spec.in_channels // spec.squeeze_factor >= 8 and spec.expand_ratio > 1
+    return spec if fits else replace(spec, op="mb", squeeze_factor=0)
 
 
 @dataclass(frozen=True)

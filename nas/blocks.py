@@ -1,10 +1,13 @@
 """Plain float modules of an architecture's parts. torch.fx traces all of them; nothing here knows quantization."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
 from nas.arch import BlockSpec, HeadSpec, StemSpec
+from nas.ops import OPS
 
 # Not in place: graph passes may read a convolution's output after its activation has run.
 ACTIVATIONS = {"relu": nn.ReLU, "hard_swish": nn.Hardswish}
@@ -36,6 +39,10 @@ class ConvBNAct(nn.Module):
         return x if self.act is None else self.act(x)
 
 
+# Ops that squeeze the hidden channels -> module of (hidden_channels, squeeze_channels): a gate on (N, hidden, H, W).
+GATES = {"se": partial(SqueezeExcitation, scale_activation=nn.Hardsigmoid)}
+
+
 class Block(nn.Module):
     """A bottleneck: [squeeze, join,] [expand,] depthwise, [excite,] project, [+ input]; see `nas.arch.BlockSpec`.
 
@@ -46,14 +53,15 @@ class Block(nn.Module):
 
     def __init__(self, spec: BlockSpec, dilation: int = 1, strided: bool = True):
         super().__init__()
+        self.spec, op = spec, OPS[spec.op]
         act, hidden, squeezed, channels = spec.activation, spec.hidden_channels, spec.squeeze_channels, spec.in_channels
         stride = spec.stride if strided else 1
-        self.squeeze = ConvBNAct(channels, squeezed, activation=act) if spec.op in ("frost", "add") else None
-        self.restore = ConvBNAct(squeezed, channels, activation=None) if spec.op == "add" else None
-        wide = channels + squeezed if spec.op == "frost" else channels
+        self.squeeze = ConvBNAct(channels, squeezed, activation=act) if op.squeezes == "input" else None
+        self.restore = ConvBNAct(squeezed, channels, activation=None) if "restore" in op.reads else None
+        wide = channels + squeezed if op.concatenates else channels
         self.expand = ConvBNAct(wide, hidden, activation=act) if spec.expand_ratio != 1 else None
         self.depthwise = ConvBNAct(hidden, hidden, spec.kernel_size, stride, hidden, dilation, act)
-        self.excite = SqueezeExcitation(hidden, squeezed, scale_activation=nn.Hardsigmoid) if spec.op == "se" else None
+        self.excite = GATES[spec.op](hidden, squeezed) if op.squeezes == "hidden" else None
         self.project = ConvBNAct(hidden, spec.out_channels, activation=None)
         self.residual = spec.residual
 

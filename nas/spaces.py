@@ -18,7 +18,8 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import read_json, write_json
-from nas.arch import ACTIVATIONS, OPS, BlockSpec, HeadSpec, StemSpec, resolve, round8, stem_stride
+from nas.arch import ACTIVATIONS, BlockSpec, HeadSpec, StemSpec, resolve, round8, stem_stride
+from nas.ops import OPS
 from nas.space import SearchSpace, Slot, Stage
 
 KERNEL_SIZES, EXPAND_RATIOS, SQUEEZE_FACTORS = (3, 5), (3, 6), (2, 4)
@@ -26,7 +27,7 @@ FIXED_CHANNELS = 16
 STAGES = ((24, 2, 4), (40, 2, 4), (80, 2, 4), (96, 1, 5), (192, 2, 5), (320, 1, 1))  # out_channels, stride, slots
 HEAD_CHANNELS = 1280  # not scaled by the width
 # op, squeeze_factor: what the bottleneck space tries
-INSIDES = (("mb", 0), ("se", 4), ("add", 4), ("frost", 2), ("frost", 4))
+INSIDES = tuple((name, factor) for name, op in OPS.items() for factor in op.factors)
 BOTTLENECK_EXPAND = 3
 
 
@@ -145,7 +146,7 @@ def candidates(
 ) -> tuple[BlockSpec, ...]:
     """k{3,5} x e{3,6} x r{2,4}, resolved, each distinct block once."""
     distinct = {}
-    factors = SQUEEZE_FACTORS if block.op != "mb" else (0,)
+    factors = SQUEEZE_FACTORS if OPS[block.op].squeezes else (0,)
     for kernel, expand, squeeze in itertools.product(KERNEL_SIZES, EXPAND_RATIOS, factors):
         spec = resolve(
             BlockSpec(block.op, kernel, in_channels, out_channels, stride, expand, squeeze, block.activation)

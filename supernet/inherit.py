@@ -1,16 +1,16 @@
-"""Candidates that start from the largest one's weights, so that all of a slot speak the same language from their first
-step.
+"""Small candidates that start with the weights of the largest candidate of their slot.
 
-Untrained candidates that take turns would keep each other from learning: every block would see another random code at
-each step. The largest is trained first; of its hidden and squeeze channels each smaller candidate takes the most
-important, those with the largest weights behind them (arXiv:1908.09791, section 3.3), and the centre of its kernel.
+Untrained candidates that take turns keep each other from learning: every block sees another random input at each step.
+So the largest candidate is trained first. Of its hidden and squeezed channels each smaller candidate takes the most
+important, those with the largest absolute weights behind them (arXiv:1908.09791, section 3.3), and the centre of its
+kernel. Which layers write and read the squeezed channels stands in `nas.ops`.
 """
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import SqueezeExcitation
 
-from nas.blocks import Block, ConvBNAct
+from nas.blocks import Block
+from nas.ops import OPS
 from supernet.model import Supernet
 from supernet.samplers import largest
 
@@ -33,69 +33,64 @@ def inherit(giver: Block, taker: Block) -> None:
     What the giver does not have, or has less of, stays as it is: a gate, a squeeze; the whole block where the giver has
     fewer hidden channels, or where one of the two has no expansion, whose hidden channels are the input itself.
     """
-    if taker.project.conv.in_channels > giver.project.conv.in_channels or (giver.expand is None) != (
-        taker.expand is None
-    ):
+    fewer = giver.spec.hidden_channels < taker.spec.hidden_channels
+    if fewer or (giver.expand is None) != (taker.expand is None):
         return
-    hidden = _important(giver.project.conv.weight, taker.project.conv.in_channels)
-    given, taken = _joined(giver), _joined(taker)
-    kept = _important(giver.expand.conv.weight[:, :given], taken) if 0 < taken <= given else torch.arange(0)
-    if len(kept):
-        _take(giver.squeeze, taker.squeeze, kept, None)
-    if (
-        giver.restore is not None
-        and taker.restore is not None
-        and taker.squeeze.conv.out_channels <= giver.squeeze.conv.out_channels
-    ):
-        added = _important(giver.restore.conv.weight, taker.restore.conv.in_channels)
-        _take(giver.squeeze, taker.squeeze, added, None)
-        _take(giver.restore, taker.restore, None, added)
-    if giver.expand is not None and taken <= given:
-        beside = torch.arange(given, giver.expand.conv.in_channels)
-        _take(giver.expand, taker.expand, hidden, torch.cat([kept, beside.to(kept.device)]))
+    hidden = _most_important([giver.project.conv.weight], taker.spec.hidden_channels)
+    squeezed = _inherit_squeeze(giver, taker, hidden)
+    _inherit_expansion(giver, taker, hidden, squeezed)
     _take(giver.depthwise, taker.depthwise, hidden, None)
     _take(giver.project, taker.project, None, hidden)
-    if (
-        giver.excite is not None
-        and taker.excite is not None
-        and taker.excite.fc1.out_channels <= giver.excite.fc1.out_channels
-    ):
-        _take_gate(giver.excite, taker.excite, hidden)
 
 
-def _joined(block: Block) -> int:
-    """Channels that a block puts beside its input before the expansion."""
-    return block.squeeze.conv.out_channels if block.squeeze is not None and block.restore is None else 0
-
-
-def _take_gate(giver: SqueezeExcitation, taker: SqueezeExcitation, hidden: Tensor) -> None:
-    """The gates of the chosen hidden channels, through the most important of the channels in between."""
-    kept = _important(giver.fc2.weight[hidden], taker.fc1.out_channels)
-    taker.fc1.weight.copy_(giver.fc1.weight[kept][:, hidden])
-    taker.fc1.bias.copy_(giver.fc1.bias[kept])
-    taker.fc2.weight.copy_(giver.fc2.weight[hidden][:, kept])
-    taker.fc2.bias.copy_(giver.fc2.bias[hidden])
-
-
-def _important(weight: Tensor, count: int) -> Tensor:
-    """Indices, in order, of the `count` input channels that `weight` (out, in, k, k) leans on most."""
-    return weight.abs().sum((0, 2, 3)).topk(count).indices.sort().values
-
-
-def _take(giver: ConvBNAct, taker: ConvBNAct, rows: Tensor | None, columns: Tensor | None) -> None:
-    """Copy the chosen output (rows) and input channels (columns), None for all, the kernel's centre, and the batch
-    norm.
+def _inherit_squeeze(giver: Block, taker: Block, hidden: Tensor) -> Tensor | None:
+    """Fill the taker's squeeze, except for an expansion that reads it; returns the giver's squeezed channels that it
+    took, None if it took none.
     """
-    weight = giver.conv.weight
-    weight = weight if rows is None else weight[rows]
-    weight = weight if columns is None else weight[:, columns]
-    border = (weight.shape[-1] - taker.conv.weight.shape[-1]) // 2
-    taker.conv.weight.copy_(weight if border == 0 else _resized(weight, border))
-    for name, value in giver.bn.state_dict().items():
-        target: Tensor = getattr(taker.bn, name)
-        target.copy_(value if rows is None or value.dim() == 0 else value[rows])
+    op, count = OPS[giver.spec.op], taker.spec.squeeze_channels
+    if taker.spec.op != giver.spec.op or not 0 < count <= giver.spec.squeeze_channels:
+        return None
+    outer = hidden if op.squeezes == "hidden" else None  # the channels around the squeeze; None: all of them
+    readers = [_weight(giver.get_submodule(name), outer)[:, : giver.spec.squeeze_channels] for name in op.reads]
+    squeezed = _most_important(readers, count)
+    for name in op.writes:
+        _take(giver.get_submodule(name), taker.get_submodule(name), squeezed, outer)
+    for name in op.reads:
+        if name != "expand":
+            _take(giver.get_submodule(name), taker.get_submodule(name), outer, squeezed)
+    return squeezed
 
 
-def _resized(weight: Tensor, border: int) -> Tensor:
-    """A kernel without `border` pixels at each side; with a negative border, zeros around it."""
-    return nn.functional.pad(weight, (-border,) * 4)
+def _inherit_expansion(giver: Block, taker: Block, hidden: Tensor, squeezed: Tensor | None) -> None:
+    """Fill the taker's expansion; its columns are the squeezed channels of a concatenation, if any, and the input."""
+    wants = OPS[taker.spec.op].concatenates
+    if giver.expand is None or (wants and squeezed is None):
+        return
+    width = giver.expand.conv.in_channels
+    columns = torch.arange(width - giver.spec.in_channels, width, device=hidden.device)
+    _take(giver.expand, taker.expand, hidden, torch.cat([squeezed, columns]) if wants else columns)
+
+
+def _weight(layer: nn.Module, rows: Tensor | None) -> Tensor:
+    """The kernel (out, in, k, k) of a convolution, with or without batch norm; of the chosen output channels."""
+    weight = getattr(layer, "conv", layer).weight
+    return weight if rows is None else weight[rows]
+
+
+def _most_important(weights: list[Tensor], count: int) -> Tensor:
+    """Indices, in order, of the `count` input channels with the largest absolute weights (out, in, k, k)."""
+    return sum(weight.abs().sum((0, 2, 3)) for weight in weights).topk(count).indices.sort().values
+
+
+def _take(giver: nn.Module, taker: nn.Module, rows: Tensor | None, columns: Tensor | None) -> None:
+    """Copy the chosen output (rows) and input channels (columns), None for all: the kernel's centre, the bias and the
+    batch norm.
+    """
+    for target, value in zip(taker.state_dict().values(), giver.state_dict().values(), strict=True):
+        if rows is not None and value.dim() > 0:
+            value = value[rows]
+        if value.dim() == 4:
+            value = value if columns is None else value[:, columns]
+            border = (value.shape[-1] - target.shape[-1]) // 2  # below 0: zeros around the kernel
+            value = nn.functional.pad(value, (-border,) * 4)
+        target.copy_(value)

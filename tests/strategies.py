@@ -2,7 +2,8 @@
 
 from hypothesis import strategies as st
 
-from nas.arch import ACTIVATIONS, OPS, Architecture, BlockSpec, HeadSpec, StemSpec, resolve
+from nas.arch import ACTIVATIONS, Architecture, BlockSpec, HeadSpec, StemSpec, resolve
+from nas.ops import OPS
 
 CHANNELS = st.sampled_from((8, 16, 24, 32, 40, 48))
 
@@ -10,7 +11,7 @@ CHANNELS = st.sampled_from((8, 16, 24, 32, 40, 48))
 @st.composite
 def block_specs(draw, in_channels=None):
     """A resolved block of any kind."""
-    op = draw(st.sampled_from(OPS))
+    op = draw(st.sampled_from(list(OPS)))
     return resolve(
         BlockSpec(
             op=op,
@@ -19,7 +20,7 @@ def block_specs(draw, in_channels=None):
             out_channels=draw(CHANNELS),
             stride=draw(st.sampled_from((1, 2))),
             expand_ratio=draw(st.sampled_from((1, 3, 6))),
-            squeeze_factor=draw(st.sampled_from((2, 4))) if op != "mb" else 0,
+            squeeze_factor=draw(st.sampled_from((2, 4))) if OPS[op].squeezes else 0,
             activation=draw(st.sampled_from(ACTIVATIONS)),
         )
     )

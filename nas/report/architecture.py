@@ -9,7 +9,8 @@ from matplotlib.patches import FancyBboxPatch
 
 from nas.arch import Architecture, BlockSpec, HeadSpec, StemSpec
 from nas.cost import Row, cost
-from nas.report.style import FAINT, INK, OPS, SOFT
+from nas.ops import OPS
+from nas.report.style import FAINT, FILLS, INK, SOFT
 
 _BAR_AT, _BAR_WIDTH = 6.6, 3.4  # inches
 
@@ -41,7 +42,7 @@ def words(spec: StemSpec | BlockSpec | HeadSpec) -> Words:
     if not isinstance(spec, BlockSpec):
         return Words(f"stem {k}×{k}{act}", channels, stride=stride)
     hidden = f"{spec.hidden_channels}  (e{spec.expand_ratio})"
-    sign = "+" if spec.op == "frost" else ""  # by concatenation
+    sign = "+" if OPS[spec.op].concatenates else ""
     squeeze = f"{sign}{spec.squeeze_channels}  (r{spec.squeeze_factor})" if spec.squeeze_channels else ""
     return Words(f"{spec.op} {k}×{k}{act}", channels, hidden, squeeze, "residual" if spec.residual else stride)
 
@@ -139,7 +140,7 @@ def _part(ax: Axes, y: int, row: Row, value: float, form: str, inches: float) ->
         width,
         0.72,
         boxstyle=f"round,pad=0,rounding_size={min(0.05, width / 2)}",
-        fc=OPS[op_of(row)],
+        fc=FILLS[op_of(row)],
         ec=INK,
         lw=0.6,
         mutation_aspect=1 / 0.29,

@@ -11,19 +11,14 @@ import numpy as np
 from PIL import Image
 
 from nas.cost import Row
+from nas.ops import OPS
 from nas.report.architecture import full_name, op_of, words
 from nas.report.data import Distribution, Stage, Trajectory
 
 _MOST_COLUMNS = 120  # of a heat map's time
 _HEAT = (66, 134, 205)
 
-MEANING = {
-    "frost": "frost: squeeze and concat",
-    "mb": "mb: inverted residual",
-    "se": "se: squeeze and excite",
-    "add": "add: squeeze and add",
-    "ends": "stem and head",
-}
+MEANING = {name: f"{name}: {op.title}" for name, op in OPS.items()} | {"ends": "stem and head"}
 
 
 def architecture(rows: tuple[Row, ...], values: list[float], unit: str) -> list[str]:

@@ -13,16 +13,16 @@ from matplotlib.figure import Figure
 
 from common.errors import UserError
 from common.files import write_bytes
+from nas.ops import OPS
 
 INK, SOFT, GRID, FAINT, PAPER = "#22303c", "#5f6d7a", "#dde3e9", "#f3f6f9", "#ffffff"
 ACCENT = "#d1495b"
 LINES = ("#2f6fb3", "#e08a1e", "#3b8f5a", "#8b5fb0", "#7a6a58", "#0f8b8d")
-# "ends": stem and head
-OPS = {"frost": "#8fbce6", "mb": "#d9d3c7", "se": "#a5d3a9", "add": "#f2bf8a", "ends": "#c3cbd3"}
+FILLS = {name: op.colour for name, op in OPS.items()} | {"ends": "#c3cbd3"}  # of blocks; "ends": stem and head
 
 # In a page each colour is a CSS variable, so that pictures follow its light or dark look.
 VARIABLES = {INK: "ink", SOFT: "soft", GRID: "grid", FAINT: "faint", PAPER: "paper", ACCENT: "accent"}
-VARIABLES |= {colour: f"line{i}" for i, colour in enumerate(LINES)} | {colour: name for name, colour in OPS.items()}
+VARIABLES |= {colour: f"line{i}" for i, colour in enumerate(LINES)} | {colour: name for name, colour in FILLS.items()}
 
 Draw = Callable[[Axes], None]  # one panel of a picture
 

@@ -149,7 +149,7 @@ def _with(path, value):
         (("blocks", 3, "stride"), True, "blocks[3].stride: True, must be 1 or 2"),
         (("blocks", 3, "stride"), ..., "blocks[3].stride: missing"),
         (("blocks", 3, "groups"), 2, "blocks[3].groups: unknown"),
-        (("blocks", 3, "op"), ["mb"], "blocks[3].op: ['mb'], must be 'mb', 'frost', 'se' or 'add'"),
+        (("blocks", 3, "op"), ["mb"], "blocks[3].op: ['mb'], must be 'mb', 'se', 'add' or 'frost'"),
         (("blocks", 3, "kernel_size"), 4, "blocks[3].kernel_size: 4, must be 1, 3, 5 or 7"),
         (("blocks", 3, "expand_ratio"), 0, "blocks[3].expand_ratio: 0, must be"),
         (("blocks", 3, "out_channels"), 10**9, "blocks[3].out_channels: 1000000000, must be"),

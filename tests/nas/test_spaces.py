@@ -105,7 +105,8 @@ def test_a_space_of_ones_own_is_found_by_module_and_function(tmp_path, monkeypat
 
 OWN = """
 from dataclasses import replace
-from nas import UserError, frostnet_space
+from common.errors import UserError
+from nas import frostnet_space
 number = 3
 def none(): pass
 def named(width, size): pass

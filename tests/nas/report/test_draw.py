@@ -13,7 +13,7 @@ from nas.cost import cost
 from nas.report.architecture import architecture_figure, full_name, text_drawing, words
 from nas.report.curves import curves_figure
 from nas.report.front import front_figure, prediction_errors, prediction_figure
-from nas.report.style import OPS, inline_svg, save
+from nas.report.style import FILLS, inline_svg, save
 
 NET = architecture("small", 0.5, 10, 32)
 NAMES = [row.name for row in cost(NET).rows]
@@ -72,7 +72,7 @@ def _every_op() -> Architecture:
 def test_each_op_has_a_colour_of_its_own():
     boxes = [p for p in architecture_figure(_every_op()).axes[0].patches if isinstance(p, FancyBboxPatch)]
     colours = [matplotlib.colors.to_hex(box.get_facecolor()) for box in boxes]
-    assert colours == [OPS[op] for op in ("ends", "mb", "frost", "se", "add", "ends")] and len(set(colours)) == 5
+    assert colours == [FILLS[op] for op in ("ends", "mb", "frost", "se", "add", "ends")] and len(set(colours)) == 5
 
 
 def test_blocks_in_words():
