@@ -50,7 +50,7 @@ def _on_codes(module: nn.Module, shape: tuple[int, int, int, int], engine: str) 
     a network's.
     """
     executor = to_int8(module, shape[1], min(shape[2], OBSERVED_SIZE), engine, codes_io=True)
-    codes = quant.code_inputs(executor, torch.rand(shape))
+    codes = quant.code_inputs(executor, torch.rand(shape).contiguous(memory_format=_layout(engine)))
     frozen = quant.freeze(executor, *codes)
     if quant.ENGINES[engine].channels_last_inside:
         frozen = OnnxNetwork(channels_last(frozen.model), engine)
@@ -62,9 +62,11 @@ def _on_codes(module: nn.Module, shape: tuple[int, int, int, int], engine: str) 
 
 def _as_inside(x: torch.Tensor, engine: str) -> bool:
     """Whether a tensor is what one layer of a network hands to the next."""
-    if quant.ENGINES[engine].session:
-        return x.dtype == torch.uint8 and x.is_contiguous()
-    return x.dtype == torch.quint8 and x.is_contiguous(memory_format=torch.channels_last)
+    return x.dtype in (torch.uint8, torch.quint8) and x.is_contiguous(memory_format=_layout(engine))
+
+
+def _layout(engine: str) -> torch.memory_format:
+    return torch.contiguous_format if quant.ENGINES[engine].session else torch.channels_last
 
 
 def network(arch: Architecture, engine: str, batch: int = 1) -> Callable[[], object]:

@@ -160,7 +160,7 @@ def _colour(number: int, names: list[str]) -> str:
     """Greys for float, colours for INT8."""
     floats = [name for name in names if name in FLOATS]
     if names[number] in FLOATS:
-        return GREYS[floats.index(names[number])]
+        return GREYS[floats.index(names[number]) % len(GREYS)]
     return LINES[(number - len(floats)) % len(LINES)]
 
 
