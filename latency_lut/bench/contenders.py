@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import quant
 from latency_lut import prepare
-from quant.engines import Engine, torch_engines
+from quant.engines import Engine
 
 _FIRST = {engine.runtime: engine for engine in reversed(quant.ENGINES.values())}  # engine of each runtime
 EAGER, FROZEN = "float eager", "float torch"
@@ -65,7 +65,7 @@ class Contender:
     def _torch_engine(self) -> str | None:
         """What torch's engine has to be; None where it does not matter."""
         engine = getattr(self.network, "engine", None)
-        return engine if engine in torch_engines() else None
+        return engine if engine in torch.backends.quantized.supported_engines else None
 
     @functools.cached_property
     def file_bytes(self) -> int:
