@@ -28,7 +28,6 @@ from tasks.ship import (
 )
 from tasks.trained import Trained, load
 
-FORMATS = ("onnx", *(name for name, engine in quant.ENGINES.items() if not engine.oracle))
 PICTURES = 256  # on which the network is checked
 
 
@@ -41,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def default_output(run: str, format: str) -> Path:
-    return Path(run) / (
-        "int8.onnx" if format == "onnx" else f"int8_{format}.{'onnx' if quant.ENGINES[format].session else 'pt'}"
-    )
+    return Path(run) / quant.FORMATS[format].file_name
 
 
 def find_pictures(run: str, trained: Trained, data_root: str | None) -> Checked:
@@ -75,7 +72,7 @@ def export(trained: Trained, format: str, output: Path, checked: Checked) -> Non
 
     Raises UserError where the integer network does not compute what was trained.
     """
-    engine = "onnxruntime" if format == "onnx" else format
+    engine = quant.FORMATS[format].engine
     if quant.weight_qmax(engine) < trained.weight_qmax:
         raise UserError(
             f"format: {engine} takes weights up to {quant.weight_qmax(engine)} on this CPU, {trained.name} was trained "
@@ -108,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="the INT8 network of a finished run as a file to ship")
     export.add_argument("--run", required=True, help="the run's folder")
     export.add_argument(
-        "--format", required=True, choices=FORMATS, help="onnx, or an engine: for torch's own a frozen module"
+        "--format", required=True, choices=quant.FORMATS, help="onnx, or an engine: for torch's own a frozen module"
     )
     export.add_argument("--output", help="the file (default: in the run's folder)")
     export.add_argument(
