@@ -23,6 +23,7 @@ from quant.attach.settings import load_settings
 from quant.calibrate import calibrate
 from quant.engines import ENGINES, available, use_engine, weight_qmax
 from quant.errors import QuantError
+from quant.export import FORMATS
 from quant.export.onnx.export import OnnxReport, export_onnx
 from quant.integer.biases import snap_biases
 from quant.integer.conversion import code_inputs, convert
@@ -42,6 +43,7 @@ __all__ = [
     "ACTIVATION_QUANTIZERS",
     "ENGINES",
     "FLOAT",
+    "FORMATS",
     "GRADIENT_QUANTIZERS",
     "WEIGHT_QUANTIZERS",
     "Frozen",

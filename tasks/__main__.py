@@ -29,7 +29,6 @@ from tasks.ship import (
 )
 from tasks.trained import Trained, load
 
-FORMATS = ("onnx", *(name for name, engine in quant.ENGINES.items() if not engine.oracle))
 PICTURES = 256  # on which the network is checked
 
 
@@ -38,7 +37,7 @@ class ExportConfig:
     """The arguments of `export`."""
 
     run: str = option(help="the run's folder")
-    format: Literal[FORMATS] = option(help="onnx, or an engine: for torch's own a frozen module")
+    format: Literal[tuple(quant.FORMATS)] = option(help="onnx, or an engine: for torch's own a frozen module")
     output: str | None = option(None, "the file (default: in the run's folder)")
     data_root: str | None = option(
         None, "folder of the images to check it on (default: the one that the run was trained on)"
@@ -53,9 +52,7 @@ def export_run(config: ExportConfig) -> None:
 
 
 def default_output(run: str, format: str) -> Path:
-    return Path(run) / (
-        "int8.onnx" if format == "onnx" else f"int8_{format}.{'onnx' if quant.ENGINES[format].session else 'pt'}"
-    )
+    return Path(run) / quant.FORMATS[format].file_name
 
 
 def find_pictures(run: str, trained: Trained, data_root: str | None) -> Checked:
@@ -87,7 +84,7 @@ def export(trained: Trained, format: str, output: Path, checked: Checked) -> Non
 
     Raises UserError where the integer network does not compute what was trained.
     """
-    engine = "onnxruntime" if format == "onnx" else format
+    engine = quant.FORMATS[format].engine
     if quant.weight_qmax(engine) < trained.weight_qmax:
         raise UserError(
             f"format: {engine} takes weights up to {quant.weight_qmax(engine)} on this CPU, {trained.name} was trained "

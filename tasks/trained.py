@@ -26,6 +26,7 @@ from common.runs import CHECKPOINT, Run
 from nas import Architecture, count
 from nas.arch import RULES, SHIPPED, find_file
 from quant.attach.settings import config_from
+from quant.engines import engine_of_qmax
 from tasks import parts
 from zoo import backbones, detectors, generators, segmenters
 
@@ -36,7 +37,7 @@ FORMS = {**AROUND, "pix2pix": generators, "cyclegan": generators}
 DROPOUT = 0.5  # in pix2pix's generators, the only noise that they get (arXiv:1611.07004, section 3.1)
 TASKS = ("classification", *FORMS)
 HEADER = {"format": "network", "version": 1}
-ENGINE_OF_LIMIT = {63: "fbgemm", 127: "reference"}  # whose largest weight code that is on any CPU
+ENGINE_OF_LIMIT = engine_of_qmax()
 
 
 @dataclass(frozen=True)

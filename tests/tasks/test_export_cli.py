@@ -15,7 +15,7 @@ from common.files import write_json
 from common.runs import Run
 from nas import Architecture, BlockSpec, HeadSpec, StemSpec
 from quant.calibrate import calibrate
-from tasks.__main__ import FORMATS, main
+from tasks.__main__ import main
 from tasks.pictures import generator
 from tasks.ship import check_writable
 from tasks.trained import Network, load
@@ -138,7 +138,7 @@ def test_onnx_carries_what_its_user_has_to_know(made, tmp_path, capsys):
     assert file.read_bytes() == first and [p.name for p in file.parent.iterdir()] == ["x.onnx"]
 
 
-@pytest.mark.parametrize("engine", [f for f in FORMATS if f in quant.available() and f != "onnxruntime"])
+@pytest.mark.parametrize("engine", [f for f in quant.FORMATS if f in quant.available() and f != "onnxruntime"])
 def test_each_engine_gets_its_own_file(made, run, engine):
     main(["export", "--run", str(run), "--format", engine])
     (file,) = run.glob(f"int8_{engine}.*")
