@@ -1,3 +1,9 @@
-"""What every program needs and that knows nothing of networks: errors, files, checks, command lines, run folders,
-torch.distributed.
+"""What every program needs and that knows nothing of networks.
+
+checks       of JSON that comes from outside
+cli          command lines from config dataclasses
+distributed  several processes that train together
+errors       UserError, for mistakes that the user can fix
+files        JSON and binary files, written atomically
+runs         the folder of a run
 """

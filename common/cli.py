@@ -157,9 +157,7 @@ _READERS = {str: str, int: int, float: number}
 
 
 def check_folder_name(field: str, value: str) -> None:
-    """Raise UserError unless `value` is the plain name of a folder, which cannot lead out of the one that it is made
-    in.
-    """
+    """Raise UserError unless `value` is the plain name of a folder, which cannot lead out of the parent folder."""
     if value in ("", ".", "..") or any(sign in value for sign in "/\\\0"):
         raise UserError(
             f"{field}: {value!r}, must be the plain name of a folder: not empty, not '..', without '/' and '\\'"
@@ -167,10 +165,14 @@ def check_folder_name(field: str, value: str) -> None:
 
 
 def guard(main: Callable | None = None, *, resume: str = "", errors: tuple[type[Exception], ...] = ()) -> Callable:
-    """Decorate a `main(argv=None)`: mistakes end in one line on stderr and an exit code, not in a traceback.
+    """Decorate a `main(argv=None)`, so that mistakes end in one line on stderr and an exit code, not in a traceback.
 
-    UserError, the further `errors` and a full disk exit with 2; Ctrl-C exits with 130 and shows the command that
-    resumes: the same one, with `resume` added to it.
+    UserError and a full disk exit with 2. Ctrl-C exits with 130 and prints the command that resumes.
+
+    Args:
+        main: The function; None to decorate with options.
+        resume: The flag that the resuming command needs in addition.
+        errors: Further exceptions that are mistakes of the user.
     """
     if main is None:
         return functools.partial(guard, resume=resume, errors=errors)

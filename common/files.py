@@ -9,7 +9,7 @@ from typing import Any
 
 from common.errors import UserError
 
-_LINE = 180  # a JSON container shorter than this stands on one line
+_LINE = 180  # characters; a JSON list or object that is no longer stands on one line
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -34,8 +34,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def reason(error: OSError) -> str:
-    """What an OSError means and what mends it, in words."""
-    words = {
+    """A text for an OSError: what it means and how to fix it."""
+    texts = {
         errno.ENOSPC: "the disk is full: free some space, then run the same command again",
         errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again",
         errno.EACCES: "no permission: choose a folder that you can write to",
@@ -44,7 +44,7 @@ def reason(error: OSError) -> str:
         errno.ENOTDIR: "a part of the path is a file: choose another folder",
         errno.EEXIST: "a part of the path is a file: choose another folder",
     }
-    return words.get(error.errno, error.strerror or str(error))
+    return texts.get(error.errno, error.strerror or str(error))
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -1,7 +1,10 @@
-"""A run's folder: config.json, log.jsonl, checkpoint.pt, the network, what is shipped of it, metrics.json, figures/,
-report.html.
+"""The folder of a run, runs/NAME: settings, logs, a checkpoint, and what the run made.
 
-The log's numbers are also written as TensorBoard events, into tensorboard/.
+config.json     the settings that the run was begun with
+log.jsonl       a row of numbers for every logged step; also as TensorBoard events, in tensorboard/
+checkpoint.pt   the complete state, to continue from
+RESULTS         files that the run makes, most of them at its end
+RESULT_FOLDERS  folders of further files
 """
 
 import io
@@ -17,20 +20,24 @@ import torch
 from common.errors import UserError
 from common.files import plain, read_bytes, read_json, reason, write_bytes, write_json
 
-CHECKPOINT, LOG, ALPHAS, EVENTS = "checkpoint.pt", "log.jsonl", "alphas.jsonl", "tensorboard"
-NETWORKS = ("arch.json", "network.json", "calibrated.pt", "float_phase.pt", "int8.pt", "int8.onnx")
-CONTACT = "contact.png"  # among the figures: what the networks of a style transfer make
-RESULTS = (*NETWORKS, "bottleneck.json", "rescored.json", "metrics.json", "front.json", "latency.json", "report.html")
-FOLDERS = (EVENTS, "tried", "pareto", "figures")
+CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
+LOG, ALPHAS = "log.jsonl", "alphas.jsonl"  # logs: of a training; of a search's architecture parameters
+EVENTS = "tensorboard"
+CONTACT = "contact.png"  # in figures/: the sample images of a style transfer, shown in report.html
+RESULTS = (
+    *("arch.json", "network.json", "calibrated.pt", "float_phase.pt", "int8.pt", "int8.onnx"),
+    *("bottleneck.json", "rescored.json", "metrics.json", "front.json", "latency.json", "report.html"),
+)
+RESULT_FOLDERS = (EVENTS, "tried", "pareto", "figures")
 _FORMAT = {"format": "checkpoint", "version": 1}
 
 
 class Run:
-    """The folder of one run. Every write is atomic; every failure is a UserError that names file and mend."""
+    """The folder of one run. Every write is atomic; every failure is a UserError that names the file and the fix."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._writer = None  # of TensorBoard events, opened by the first row
+        self._writer = None  # of TensorBoard events; opened when the first row is logged
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -46,43 +53,63 @@ class Run:
         return (self.path / name).is_file()
 
     def figure(self, name: str) -> Path:
-        """The path of a picture, in the run's `figures` folder."""
+        """The path of an image in the run's folder `figures`."""
         return self.path / "figures" / name
 
     def claim(self, config: dict, restart: bool = False, free: tuple[str, ...] = ()) -> bool:
-        """Make this the folder of a run with `config`; returns whether there is a checkpoint to go on from.
+        """Make this the folder of a run with `config`.
 
-        A run that was begun with other settings is not mixed with this one: UserError naming the fields that differ
-        (those in `free`, which do not change results, may). `restart` deletes what such a run left.
+        Args:
+            config: The settings, "program" among them.
+            restart: Begin anew, even if there is a checkpoint.
+            free: Settings that do not change results, so that a run may continue with other values of them.
+
+        Returns:
+            Whether there is a checkpoint to continue from.
+
+        Raises:
+            UserError: If the folder holds a run of another program, or, without `restart`, one with other settings.
         """
-        before = self.read_json("config.json") if self.has("config.json") else {"program": config.get("program")}
+        before = self._config_before(config)
+        if restart:
+            (self.path / CHECKPOINT).unlink(missing_ok=True)
+        elif self.has(CHECKPOINT) and self.has(CONFIG):
+            self._refuse_other_settings(before, {k: v for k, v in plain(config).items() if k not in free})
+        if not self.has(CHECKPOINT):
+            self._clear()
+        self.write_json(CONFIG, config)
+        return self.has(CHECKPOINT)
+
+    def _config_before(self, config: dict) -> dict:
+        """The settings of the run that the folder holds; {} if it holds none."""
+        if not self.has(CONFIG):
+            return {}
+        before = self.read_json(CONFIG)
         if not isinstance(before, dict):
             raise UserError(
-                f"{self.path / 'config.json'}: a {type(before).__name__}, must be an object; choose another --name"
+                f"{self.path / CONFIG}: a {type(before).__name__}, must be an object; choose another --name"
             )
         if before.get("program") != config.get("program"):
             raise UserError(f"name: {self.path} holds a run of another program; choose another --name")
-        if restart:
-            (self.path / CHECKPOINT).unlink(missing_ok=True)
-        elif self.has(CHECKPOINT) and self.has("config.json"):
-            unlike = [
-                words for k, v in plain(config).items() if k not in free for words in _differences(k, before.get(k), v)
-            ]
-            if unlike:
-                mend = "repeat them, choose another --name, or add --restart"
-                raise UserError(f"{self.path}: holds a run with other settings ({', '.join(unlike)}); {mend}")
-        if not self.has(CHECKPOINT):  # it begins at its first step: nothing that an earlier sitting left belongs to it
-            for name in (LOG, ALPHAS, *RESULTS):
-                (self.path / name).unlink(missing_ok=True)
-            for name in FOLDERS:
-                shutil.rmtree(self.path / name, ignore_errors=True)
-        self.write_json("config.json", config)
-        return self.has(CHECKPOINT)
+        return before
+
+    def _refuse_other_settings(self, before: dict, now: dict) -> None:
+        different = [text for name, value in now.items() for text in _differences(name, before.get(name), value)]
+        if different:
+            fix = "repeat them, choose another --name, or add --restart"
+            raise UserError(f"{self.path}: holds a run with other settings ({', '.join(different)}); {fix}")
+
+    def _clear(self) -> None:
+        """Delete what an earlier run left: without a checkpoint, the run starts at its first step."""
+        for name in (LOG, ALPHAS, *RESULTS):
+            (self.path / name).unlink(missing_ok=True)
+        for name in RESULT_FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
 
     # ---- logs: one JSON object a line ----
 
     def append_log(self, row: dict, name: str = LOG) -> None:
-        """Add one line to a log. Numbers of log.jsonl, where they have a "step", become TensorBoard events, too."""
+        """Add one line to a log. The numbers of a row of log.jsonl that has a "step" also become TensorBoard events."""
         row = plain(row)
         line = json.dumps(row, allow_nan=False) + "\n"
         path = self.path / name
@@ -96,24 +123,24 @@ class Run:
             raise UserError(f"{path}: cannot be written ({reason(error)})") from error
 
     def _add_events(self, row: dict) -> None:
+        if "step" not in row:
+            return
         for key, value in row.items():
-            if "step" in row and key != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
+            if key != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
                 self._writer = self._writer or self._open_events()
                 self._writer.add_scalar(key, value, row["step"])
 
     def _open_events(self, purge_step: int | None = None):
-        """A writer of TensorBoard events, in which those at `purge_step` and after, of an earlier sitting, no longer
-        count.
-        """
-        from torch.utils.tensorboard import SummaryWriter  # here: who only reads runs need not wait for its import
+        """A writer of TensorBoard events; earlier events from `purge_step` on are dropped."""
+        from torch.utils.tensorboard import SummaryWriter  # a slow import, not needed to read runs
 
-        # Rarely flushed: what is lost by a kill comes after the last checkpoint and is written again.
+        # Rarely flushed: a kill loses only events after the last checkpoint, which a resumed run writes again.
         writer = SummaryWriter(str(self.path / EVENTS), purge_step=purge_step, max_queue=1000, flush_secs=120)
         weakref.finalize(self, writer.close)  # the run ends with this object, at the latest when the program does
         return writer
 
     def read_log(self, name: str = LOG) -> list[dict]:
-        """The rows of a log, without a line that a kill cut short; [] where there is no log."""
+        """The rows of a log, without a line that a kill cut short; [] if there is no log."""
         if not self.has(name):
             return []
         rows = []
@@ -139,11 +166,9 @@ class Run:
     # ---- checkpoint: tensors and plain values ----
 
     def save_checkpoint(self, state: dict, name: str = CHECKPOINT) -> None:
-        """Save a dict of tensors, numbers, strings, lists and dicts; the events up to here are on the disk before it
-        is.
-        """
+        """Save a dict of tensors, numbers, strings, lists and dicts."""
         if self._writer:
-            self._writer.flush()
+            self._writer.flush()  # events up to here reach the disk before the checkpoint does
         buffer = io.BytesIO()  # in memory first: torch turns a full disk into an error without its cause
         torch.save({**_FORMAT, "state": state}, buffer)
         write_bytes(self.path / name, buffer.getvalue())
@@ -163,9 +188,9 @@ class Run:
 
 
 def _differences(name: str, then: Any, now: Any) -> list[str]:
-    """In words, where two settings differ: of nested ones only the innermost, with dots in their names."""
+    """A text for each difference of a setting; for nested settings only the innermost, with dots in their names."""
     if isinstance(then, dict) and isinstance(now, dict):
-        return [words for k in {**then, **now} for words in _differences(f"{name}.{k}", then.get(k), now.get(k))]
+        return [text for k in {**then, **now} for text in _differences(f"{name}.{k}", then.get(k), now.get(k))]
     return [f"{name}: {then!r} then, {now!r} now"] if then != now else []
 
 
