@@ -365,7 +365,7 @@ def first_width(spec: str, bits: tuple[int, ...]) -> str:
 def main(argv=None) -> Path:
     """Train, convert, measure, or go on with a run that was stopped; returns its folder."""
     with distributed.joined():
-        config = parse(RetrainConfig, argv, "retrain.py", __doc__.splitlines()[0])
+        config = parse(RetrainConfig, argv, "retrain.py", __doc__)
         command = shlex.join([*distributed.launcher(), "retrain.py", *(sys.argv[1:] if argv is None else argv)])
         try:
             return retrain(config, command)

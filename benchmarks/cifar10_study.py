@@ -54,7 +54,7 @@ class StudyConfig:
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> Path:
     """Run the study, or go on with it; returns the JSON's path."""
-    config = parse(StudyConfig, argv, "cifar10_study.py", __doc__.splitlines()[0])
+    config = parse(StudyConfig, argv, "cifar10_study.py", __doc__)
     runs = Path(config.runs)
     table_path = runs / "table.json"
     words = ["--engine", config.engine, "--output", str(table_path), "--input-size", "32", "--width", str(config.width)]

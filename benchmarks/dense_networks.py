@@ -110,7 +110,7 @@ class DenseConfig:
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> dict:
     """Measure what is missing, write the page; returns what the last line says."""
-    config = parse(DenseConfig, argv, "dense_networks.py", __doc__.splitlines()[0])
+    config = parse(DenseConfig, argv, "dense_networks.py", __doc__)
     results, started = begun(config), time.monotonic()
     for name in config.networks if config.minutes > 0 else ():
         with torch.device("meta"):

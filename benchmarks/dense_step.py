@@ -87,7 +87,7 @@ class StepConfig:
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> dict:
     """Measure; returns what the last line says."""
-    config = parse(StepConfig, argv, "dense_step.py", __doc__.splitlines()[0])
+    config = parse(StepConfig, argv, "dense_step.py", __doc__)
     results = {}
     with torch_threads(config.threads):
         for task in config.tasks:

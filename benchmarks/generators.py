@@ -113,7 +113,7 @@ class GeneratorsConfig:
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> dict:
     """Measure what is missing, write the page; returns what the last line says."""
-    config = parse(GeneratorsConfig, argv, "generators.py", __doc__.splitlines()[0])
+    config = parse(GeneratorsConfig, argv, "generators.py", __doc__)
     results, started = begun(config), time.monotonic()
     jobs = {name: functools.partial(untrained, name, config.input_size) for name in config.networks}
     for run in config.run:

@@ -55,7 +55,7 @@ class BoostConfig:
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> dict:
     """Measure; returns what the last line says."""
-    config = parse(BoostConfig, argv, "gradboost_step.py", __doc__.splitlines()[0])
+    config = parse(BoostConfig, argv, "gradboost_step.py", __doc__)
     results, default = {}, torch.get_num_threads()
     for name in config.nets:
         for threads in dict.fromkeys(count or default for count in config.threads):

@@ -67,7 +67,7 @@ class MemoryConfig:
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> dict:
     """Measure what is missing; returns what the file holds."""
-    config = parse(MemoryConfig, argv, "inference_memory.py", __doc__.splitlines()[0])
+    config = parse(MemoryConfig, argv, "inference_memory.py", __doc__)
     if config.measure:
         return in_this_process(json.loads(config.measure))
     found = begun(config)

@@ -68,7 +68,7 @@ class QualityConfig:
 
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> dict:
-    config = parse(QualityConfig, argv, "latency_lut_quality.py", __doc__.splitlines()[0])
+    config = parse(QualityConfig, argv, "latency_lut_quality.py", __doc__)
     found, end = _begun(config), time.monotonic() + 60 * config.minutes
     jobs = [(engine, size) for size in config.sizes for engine in config.engines]
     for engine, size in tqdm(jobs, desc="engines and sizes"):

@@ -100,7 +100,7 @@ def planned(config: TablesConfig) -> list[Job]:
 
 
 def _parsed(words: list[str]) -> TablesConfig:
-    return parse(TablesConfig, words, "latency_tables.py", __doc__.splitlines()[0])
+    return parse(TablesConfig, words, "latency_tables.py", __doc__)
 
 
 @guard(errors=(quant.QuantError,))

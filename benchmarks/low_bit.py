@@ -133,7 +133,7 @@ class Cell(NamedTuple):
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> Path:
     """Run the study, or go on with it; returns the JSON's path."""
-    config = parse(LowBitConfig, argv, "low_bit.py", __doc__.splitlines()[0])
+    config = parse(LowBitConfig, argv, "low_bit.py", __doc__)
     claim(config)
     started = time.monotonic()
     floats = [functools.partial(train_float, config, seed) for seed in config.seeds]

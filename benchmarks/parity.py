@@ -57,7 +57,7 @@ class ParityConfig:
 
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> dict:
-    config = parse(ParityConfig, argv, "parity.py", __doc__.splitlines()[0])
+    config = parse(ParityConfig, argv, "parity.py", __doc__)
     found, end = _begun(config), time.monotonic() + 60 * config.minutes
     data = classification("scenes", None, SIZE, config.seed, 1000, False)
     networks = found["networks"]

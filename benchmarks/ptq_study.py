@@ -119,7 +119,7 @@ class Cell(NamedTuple):
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> Path:
     """Run the study, or go on with it; returns the JSON's path."""
-    config = parse(PtqConfig, argv, "ptq_study.py", __doc__.splitlines()[0])
+    config = parse(PtqConfig, argv, "ptq_study.py", __doc__)
     if config.smoke:
         config = replace(config, **SMOKE, runs=f"{config.runs}_smoke", output=f"{config.runs}_smoke")
     claim(config, FREE)

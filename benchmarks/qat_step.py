@@ -92,7 +92,7 @@ class StepConfig:
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> dict:
     """Measure; returns what the last line says."""
-    config = parse(StepConfig, argv, "qat_step.py", __doc__.splitlines()[0])
+    config = parse(StepConfig, argv, "qat_step.py", __doc__)
     warnings.simplefilter("ignore")  # torch.ao and torch.jit announce their end at each call
     logging.disable(logging.WARNING)
     if config.threads:

@@ -54,7 +54,7 @@ class ScalingConfig:
 
 @guard
 def main(argv=None) -> dict:
-    config = parse(ScalingConfig, argv, "scaling.py", __doc__.splitlines()[0])
+    config = parse(ScalingConfig, argv, "scaling.py", __doc__)
     times: dict[tuple, list[dict]] = {}
     for _ in range(config.rounds):
         for count in config.ranks:

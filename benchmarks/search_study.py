@@ -88,7 +88,7 @@ FREE = ("data_root", "seeds", "randoms", "processes", "minutes", "stage", "runs"
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> Path:
     """Run the study, or go on with it; returns the JSON's path."""
-    config = parse(StudyConfig, argv, "search_study.py", __doc__.splitlines()[0])
+    config = parse(StudyConfig, argv, "search_study.py", __doc__)
     if config.smoke:
         config = replace(config, **SMOKE, runs=f"{config.runs}_smoke", output=f"{config.runs}_smoke")
     claim(config, FREE)

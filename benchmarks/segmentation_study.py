@@ -67,7 +67,7 @@ def paint(task, model: nn.Module | None, picture: Tensor, images: Tensor, target
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> Path:
     """Run the study, or go on with it; returns the JSON's path."""
-    config = parse(SegmentationConfig, argv, "segmentation_study.py", __doc__.splitlines()[0])
+    config = parse(SegmentationConfig, argv, "segmentation_study.py", __doc__)
     return run_study(config, Study("Segmentation: how a network becomes INT8", paint, CHOSEN))
 
 

@@ -59,7 +59,7 @@ ROW = "arm.json"
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> Path:
     """Run the study, or go on with it; returns the JSON's path."""
-    return run_study(parse(StudyConfig, argv, "statassist_study.py", __doc__.splitlines()[0]), write)
+    return run_study(parse(StudyConfig, argv, "statassist_study.py", __doc__), write)
 
 
 def run_study(config: StudyConfig, write: Callable[[StudyConfig], Path]) -> Path:

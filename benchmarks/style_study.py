@@ -50,7 +50,7 @@ class StyleConfig(StudyConfig):
 @guard(errors=(quant.QuantError,))
 def main(argv=None) -> Path:
     """Run the study, or go on with it; returns the JSON's path."""
-    return study.run_study(parse(StyleConfig, argv, "style_study.py", __doc__.splitlines()[0]), write)
+    return study.run_study(parse(StyleConfig, argv, "style_study.py", __doc__), write)
 
 
 # ---- what is looked at -------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class StepConfig:
 @guard
 def main(argv=None) -> dict:
     """Measure; returns what the last line says."""
-    config = parse(StepConfig, argv, "supernet_step.py", __doc__.splitlines()[0])
+    config = parse(StepConfig, argv, "supernet_step.py", __doc__)
     torch.set_num_threads(1)
     spaces = {"frostnet": find_space("frostnet")(config.width, config.input_size, CLASSES)}
     spaces |= {f"{n} candidates": cut(n, config) for n in config.candidates}

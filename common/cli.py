@@ -50,8 +50,14 @@ def parse(config: type[Config], argv: Sequence[str] | None, prog: str, descripti
 
     Types: str, int, float, bool (`--x` and `--no-x`), Optional of these, Literal (choices), tuple[T, ...] (values
     separated by spaces or commas). Without flags: the defaults. A wrong flag prints the usage and exits with 2.
+
+    Args:
+        config: The dataclass.
+        argv: The arguments; None for those of the process.
+        prog: The name of the program.
+        description: What the program does. Its first paragraph stands in `--help`, so a module's docstring will do.
     """
-    parser = argparse.ArgumentParser(prog, description=description, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog, description=first_paragraph(description), allow_abbrev=False)
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         _add(parser, field, hints[field.name])
@@ -69,7 +75,7 @@ def run_command(
             function without parameters takes no flags. "module:function" is imported only if it is chosen.
         argv: The arguments; None for those of the process.
         prog: The name of the program.
-        description: The first lines of its `--help`.
+        description: What it does; the first paragraph stands in `--help`.
 
     Returns:
         What the function returns.
@@ -84,9 +90,14 @@ def run_command(
     return function(values) if config else function()
 
 
+def first_paragraph(text: str) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join(text.strip().split("\n\n")[0].split())
+
+
 def _chosen(commands: Mapping, argv: Sequence[str], prog: str, description: str) -> str:
     """The name of a subcommand; exits for `--help`, for no name and for a wrong one."""
-    parser = argparse.ArgumentParser(prog, description=description)
+    parser = argparse.ArgumentParser(prog, description=first_paragraph(description))
     names = parser.add_subparsers(dest="command", required=True)
     for name, (text, _) in commands.items():
         names.add_parser(name, help=text)

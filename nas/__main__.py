@@ -59,7 +59,7 @@ COMMANDS = {
 
 @guard
 def main(argv: Sequence[str] | None = None) -> None:
-    run_command(COMMANDS, argv, "python -m nas", __doc__.splitlines()[0])
+    run_command(COMMANDS, argv, "python -m nas", __doc__)
 
 
 def _prints_unicode() -> bool:

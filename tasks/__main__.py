@@ -116,7 +116,7 @@ COMMANDS = {"export": ("the INT8 network of a finished run as a file to ship", e
 
 @guard(errors=(quant.QuantError,))
 def main(argv: Sequence[str] | None = None) -> None:
-    run_command(COMMANDS, argv, "python -m tasks", __doc__.splitlines()[0])
+    run_command(COMMANDS, argv, "python -m tasks", __doc__)
 
 
 if __name__ == "__main__":

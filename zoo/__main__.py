@@ -181,7 +181,7 @@ COMMANDS = {
 
 @guard(errors=(quant.QuantError,))
 def main(argv: Sequence[str] | None = None) -> None:
-    run_command(COMMANDS, argv, "python -m zoo", __doc__.splitlines()[0])
+    run_command(COMMANDS, argv, "python -m zoo", __doc__)
 
 
 if __name__ == "__main__":

@@ -168,4 +168,4 @@ def _check_engine(name: str) -> None:
 
 
 def _parsed(words: Sequence[str]) -> BenchConfig:
-    return parse(BenchConfig, words[1:], "python -m latency_lut bench", __doc__.splitlines()[0])
+    return parse(BenchConfig, words[1:], "python -m latency_lut bench", __doc__)

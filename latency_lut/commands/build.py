@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import quant
-from common.cli import guard, option, parse
+from common.cli import first_paragraph, guard, option, parse
 from common.errors import UserError
 from latency_lut.advice import Advice, heads
 from latency_lut.build import NETWORKS, begun, build_section
@@ -102,7 +102,7 @@ def _new(config: BuildConfig, words: Sequence[str]) -> LatencyTable:
 
 def _parsed(words: Sequence[str]) -> BuildConfig:
     others = ", ".join(name for name in COMMANDS if name != "build")
-    about = f"{__doc__.splitlines()[0]} Other commands: {others}; each has --help."
+    about = f"{first_paragraph(__doc__)} Other commands: {others}; each has --help."
     return parse(BuildConfig, words, "python -m latency_lut", about)
 
 

@@ -48,7 +48,7 @@ class Difference:
 @guard
 def command(words: Sequence[str]) -> Difference:
     """Print how two tables differ."""
-    config = parse(DiffConfig, words[1:], "python -m latency_lut diff", __doc__.splitlines()[0])
+    config = parse(DiffConfig, words[1:], "python -m latency_lut diff", __doc__)
     first, second = (LatencyTable.load(path) for path in config.lut)
     difference = diff(first, second)
     print(text(first, second, difference, config.top))

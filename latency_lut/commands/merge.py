@@ -44,7 +44,7 @@ class MergeConfig:
 @guard
 def command(words: Sequence[str]) -> LatencyTable:
     """Merge tables into one file."""
-    config = parse(MergeConfig, words[1:], "python -m latency_lut merge", __doc__.splitlines()[0])
+    config = parse(MergeConfig, words[1:], "python -m latency_lut merge", __doc__)
     table = merge([LatencyTable.load(path) for path in config.lut], Path(config.output))
     table.save()
     print(table_text(table))

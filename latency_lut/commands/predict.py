@@ -33,7 +33,7 @@ class PredictConfig:
 @guard
 def command(words: Sequence[str]) -> Prediction:
     """Print the calibrated latency of every part of a network."""
-    config = parse(PredictConfig, words[1:], "python -m latency_lut predict", __doc__.splitlines()[0])
+    config = parse(PredictConfig, words[1:], "python -m latency_lut predict", __doc__)
     table, arch = LatencyTable.load(config.lut), frostnet.find(config.arch)
     arch = arch.for_input(config.input_size) if config.input_size is not None else arch
     arch = arch.with_classes(config.num_classes) if config.num_classes is not None else arch

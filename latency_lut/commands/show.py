@@ -28,7 +28,7 @@ class ShowConfig:
 @guard
 def command(words: Sequence[str]) -> LatencyTable:
     """Print a table and, if asked for, draw it."""
-    config = parse(ShowConfig, words[1:], "python -m latency_lut show", __doc__.splitlines()[0])
+    config = parse(ShowConfig, words[1:], "python -m latency_lut show", __doc__)
     table = LatencyTable.load(config.lut)
     grids = {key: Grid(table, space_of(table, key)) for key, section in table.sections.items() if section.complete}
     print(table_text(table))

@@ -91,7 +91,7 @@ def command(words: Sequence[str]) -> LatencyTable:
 
 def _opened(words: Sequence[str]) -> tuple[ValidateConfig, LatencyTable, list[str]]:
     """The settings, the table, and the names of the sections to validate."""
-    config = parse(ValidateConfig, words[1:], "python -m latency_lut validate", __doc__.splitlines()[0])
+    config = parse(ValidateConfig, words[1:], "python -m latency_lut validate", __doc__)
     table = LatencyTable.load(config.lut)
     table.check(batch=table.meta["batch"])
     return config, table, _sections(table, config.input_size)

@@ -34,6 +34,13 @@ def test_without_flags_the_defaults_hold():
     assert _parse("--lut a.json") == Config(lut="a.json")
 
 
+def test_help_shows_the_first_paragraph_of_a_docstring_whole(capsys):
+    with pytest.raises(SystemExit):
+        parse(Config, ["--help"], "demo", "One sentence over\ntwo lines.\n\n    demo --lut a.json\n")
+    text = capsys.readouterr().out
+    assert "One sentence over two lines." in text and "demo --lut a.json" not in text
+
+
 def test_every_kind_of_field_is_read():
     config = _parse("--lut a --epochs 5 --target-ms 2.5 --seed 1 --no-boost --engine x86 --input-size 64")
     assert config == Config("a", 5, 2.5, 1, False, "x86", (64,))

@@ -40,4 +40,4 @@ def test_a_table_that_is_missing_names_the_command_that_makes_it(word, tmp_path,
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_description_of_every_command_is_whole(name):
     """Its help shows the first line of the module's docstring."""
-    assert importlib.import_module(f"latency_lut.commands.{name}").__doc__.splitlines()[0].endswith(".")
+    assert importlib.import_module(f"latency_lut.commands.{name}").__doc__.split("\n\n")[0].endswith(".")
