@@ -32,7 +32,7 @@ def test_weights_are_limited_to_63_where_products_are_added_in_16_bits(vnni, mac
     monkeypatch.setattr(engines, "has_vnni", lambda: vnni)
     monkeypatch.setattr("platform.machine", lambda: machine)
     fast_or_arm = 127 if vnni or machine == "aarch64" else 63
-    assert {name: quant.weight_qmax(name) for name in quant.ENGINES} == {
+    expected = {
         "reference": 127,
         "fbgemm": 63,
         "qnnpack": 127,
@@ -41,6 +41,7 @@ def test_weights_are_limited_to_63_where_products_are_added_in_16_bits(vnni, mac
         "onnxruntime": fast_or_arm,
         "openvino": fast_or_arm,
     }
+    assert {name: quant.weight_qmax(name) for name in expected} == expected
     assert engines.engine_of_qmax() == {63: "fbgemm", 127: "reference"}
 
 
@@ -64,8 +65,7 @@ def test_an_engine_without_its_package_is_not_available(monkeypatch):
 
 def test_an_engine_that_this_torch_lacks_is_not_available(monkeypatch):
     monkeypatch.setattr("quant.executors.torch_engines._is_supported", lambda name: name == "onednn")
-    names = [name for name in quant.available() if quant.ENGINES[name].runtime == "torch"]
-    assert names == ["onednn"]
+    assert {"fbgemm", "qnnpack", "x86", "onednn"} & set(quant.available()) == {"onednn"}
 
 
 def test_without_the_file_of_torchs_kernels_its_engines_are_not_available():
