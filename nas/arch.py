@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from common.checks import check_format, check_list, check_object, failure
 from common.errors import UserError
 from common.files import read_json, write_json
 from nas.ops import OPS
@@ -69,11 +70,16 @@ RULES = {
 }
 
 
-def _check_fields(value: Any) -> None:
-    for f in fields(value):
-        item = getattr(value, f.name)
-        if f.name in RULES and not RULES[f.name][0](item):
-            raise UserError(f"{f.name}: {item!r}, must be {RULES[f.name][1]}")
+def _check_field(name: str, value: Any) -> None:
+    is_valid, must_be = RULES[name]
+    if not is_valid(value):
+        raise failure(name, value, must_be)
+
+
+def _check_fields(spec: Any) -> None:
+    for f in fields(spec):
+        if f.name in RULES:
+            _check_field(f.name, getattr(spec, f.name))
 
 
 # ---- the specs ---------------------------------------------------------------------------------------------
@@ -119,11 +125,9 @@ class BlockSpec:
         _check_fields(self)
         squeezes = OPS[self.op].squeezes
         if not squeezes and self.squeeze_factor != 0:
-            raise UserError(
-                f"squeeze_factor: {self.squeeze_factor}, must be 0 in a {self.op!r} block, which has no squeeze"
-            )
+            raise failure("squeeze_factor", self.squeeze_factor, f"0 in a {self.op!r} block, which has no squeeze")
         if squeezes and self.squeeze_factor < 2:
-            raise UserError(f"squeeze_factor: {self.squeeze_factor}, must be 2 or more in a {self.op!r} block")
+            raise failure("squeeze_factor", self.squeeze_factor, f"2 or more in a {self.op!r} block")
 
     @property
     def squeeze_channels(self) -> int:
@@ -197,7 +201,7 @@ class Architecture:
 
     def for_input(self, size: int) -> "Architecture":
         """The same blocks for pictures of `size` pixels; only the stem's stride depends on it."""
-        _check_size(size)
+        _check_field("input_size", size)
         return replace(self, input_size=size, stem=replace(self.stem, stride=stem_stride(size)))
 
     def with_classes(self, num_classes: int) -> "Architecture":
@@ -220,12 +224,8 @@ class Architecture:
     @classmethod
     def from_json(cls, data: Any) -> "Architecture":
         """The architecture in `data`. Raises UserError naming the field, its value and what it must be."""
-        _check_header(data)
-        _check_keys("", data, ["format", "version", *(f.name for f in fields(cls))])
-        if not isinstance(data["blocks"], list):
-            raise UserError(f"blocks: {type(data['blocks']).__name__}, must be a list of objects")
-        if len(data["blocks"]) > MAX_BLOCKS:
-            raise UserError(f"blocks: {len(data['blocks'])} of them, must be 1 to {MAX_BLOCKS}")
+        check_format(data, FORMAT, VERSION, [f.name for f in fields(cls)])
+        check_list("blocks", data["blocks"], 1, MAX_BLOCKS)
         return cls(
             name=data["name"],
             input_size=data["input_size"],
@@ -277,49 +277,22 @@ def _after(size: int, stride: int) -> int:
     return -(-size // stride)  # "same" padding: the size is divided and rounded up
 
 
-def _check_size(size: int) -> None:
-    rule, words = RULES["input_size"]
-    if not rule(size):
-        raise UserError(f"input_size: {size!r}, must be {words}")
-
-
 def _check_chain(path: str, in_channels: int, source: str, channels: int) -> None:
     if in_channels != channels:
-        raise UserError(f"{path}.in_channels: {in_channels}, must be {channels}, the {source} before it")
+        raise failure(f"{path}.in_channels", in_channels, f"{channels}, the {source} before it")
 
 
 def _check_resolved(path: str, block: BlockSpec) -> None:
     if resolve(block) != block:
         raise UserError(
             f"{path}.op: {block.op!r}, but squeeze_factor {block.squeeze_factor} with in_channels {block.in_channels} "
-            "and "
-            f"expand_ratio {block.expand_ratio} leaves no squeeze; write op 'mb' with squeeze_factor 0"
+            f"and expand_ratio {block.expand_ratio} leaves no squeeze; write op 'mb' with squeeze_factor 0"
         )
-
-
-def _check_header(data: Any) -> None:
-    if not isinstance(data, dict):
-        raise UserError(f"not an architecture: a {type(data).__name__}, must be an object")
-    if data.get("format") != FORMAT:
-        raise UserError(f"format: {data.get('format')!r}, must be {FORMAT!r}: this is not an architecture file")
-    if type(data.get("version")) is not int or data["version"] != VERSION:
-        raise UserError(f"version: {data.get('version')!r}, must be {VERSION}, the only one this program reads")
-
-
-def _check_keys(prefix: str, data: dict, wanted: list[str]) -> None:
-    for key in wanted:
-        if key not in data:
-            raise UserError(f"{prefix}{key}: missing")
-    for key in data:
-        if key not in wanted:
-            raise UserError(f"{prefix}{key}: unknown; the fields are {', '.join(wanted)}")
 
 
 def _spec(cls: type, data: Any, path: str):
     """`cls(**data)` with errors that say where in the file."""
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: {type(data).__name__}, must be an object")
-    _check_keys(f"{path}.", data, [f.name for f in fields(cls)])
+    check_object(path, data, [f.name for f in fields(cls)])
     try:
         return cls(**data)
     except UserError as error:

@@ -1,31 +1,30 @@
-"""The shipped spaces, and how one's own is found.
+"""The shipped spaces, and how the space of a name is found.
 
 frostnet    places a block: kernel size, expansion and squeeze of every slot, depth of every stage
 bottleneck  finds that block: what is inside it, its kernel and its activation, the same in all slots
 
-A space of one's own is a function (width, input_size, num_classes) -> SearchSpace in a Python file, named as
-`module:function`.
+Users' spaces are in `nas.user_space`.
 """
 
-import importlib
-import inspect
 import itertools
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from common.checks import check_choice, check_format
 from common.errors import UserError
 from common.files import read_json, write_json
 from nas.arch import ACTIVATIONS, BlockSpec, HeadSpec, StemSpec, resolve, round8, stem_stride
 from nas.ops import OPS
 from nas.space import SearchSpace, Slot, Stage
+from nas.user_space import imported_space
 
 KERNEL_SIZES, EXPAND_RATIOS, SQUEEZE_FACTORS = (3, 5), (3, 6), (2, 4)
 FIXED_CHANNELS = 16
 STAGES = ((24, 2, 4), (40, 2, 4), (80, 2, 4), (96, 1, 5), (192, 2, 5), (320, 1, 1))  # out_channels, stride, slots
 HEAD_CHANNELS = 1280  # not scaled by the width
+FORMAT, VERSION = "bottleneck", 1  # of a file that holds a Bottleneck
 # op, squeeze_factor: what the bottleneck space tries
 INSIDES = tuple((name, factor) for name, op in OPS.items() for factor in op.factors)
 BOTTLENECK_EXPAND = 3
@@ -55,9 +54,8 @@ class Bottleneck:
     activation: str = "relu"
 
     def __post_init__(self):
-        for field, values in (("op", OPS), ("activation", ACTIVATIONS)):
-            if getattr(self, field) not in values:
-                raise UserError(f"{field}: {getattr(self, field)!r}, must be one of {', '.join(values)}")
+        check_choice("op", self.op, tuple(OPS))
+        check_choice("activation", self.activation, ACTIVATIONS)
 
     @property
     def space(self) -> str:
@@ -66,16 +64,7 @@ class Bottleneck:
 
     def save(self, path: str | Path, provenance: dict) -> None:
         """Write it as JSON, with where it came from."""
-        write_json(
-            path,
-            {
-                "format": "bottleneck",
-                "version": 1,
-                "op": self.op,
-                "activation": self.activation,
-                "provenance": provenance,
-            },
-        )
+        write_json(path, {"format": FORMAT, "version": VERSION, **asdict(self), "provenance": provenance})
 
     @classmethod
     def load(cls, path: str | Path) -> "Bottleneck":
@@ -84,12 +73,9 @@ class Bottleneck:
         Raises UserError naming the file and the field.
         """
         data = read_json(path)
-        if not isinstance(data, dict) or (data.get("format"), data.get("version")) != ("bottleneck", 1):
-            raise UserError(
-                f"{path}: format: not a bottleneck of version 1; python search.py --space bottleneck writes one"
-            )
         try:
-            return cls(data.get("op"), data.get("activation"))
+            check_format(data, FORMAT, VERSION, ("op", "activation", "provenance"))
+            return cls(data["op"], data["activation"])
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 
@@ -181,57 +167,4 @@ def find_space(name: str) -> Callable[[float, int, int], SearchSpace]:
     module, colon, function = name.partition(":")
     if not colon:
         raise UserError(f"space: {name!r}, must be one of {', '.join(SPACES)}, or module:function of your own")
-    return partial(_own, name, _imported(name, module, function))
-
-
-# ---- a space of one's own ----------------------------------------------------------------------------------
-
-
-def _imported(name: str, module: str, function: str) -> Callable:
-    """A user's function, with the right arguments."""
-    mend = "give module:function of a Python file here, without .py"
-    if "" in (*module.split("."), function):
-        raise UserError(f"space: {name!r}, must be module:function; {mend}")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        found = getattr(importlib.import_module(module), function, None)
-    except (Exception, SystemExit) as error:  # whatever a user's file may do
-        raise UserError(
-            f"space: {name!r}: module {module!r} does not import: {_words(error)}; {mend}, that imports"
-        ) from error
-    if not callable(found):
-        raise UserError(f"space: {name!r}: module {module!r} has no function {function!r}; {mend}")
-    try:
-        inspect.signature(found).bind(1.0, 32, 10)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"space: {name!r}: {function}: {error}; must take (width, input_size, num_classes)") from error
-    return found
-
-
-def _own(name: str, function: Callable, width: float, input_size: int, num_classes: int) -> SearchSpace:
-    """A user's space under the name by which it is found again."""
-    try:
-        space = function(width, input_size, num_classes)
-    except (Exception, SystemExit) as error:
-        raise UserError(f"space: {name!r}: {_words(error)}") from error
-    if not isinstance(space, SearchSpace):
-        raise UserError(f"space: {name!r} returned a {type(space).__name__}, must return a nas.SearchSpace")
-    if (space.input_size, space.head.num_classes) != (input_size, num_classes):
-        raise UserError(
-            f"space: {name!r} returned input_size {space.input_size} and num_classes {space.head.num_classes}, was "
-            f"asked for {input_size} "
-            f"and {num_classes}; pass its arguments on"
-        )
-    if all(
-        stage.min_depth == len(stage.slots) and all(len(slot.candidates) == 1 for slot in stage.slots)
-        for stage in space.stages
-    ):
-        raise UserError(
-            f"space: {name!r} holds one network; give a slot a second candidate or a stage a min_depth below its slots"
-        )
-    return replace(space, name=name)
-
-
-def _words(error: BaseException) -> str:
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return imported_space(name, module, function)

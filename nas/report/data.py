@@ -11,7 +11,7 @@ metrics.json  any numbers, words and tables; "health": {"warnings": [text, ..], 
 from dataclasses import dataclass
 from typing import Any
 
-from common.errors import UserError
+from common.checks import check_int, check_list, check_number, check_object, check_str, check_strs, failure
 from common.runs import ALPHAS, Run
 from nas.arch import Architecture
 from nas.cost import cost
@@ -20,49 +20,35 @@ from nas.report.style import is_number
 
 def read_object(run: Run, name: str) -> dict:
     """A JSON object of the run, {} where there is no such file."""
-    value = run.read_json(name) if run.has(name) else {}
-    if not isinstance(value, dict):
-        raise UserError(f"{run.path / name}: a {type(value).__name__}, must be an object")
-    return value
+    return check_object(str(run.path / name), run.read_json(name)) if run.has(name) else {}
 
 
 def read_architecture(run: Run) -> tuple[Architecture | None, dict[str, float] | None, dict]:
-    """(arch.json, the milliseconds of each of its parts, further facts of latency.json);
-
-    None for what the run does not have.
-    """
+    """(arch.json, milliseconds of each of its components, further facts of latency.json); None for what is missing."""
     if not run.has("arch.json"):
         return None, None, {}
     arch, facts = Architecture.load(run.path / "arch.json"), read_object(run, "latency.json")
     parts, names = facts.pop("parts", None), [row.name for row in cost(arch).rows]
     if parts is None:
         return arch, None, facts
-    place = f"{run.path / 'latency.json'}: parts"
-    if not isinstance(parts, dict) or set(parts) != set(names):
-        raise UserError(
-            f"{place}: {', '.join(map(str, parts)) if isinstance(parts, (dict, list)) else parts}, must be those of "
-            "arch.json"
-        )
-    for name, value in parts.items():
+    path = f"{run.path / 'latency.json'}: parts"
+    for name, value in check_object(path, parts, names).items():
         if not is_number(value) or value <= 0:
-            raise UserError(f"{place}.{name}: {value!r}, must be milliseconds above 0")
+            raise failure(f"{path}.{name}", value, "milliseconds above 0")
     return arch, {name: parts[name] for name in names}, facts
 
 
 def read_front(run: Run) -> dict:
     """front.json; {} where there is none."""
-    data, file = read_object(run, "front.json"), run.path / "front.json"
-    points = _objects(file, "points", data.get("points", []))
-    networks = _objects(file, "networks", data.get("networks", []))
-    for field, rows, keys in (("points", points, ("latency_ms", "score")), ("networks", networks, ("latency_ms",))):
-        for i, row in enumerate(rows):
+    data = read_object(run, "front.json")
+    for field, keys in (("points", ("latency_ms", "score")), ("networks", ("latency_ms",))):
+        path = f"{run.path / 'front.json'}: {field}"
+        for i, row in enumerate(check_list(path, data.get(field, []))):
+            check_object(f"{path}[{i}]", row)
             for key in keys:
-                if not is_number(row.get(key)):
-                    raise UserError(f"{file}: {field}[{i}].{key}: {row.get(key)!r}, must be a number")
-    for i, row in enumerate(networks):
-        for key in ("name", "kind"):
-            if not isinstance(row.get(key, ""), str):
-                raise UserError(f"{file}: networks[{i}].{key}: {row[key]!r}, must be a text")
+                _check_drawable(f"{path}[{i}].{key}", row.get(key))
+            for key in ("name", "kind"):
+                check_str(f"{path}[{i}].{key}", row.get(key, ""))
     return data
 
 
@@ -70,14 +56,15 @@ def read_health(run: Run, metrics: dict) -> tuple[dict, list[str]]:
     """(numbers, warnings) of the "health" in `metrics`, and the run's further warnings; both are taken out of
     `metrics`.
     """
-    health, file = metrics.pop("health", {}), run.path / "metrics.json"
-    if not isinstance(health, dict):
-        raise UserError(f"{file}: health: a {type(health).__name__}, must be an object")
-    warnings = [metrics.pop("warnings", []), health.pop("warnings", [])]
-    for value in warnings:
-        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise UserError(f"{file}: warnings: {value!r}, must be a list of texts")
-    return health, [text for value in warnings for text in value]
+    path = f"{run.path / 'metrics.json'}: "
+    health = check_object(f"{path}health", metrics.pop("health", {}))
+    warnings = check_strs(f"{path}warnings", metrics.pop("warnings", []))
+    return health, [*warnings, *check_strs(f"{path}health.warnings", health.pop("warnings", []))]
+
+
+def _check_drawable(path: str, value: Any) -> None:
+    if not is_number(value):
+        raise failure(path, value, "a number")
 
 
 # ---- alphas ------------------------------------------------------------------------------------------------
@@ -143,51 +130,31 @@ def _shared(rows: list[dict], stages: list[dict]) -> Distribution:
 
 
 def _space(run: Run) -> dict:
-    space, file = read_object(run, "space.json"), run.path / "space.json"
-    stages = _objects(file, "stages", space.get("stages"))
+    space = read_object(run, "space.json")
+    path = f"{run.path / 'space.json'}: stages"
+    stages = check_list(path, space.get("stages"), 1)
     for i, stage in enumerate(stages):
-        slots, least = stage.get("slots"), stage.get("min_depth")
-        if not isinstance(slots, list) or not slots or not all(_is_labels(labels) for labels in slots):
-            raise UserError(f"{file}: stages[{i}].slots: must be lists of the candidates' labels")
-        if type(least) is not int or not 0 <= least <= len(slots):
-            raise UserError(f"{file}: stages[{i}].min_depth: {least!r}, must be a whole number from 0 to {len(slots)}")
-    if not stages:
-        raise UserError(f"{file}: stages: none, must be one or more")
+        check_object(f"{path}[{i}]", stage)
+        slots = check_list(f"{path}[{i}].slots", stage.get("slots"), 1)
+        for j, labels in enumerate(slots):
+            check_strs(f"{path}[{i}].slots[{j}]", labels, 1)
+        check_int(f"{path}[{i}].min_depth", stage.get("min_depth"), 0, len(slots))
     return {"stages": stages, "tied": space.get("tied") is True}
 
 
-def _is_labels(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(label, str) for label in value)
-
-
-def _check_row(place: str, row: dict, stages: list[dict]) -> None:
+def _check_row(path: str, row: dict, stages: list[dict]) -> None:
     """Raise UserError unless the row has one probability for each depth and candidate of the space."""
-    if not is_number(row.get("step")):
-        raise UserError(f"{place}: step: {row.get('step')!r}, must be a number")
-    ops, depths = row.get("ops"), row.get("depths")
-    for field, value in (("ops", ops), ("depths", depths)):
-        if not isinstance(value, list) or len(value) != len(stages):
-            raise UserError(f"{place}: {field}: must be a list for each of the {len(stages)} stages of space.json")
+    _check_drawable(f"{path}: step", row.get("step"))
+    for field in ("ops", "depths"):
+        check_list(f"{path}: {field}", row.get(field), len(stages), len(stages))
     for i, stage in enumerate(stages):
-        if not isinstance(ops[i], list) or len(ops[i]) != len(stage["slots"]):
-            raise UserError(
-                f"{place}: ops[{i}]: must be a list for each of the {len(stage['slots'])} slots of space.json"
-            )
-        _check_probabilities(f"{place}: depths[{i}]", depths[i], len(stage["slots"]) - stage["min_depth"] + 1)
-        for j, labels in enumerate(stage["slots"]):
-            _check_probabilities(f"{place}: ops[{i}][{j}]", ops[i][j], len(labels))
+        slots = stage["slots"]
+        check_list(f"{path}: ops[{i}]", row["ops"][i], len(slots), len(slots))
+        _check_probabilities(f"{path}: depths[{i}]", row["depths"][i], len(slots) - stage["min_depth"] + 1)
+        for j, labels in enumerate(slots):
+            _check_probabilities(f"{path}: ops[{i}][{j}]", row["ops"][i][j], len(labels))
 
 
-def _check_probabilities(place: str, values: Any, count: int) -> None:
-    if (
-        not isinstance(values, list)
-        or len(values) != count
-        or not all(is_number(v) and 0 <= v <= 1.001 for v in values)
-    ):
-        raise UserError(f"{place}: must be {count} probabilities")
-
-
-def _objects(file, field: str, value: Any) -> list[dict]:
-    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        raise UserError(f"{file}: {field}: must be a list of objects")
-    return value
+def _check_probabilities(path: str, values: Any, count: int) -> None:
+    for value in check_list(path, values, count, count):
+        check_number(path, value, 0, 1.001)

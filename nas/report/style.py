@@ -15,14 +15,29 @@ from common.errors import UserError
 from common.files import write_bytes
 from nas.ops import OPS
 
-INK, SOFT, GRID, FAINT, PAPER = "#22303c", "#5f6d7a", "#dde3e9", "#f3f6f9", "#ffffff"
-ACCENT = "#d1495b"
-LINES = ("#2f6fb3", "#e08a1e", "#3b8f5a", "#8b5fb0", "#7a6a58", "#0f8b8d")
-FILLS = {name: op.colour for name, op in OPS.items()} | {"ends": "#c3cbd3"}  # of blocks; "ends": stem and head
-
-# In a page each colour is a CSS variable, so that pictures follow its light or dark look.
-VARIABLES = {INK: "ink", SOFT: "soft", GRID: "grid", FAINT: "faint", PAPER: "paper", ACCENT: "accent"}
-VARIABLES |= {colour: f"line{i}" for i, colour in enumerate(LINES)} | {colour: name for name, colour in FILLS.items()}
+# Each is a CSS variable of the page: colour on a light page (and in figures that are files), colour on a dark page.
+COLOURS = {
+    "page": ("#f4f6f9", "#10151b"),
+    "paper": ("#ffffff", "#182028"),
+    "ink": ("#22303c", "#e4eaf0"),
+    "soft": ("#5f6d7a", "#9aa8b5"),
+    "grid": ("#dde3e9", "#2d3843"),
+    "faint": ("#f3f6f9", "#202a34"),
+    "accent": ("#d1495b", "#f0798a"),
+    "line0": ("#2f6fb3", "#6aa9ea"),
+    "line1": ("#e08a1e", "#f0a848"),
+    "line2": ("#3b8f5a", "#6cc08b"),
+    "line3": ("#8b5fb0", "#b794d8"),
+    "line4": ("#7a6a58", "#b5a692"),
+    "line5": ("#0f8b8d", "#4fc3c5"),
+    **{name: (op.colour, op.dark) for name, op in OPS.items()},
+    "ends": ("#c3cbd3", "#525e6a"),  # stem and head
+}
+PAPER, INK, SOFT, GRID, FAINT, ACCENT = (
+    COLOURS[name][0] for name in ("paper", "ink", "soft", "grid", "faint", "accent")
+)
+LINES = tuple(light for name, (light, _) in COLOURS.items() if name.startswith("line"))
+FILLS = {name: COLOURS[name][0] for name in (*OPS, "ends")}  # of blocks, by op, and of stem and head
 
 Draw = Callable[[Axes], None]  # one panel of a picture
 
@@ -90,8 +105,8 @@ def inline_svg(figure: Figure, name: str, text: str) -> str:
     body = svg[svg.index("<defs>") :]  # what stands before it is the declaration and metadata
     for mark in (' id="', "url(#", 'href="#'):
         body = body.replace(mark, f"{mark}{name}-")
-    for colour, variable in VARIABLES.items():
-        body = body.replace(colour, f"var(--{variable})")
+    for name, (light, _) in COLOURS.items():
+        body = body.replace(light, f"var(--{name})")
     return f'<svg class="plot" role="img" aria-label="{escape(text)}" viewBox="{view}">\n{body}'
 
 
