@@ -22,3 +22,8 @@ def latency_of(space: SearchSpace, stem: float = 0.1, head: float = 0.2) -> Simp
     """Milliseconds that grow with the candidate's index."""
     blocks = [[[0.1 * (1 + i) for i in range(len(slot.candidates))] for slot in stage.slots] for stage in space.stages]
     return SimpleNamespace(stem_ms=stem, head_ms=head, blocks=blocks)
+
+
+def searchable(width: float, input_size: int, num_classes: int) -> SearchSpace:
+    """`tiny_space` for command lines: --space tests.spaces:searchable."""
+    return tiny_space(input_size, num_classes)
