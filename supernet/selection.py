@@ -1,4 +1,6 @@
-"""Which of the networks worth a closer look is the best, by its own accuracy and its measured latency."""
+"""Selection: finalists are trained for a few steps, evaluated and measured; the best of those that meet the target as
+measured is chosen.
+"""
 
 import math
 from collections.abc import Callable, Iterable
@@ -11,29 +13,33 @@ import quant
 from common.errors import UserError
 from common.runs import Run
 from nas.arch import Architecture
-from nas.derive import best_under, latency_range
-from nas.space import Choice, SearchSpace
-from supernet.finalists import Finalist, finalists, fronts_for, path_latency, path_score
+from nas.derive import Scores, best_under, latency_range
+from nas.space import Choice, Latencies, SearchSpace
+from supernet.finalists import Finalist, finalist, finalists, target_fronts
 from supernet.loop import Batch, Search
-from supernet.score import Scores
 from supernet.tune import inherited, recalibrate, top1, tune
 
-KNOWN = "rescored.json"
+RESCORED = "rescored.json"  # in a run's folder: repr(choice) -> [inherited, accuracy]
 TRIES = 3  # derivations with a corrected target, where measured networks miss it
 SLACK = 1.03  # of the target, for what is accepted in the last try
 
 
 @dataclass
-class Judge:
-    """Finds accuracy and latency of single networks, each with statistics and a short training of its own.
+class Evaluator:
+    """Accuracy and latency of single networks of a search.
 
-    What it finds of accuracies it writes down in the run's folder, so that a stopped search does not find it again.
+    Accuracies are stored in the run's folder, so that a resumed search does not compute them again.
 
-    space           the networks at the size at which they will run
-    recalibration   batches of images for statistics
-    train           batches for the short training, of `tune_steps`
-    judged          gives the batches of held-out pictures, nearly equal in size
-    measure         names and architectures -> milliseconds by name
+    Attributes:
+        search: The finished search.
+        space: The networks at the input size at which they will run.
+        run: The run's folder.
+        recalibration: Batches of images for batch-norm statistics and ranges.
+        train: Batches of the short training.
+        held_out: () -> batches of held-out images, of nearly equal size.
+        image_count: Images in all of these batches.
+        tune_steps: Steps of the short training.
+        measure: Architectures by name -> milliseconds by name.
     """
 
     search: Search
@@ -41,34 +47,31 @@ class Judge:
     run: Run
     recalibration: list[Tensor]
     train: Batch
-    judged: Callable[[], Iterable[tuple[Tensor, Tensor]]]
-    pictures: int  # in all of them
+    held_out: Callable[[], Iterable[tuple[Tensor, Tensor]]]
+    image_count: int
     tune_steps: int
     measure: Callable[[dict[str, Architecture]], dict[str, float]]
     known: dict[str, list[float]] = field(init=False)
 
     def __post_init__(self):
-        self.known = self.run.read_json(KNOWN) if self.run.has(KNOWN) else {}
+        self.known = self.run.read_json(RESCORED) if self.run.has(RESCORED) else {}
 
-    def __call__(self, networks: list[Finalist]) -> None:
+    def evaluate(self, networks: list[Finalist]) -> None:
         """Fill in `inherited`, `accuracy` and `measured_ms`."""
         for network in tqdm(networks, desc="re-scoring networks", unit="net"):
             key = repr(network.choice)
             if key not in self.known:
-                self.known[key] = self.top1(network)
-                self.run.write_json(KNOWN, self.known)
+                self.known[key] = self.accuracies(network.choice)
+                self.run.write_json(RESCORED, self.known)
             network.inherited, network.accuracy = self.known[key]
         measured = self.measure({network.name: self.space.architecture(network.choice) for network in networks})
         for network in networks:
             network.measured_ms = measured[network.name]
 
-    def top1(self, network: Finalist) -> list[float]:
-        """Accuracy under fake-quant with the supernet's weights, before and after a few steps of its own;
-
-        0 where these diverge.
-        """
-        graph = inherited(self.search.supernet, network.choice, self.search.config, self.recalibration)
-        before = top1(graph, self.judged())
+    def accuracies(self, choice: Choice) -> list[float]:
+        """Top-1 under fake-quant with the supernet's weights, and after the short training: 0 where that diverges."""
+        graph = inherited(self.search.supernet, choice, self.search.config, self.recalibration)
+        before = top1(graph, self.held_out())
         if not self.tune_steps:
             return [before, before]
         try:
@@ -78,72 +81,90 @@ class Judge:
         if not fine:
             return [before, 0.0]
         recalibrate(graph, self.recalibration)
-        return [before, top1(graph, self.judged())]
+        return [before, top1(graph, self.held_out())]
 
 
-def choose(judge: Judge, scores: Scores, derived: int, controls: int) -> list[Finalist]:
-    """Judge finalists until one meets the target as measured; the chosen one comes first. Raises UserError where none
-    does.
+# ---- one network for the target ----------------------------------------------------------------------------
 
-    derived, controls: how many networks of the front, and how many random ones beside them.
+
+def select(evaluator: Evaluator, scores: Scores, derived: int, baselines: int) -> list[Finalist]:
+    """Derive and evaluate finalists until one meets the target as measured.
+
+    Args:
+        evaluator: Of the search.
+        scores: Scores of all candidates and depths.
+        derived: Derived networks per try.
+        baselines: Random networks of equal latency per try.
+
+    Returns:
+        The finalists of the last try; the chosen one comes first.
+
+    Raises:
+        UserError: No network meets the target in TRIES tries, the last with SLACK.
     """
-    search = judge.search
-    aim = target = search.target_ms
+    search, space = evaluator.search, evaluator.space
+    aim = target = search.constraint.target_ms
     for attempt in range(TRIES):
-        fronts = fronts_for(judge.space, scores, search.latency, aim)
-        networks = finalists(judge.space, fronts, scores, search.latency, aim, derived, controls, search.seed)
-        judge(networks)
-        found = [n for n in networks if n.kind == "derived"]
-        met = [n for n in found if n.measured_ms <= target * (1.0 if attempt < TRIES - 1 else SLACK)]
+        fronts = target_fronts(space, scores, search.latency, aim)
+        networks = finalists(space, fronts, scores, search.latency, aim, derived, baselines, search.seed)
+        evaluator.evaluate(networks)
+        candidates = [n for n in networks if n.kind == "derived"]
+        met = [n for n in candidates if n.measured_ms <= target * (1.0 if attempt < TRIES - 1 else SLACK)]
         if met:
-            best = max(met, key=lambda n: n.accuracy) if judge.space.tied else slowest_of_the_best(met, judge.pictures)
-            if best.measured_ms > target:
-                print(
-                    f"no network met {target:.3f} ms as measured; {best.name} is "
-                    f"{100 * (best.measured_ms / target - 1):.1f} % above it"
-                )
+            best = most_accurate(met) if space.tied else slowest_of_the_best(met, evaluator.image_count)
+            _report_excess(best, target)
             return [best, *(n for n in networks if n is not best)]
-        slowdown = min(n.measured_ms / n.latency_ms for n in found)
-        aim = max(target / slowdown, latency_range(judge.space, search.latency)[0])
+        slowdown = min(n.measured_ms / n.latency_ms for n in candidates)
+        aim = max(target / slowdown, latency_range(space, search.latency)[0])
         print(f"no derived network met {target:.3f} ms as measured; deriving again for {aim:.3f} ms predicted")
     raise UserError(
         f"target_ms: {target:.4g}, but measured networks take {slowdown:.2f} times their prediction and miss it; is "
-        "something else "
-        "running? Give the same command again to go on, measure the table anew, or raise the target"
+        "something else running? Give the same command again to go on, measure the table anew, or raise the target"
     )
 
 
-def slowest_of_the_best(networks: list[Finalist], pictures: int) -> Finalist:
-    """The slowest of those whose accuracy on `pictures` is within one standard error of the best's.
+def _report_excess(network: Finalist, target_ms: float) -> None:
+    if network.measured_ms > target_ms:
+        excess = 100 * (network.measured_ms / target_ms - 1)
+        print(f"no network met {target_ms:.3f} ms as measured; {network.name} is {excess:.1f} % above it")
 
-    Inherited weights flatter small networks, and what the target leaves costs nothing.
+
+def most_accurate(networks: list[Finalist]) -> Finalist:
+    return max(networks, key=lambda n: n.accuracy)
+
+
+def slowest_of_the_best(networks: list[Finalist], image_count: int) -> Finalist:
+    """The slowest of the networks whose accuracy is within one binomial standard error of the best.
+
+    Short trainings favour small networks, and latency below the target costs nothing.
     """
-    best = max(n.accuracy for n in networks)
-    error = math.sqrt(best * (1.0 - best) / pictures)
+    best = most_accurate(networks).accuracy
+    error = math.sqrt(best * (1.0 - best) / image_count)
     return max((n for n in networks if n.accuracy >= best - error), key=lambda n: n.measured_ms)
 
 
-def along_the_front(judge: Judge, scores: Scores, count: int) -> list[Finalist]:
-    """The best networks for `count` predicted latencies, from the fastest to the slowest of the space, evenly spread
-    over their logarithms; judged. Fewer where one network is the best for several of them."""
-    latency = judge.search.latency
-    low, high = latency_range(judge.space, latency)
+# ---- many targets ------------------------------------------------------------------------------------------
+
+
+def pareto_networks(evaluator: Evaluator, scores: Scores, count: int) -> list[Finalist]:
+    """The best networks for `count` targets, evaluated; fewer where one network is the best for several of them.
+
+    The targets are predicted latencies from the fastest to the slowest network of the space, evenly spread over their
+    logarithms.
+    """
+    space, latency = evaluator.space, evaluator.search.latency
+    low, high = latency_range(space, latency)
     shares = [i / (count - 1) for i in range(count)] if count > 1 else [1.0] * count
     targets = [low * (high / low) ** share * (1 + 1e-9) for share in shares]
-    choices = dict.fromkeys(best_for(judge.space, scores, latency, target) for target in targets)
-    networks = [
-        Finalist(
-            f"pareto_{i}", "pareto", choice, path_latency(choice, latency), path_score(choice, scores, judge.space)
-        )
-        for i, choice in enumerate(choices, 1)
-    ]
+    choices = dict.fromkeys(best_for(space, scores, latency, target) for target in targets)
+    networks = [finalist("pareto", i, choice, space, scores, latency) for i, choice in enumerate(choices, 1)]
     if networks:
-        judge(networks)
+        evaluator.evaluate(networks)
     return networks
 
 
-def best_for(space: SearchSpace, scores: Scores, latency, target_ms: float) -> Choice:
-    """The network that the last of the fronts for a target names."""
-    fronts = fronts_for(space, scores, latency, target_ms)
+def best_for(space: SearchSpace, scores: Scores, latency: Latencies, target_ms: float) -> Choice:
+    """The best network under a target: by the scores in a tied space, else by the front that uses the target."""
+    fronts = target_fronts(space, scores, latency, target_ms)
     feasible = [best_under(front, target_ms)[0] for front in fronts if front[0].latency_ms <= target_ms]
     return (max(feasible, key=lambda point: point.score) if space.tied else feasible[-1]).choice
