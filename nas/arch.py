@@ -270,6 +270,17 @@ def signature(spec: StemSpec | BlockSpec | HeadSpec, size: int) -> str:
     return f"{kind}_{s.in_channels}-{s.out_channels}_s{s.stride}@{size}"
 
 
+def block_label(spec: BlockSpec) -> str:
+    """What tells a candidate from the others of its slot.
+
+    >>> block_label(BlockSpec("se", 3, 40, 40, 1, 6, 4, "hard_swish"))
+    'se k3 e6 r4 hard_swish'
+    """
+    squeeze = f" r{spec.squeeze_factor}" if spec.squeeze_factor else ""
+    activation = f" {spec.activation}" if spec.activation != "relu" else ""
+    return f"{spec.op} k{spec.kernel_size} e{spec.expand_ratio}{squeeze}{activation}"
+
+
 # ---- checks ------------------------------------------------------------------------------------------------
 
 

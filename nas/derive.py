@@ -6,30 +6,41 @@ choices of which no other is both faster and better (Nemhauser and Ullmann, 1969
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from common.errors import UserError
-from nas.space import Choice, SearchSpace
+from nas.space import Choice, Latencies, SearchSpace
+
+Row = Sequence[float]
 
 
-class Latencies(Protocol):
-    """What a part takes, in milliseconds, already calibrated to whole networks."""
+@dataclass(frozen=True)
+class Scores:
+    """Additive scores of a space; higher is better. The score of a network is the sum over its components.
 
-    stem_ms: float
-    head_ms: float
-    blocks: Sequence[Sequence[Sequence[float]]]  # [stage][slot][candidate]
+    Attributes:
+        ops: [stage][slot][candidate], added for every slot that runs; zeros in a tied space.
+        depths: [stage][depth - min_depth], added once per stage.
+        shared: [candidate] of a tied space, added once per network; None in other spaces.
+    """
 
+    ops: Sequence[Sequence[Row]]
+    depths: Sequence[Row]
+    shared: Row | None = None
 
-class Alone(NamedTuple):
-    """The latencies of one candidate of a tied space."""
-
-    stem_ms: float
-    head_ms: float
-    blocks: list[list[list[float]]]
+    def combine(self, function: Callable[..., list[float]], *others: "Scores") -> "Scores":
+        """Scores whose rows are function(row of these, row of the next, ..)."""
+        several = (self, *others)
+        ops = [
+            [function(*rows) for rows in zip(*stages, strict=True)]
+            for stages in zip(*(scores.ops for scores in several), strict=True)
+        ]
+        depths = [function(*rows) for rows in zip(*(scores.depths for scores in several), strict=True)]
+        return Scores(ops, depths, function(*(scores.shared for scores in several)) if self.shared else None)
 
 
 @dataclass(frozen=True)
@@ -57,54 +68,56 @@ class _StageLists(NamedTuple):
     end: _List
 
 
-def front(
-    space: SearchSpace,
-    op_scores: Sequence[Sequence[Sequence[float]]],
-    depth_scores: Sequence[Sequence[float]],
-    latencies: Latencies,
-    resolution: int = 20_000,
-) -> list[Point]:
-    """The best networks for every target, from the fastest to the best-scoring, both strictly rising.
+def front(space: SearchSpace, scores: Scores, latencies: Latencies, resolution: int = 20_000) -> list[Point]:
+    """The best network for every target, exactly, from the fastest to the best-scoring.
 
-    The score of a choice is the sum of `op_scores[stage][slot][candidate]` over the slots that run and of
-    `depth_scores[stage][depth - min_depth]`. Exact while lists stay shorter than `resolution`; a longer one keeps the
-    best of each bin of 1/`resolution` of the slowest network's latency, so a point may then be late by at most one
-    bin per slot and stage. Latencies and scores of the points are true in any case. Raises UserError where a score is
-    not a number.
+    Args:
+        space: The networks to choose from.
+        scores: Scores of all candidates and depths.
+        latencies: Milliseconds of all candidates.
+        resolution: Exact while the lists of partial choices stay shorter than this. A longer list keeps the best
+            entry of each bin of 1/`resolution` of the slowest network's latency, so that a point may be late by at
+            most one bin per slot and stage. Latencies and scores of the points are true in any case.
+
+    Returns:
+        Points with strictly rising latency and strictly rising score.
+
+    Raises:
+        UserError: A score is not a finite number.
     """
-    _check_scores(op_scores, depth_scores)
     if space.tied:
-        return _best_of(tied_fronts(space, op_scores, depth_scores, latencies, resolution))
-    bin_ms = latency_range(space, latencies)[1] / resolution
-    current = _first(latencies.stem_ms + latencies.head_ms)
-    history = []
-    for stage, ops, depths, ms in zip(space.stages, op_scores, depth_scores, latencies.blocks, strict=True):
-        current, lists = _add_stage(current, stage.min_depth, ops, depths, ms, bin_ms, resolution)
-        history.append(lists)
-    return [
-        Point(float(latency), float(score), choice)
-        for latency, score, choice in zip(current.latency, current.score, _choices(space, history), strict=True)
-    ]
+        return _best_of(tied_fronts(space, scores, latencies, resolution))
+    _check_scores(scores)
+    return _knapsack(space, scores, latencies, resolution)
 
 
 def tied_fronts(
-    space: SearchSpace, op_scores, depth_scores, latencies: Latencies, resolution: int = 20_000
+    space: SearchSpace, scores: Scores, latencies: Latencies, resolution: int = 20_000
 ) -> list[list[Point]]:
-    """The front of each candidate of a tied space by itself; see `front`."""
+    """The front of each candidate of a tied space; arguments as in `front`."""
+    _check_scores(scores)
     fronts = []
-    for i in range(space.tied_count):
-        points = front(space.restricted(i), _only(op_scores, i), depth_scores, _alone(latencies, i), resolution)
+    for i, shared in enumerate(scores.shared):
+        one = Scores(_only(scores.ops, i), scores.depths)
+        points = _knapsack(space.restricted(i), one, _restricted(latencies, i), resolution, shared)
         fronts.append([Point(p.latency_ms, p.score, space.with_candidate(p.choice, i)) for p in points])
     return fronts
 
 
-def _only(rows, candidate: int) -> list[list[list[float]]]:
+class _Latencies(NamedTuple):
+    stem_ms: float
+    head_ms: float
+    blocks: list[list[Row]]
+
+
+def _restricted(latencies: Latencies, candidate: int) -> _Latencies:
+    """The latencies of one candidate of a tied space."""
+    return _Latencies(latencies.stem_ms, latencies.head_ms, _only(latencies.blocks, candidate))
+
+
+def _only(rows: Sequence[Sequence[Row]], candidate: int) -> list[list[Row]]:
     """Of figures [stage][slot][candidate] those of one candidate of a tied space."""
     return [[list(row) if len(row) == 1 else [row[candidate]] for row in stage] for stage in rows]
-
-
-def _alone(latencies: Latencies, candidate: int) -> Alone:
-    return Alone(latencies.stem_ms, latencies.head_ms, _only(latencies.blocks, candidate))
 
 
 def _best_of(fronts: list[list[Point]]) -> list[Point]:
@@ -119,7 +132,7 @@ def _best_of(fronts: list[list[Point]]) -> list[Point]:
 def latency_range(space: SearchSpace, latencies: Latencies) -> tuple[float, float]:
     """Milliseconds of the fastest and of the slowest network of the space."""
     if space.tied:
-        ranges = [latency_range(space.restricted(i), _alone(latencies, i)) for i in range(space.tied_count)]
+        ranges = [latency_range(space.restricted(i), _restricted(latencies, i)) for i in range(space.tied_count)]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
     low = high = float(latencies.stem_ms + latencies.head_ms)
     for stage, ms in zip(space.stages, latencies.blocks, strict=True):
@@ -147,13 +160,29 @@ def best_under(points: Sequence[Point], target_ms: float, k: int = 1) -> list[Po
 # ---- the dynamic programme ---------------------------------------------------------------------------------
 
 
-def _first(latency_ms: float) -> _List:
+def _knapsack(
+    space: SearchSpace, scores: Scores, latencies: Latencies, resolution: int, start: float = 0.0
+) -> list[Point]:
+    """The front of a space that is not tied; every score begins at `start`."""
+    bin_ms = latency_range(space, latencies)[1] / resolution
+    current = _first(latencies.stem_ms + latencies.head_ms, start)
+    history = []
+    for stage, ops, depths, ms in zip(space.stages, scores.ops, scores.depths, latencies.blocks, strict=True):
+        current, lists = _add_stage(current, stage.min_depth, ops, depths, ms, bin_ms, resolution)
+        history.append(lists)
+    return [
+        Point(float(latency), float(score), choice)
+        for latency, score, choice in zip(current.latency, current.score, _choices(space, history), strict=True)
+    ]
+
+
+def _first(latency_ms: float, score: float) -> _List:
     none = np.zeros(1, np.int64)
-    return _List(np.array([latency_ms]), np.zeros(1), none, none)
+    return _List(np.array([latency_ms]), np.array([score], float), none, none)
 
 
 def _add_stage(before, min_depth, op_scores, depth_scores, ms, bin_ms, resolution) -> tuple[_List, _StageLists]:
-    """Choices up to the end of one more stage. Each depth is a list of its own until the end, where they compete."""
+    """Choices up to the end of one more stage. Each depth is a separate list until the end, where they compete."""
     lists = [before]
     for slot_ms, slot_scores in zip(ms, op_scores, strict=True):
         options = [_shifted(lists[-1], t, s, i) for i, (t, s) in enumerate(zip(slot_ms, slot_scores, strict=True))]
@@ -210,8 +239,11 @@ def _choices(space: SearchSpace, history: list[_StageLists]) -> list[Choice]:
     return [Choice(d, o) for d, o in zip(zip(*depths), zip(*ops), strict=True)]
 
 
-def _check_scores(op_scores, depth_scores) -> None:
-    for stage, (slots, depths) in enumerate(zip(op_scores, depth_scores, strict=True)):
-        for values in (*slots, depths):
-            if not np.isfinite(np.asarray(values, float)).all():
-                raise UserError(f"scores of stage {stage}: {list(values)}, must be numbers: the search has diverged")
+def _check_scores(scores: Scores) -> None:
+    named = [(f"stage {i}", [*slots, depths]) for i, (slots, depths) in enumerate(zip(scores.ops, scores.depths))]
+    if scores.shared is not None:
+        named.append(("the tied candidates", [scores.shared]))
+    for name, rows in named:
+        for row in rows:
+            if not np.isfinite(np.asarray(row, float)).all():
+                raise UserError(f"scores of {name}: {list(row)}, must be numbers: the search has diverged")

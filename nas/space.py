@@ -6,10 +6,10 @@ exactly one `Architecture`. The shipped spaces are in nas.spaces.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -38,11 +38,20 @@ class Choice:
     ops: tuple[tuple[int, ...], ...]
 
 
+class Latencies(Protocol):
+    """Milliseconds of every component of a space, calibrated: the latency of a network is the sum over its own."""
+
+    stem_ms: float
+    head_ms: float
+    blocks: Sequence[Sequence[Sequence[float]]]  # [stage][slot][candidate]
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """Construction checks that every choice is a network. Raises UserError naming stage, slot and field.
 
-    `tied`: every slot with a choice takes the same one, so that the space searches one block for the whole network.
+    `tied`: every slot that has more than one candidate takes the same one, so that the space searches one block for
+    the whole network. At least one of these slots runs in every network.
     """
 
     name: str
@@ -147,6 +156,10 @@ class SearchSpace:
         return self.choice(
             choice.depths, [[candidate * (len(slot.candidates) > 1) for slot in stage.slots] for stage in self.stages]
         )
+
+    def tied_candidate(self, choice: Choice) -> int:
+        """The candidate that a choice of a tied space takes in all its slots; the inverse of `with_candidate`."""
+        return max(op for ops in choice.ops for op in ops)  # 0 in slots that do not run or have one candidate
 
     def specs(self) -> dict[str, tuple[StemSpec | BlockSpec | HeadSpec, int]]:
         """Every distinct part that the space can build: signature -> (spec, spatial input size in pixels)."""
@@ -254,15 +267,13 @@ def _check_slot(place: str, slot: Slot, channels: int, tied: bool) -> None:
 
 
 def _check_tied(stages: tuple[Stage, ...]) -> None:
-    choices = [(i, j, len(slot.candidates)) for i, stage in enumerate(stages) for j, slot in enumerate(stage.slots)]
-    choices = [row for row in choices if row[2] > 1]
-    counts = sorted({count for _, _, count in choices})
+    choices = [(j < stage.min_depth, len(slot.candidates)) for stage in stages for j, slot in enumerate(stage.slots)]
+    choices = [(always_runs, count) for always_runs, count in choices if count > 1]
+    counts = sorted({count for _, count in choices})
     if len(counts) != 1:
         raise UserError(f"tied, but its slots have {counts or 1} candidates; give all the same number, above 1")
-    i, j, _ = choices[0]
-    if j >= stages[i].min_depth:  # what a tied candidate is worth is written down in that slot
+    if not any(always_runs for always_runs, _ in choices):
         raise UserError(
-            f"stage {i}: min_depth: {stages[i].min_depth}, must be {j + 1} or more in a tied space, whose first slot "
-            "with a choice, here "
-            f"slot {j}, must always run"
+            "tied, but a network may run none of the slots with a choice; raise the min_depth of a stage, so that one "
+            "of them always runs"
         )

@@ -1,14 +1,15 @@
 """Architecture parameters: what the search learns beside the weights.
 
 One vector per slot over its candidates, one per stage over its depths. p = softmax(alpha / temperature).
-Depth is a distribution of its own (sink probabilities, as in TF-NAS, arXiv:2008.05314), never a skip candidate inside a
+Depth has a separate distribution (sink probabilities, as in TF-NAS, arXiv:2008.05314), never a skip candidate inside a
 slot's softmax.
 """
 
 import torch
 from torch import Tensor, nn
 
-from nas.space import SearchSpace
+from nas.derive import Scores
+from nas.space import Latencies, SearchSpace
 
 
 class Alphas(nn.Module):
@@ -32,12 +33,18 @@ class Alphas(nn.Module):
         ops = [[torch.softmax(alpha / temperature, 0) for alpha in stage] for stage in self.ops]
         return ops, [torch.softmax(alpha / temperature, 0) for alpha in self.depths]
 
-    def expected_latency(self, latency, temperature: float = 1.0) -> Tensor:
-        """E[latency] in ms of the network that the probabilities draw, 0-dim, differentiable.
+    def expected_latency(self, latency: Latencies, temperature: float = 1.0) -> Tensor:
+        """E[latency] of the network that the probabilities draw, 0-dim, differentiable.
 
-        `latency` has stem_ms, head_ms and blocks[stage][slot][candidate], calibrated, in ms. A slot runs if its stage
-        is deep enough:
+        A slot runs if its stage is deep enough:
             E = stem + head + sum_slots P(depth > slot) sum_c p_c ms_c
+
+        Args:
+            latency: Calibrated milliseconds of every candidate.
+            temperature: Of the softmax.
+
+        Returns:
+            Milliseconds.
         """
         ops, depths = self.probabilities(temperature)
         total = depths[0].new_tensor(latency.stem_ms + latency.head_ms)
@@ -61,7 +68,7 @@ class Alphas(nn.Module):
         ).mean()
 
     @torch.no_grad()
-    def cheapest_share(self, latency, temperature: float = 1.0) -> float:
+    def cheapest_share(self, latency: Latencies, temperature: float = 1.0) -> float:
         """Mean over all slots with a choice of the probability of their fastest candidate;
 
         1 is a search that only saves time.
@@ -76,14 +83,15 @@ class Alphas(nn.Module):
         return sum(p[min(range(len(ms)), key=ms.__getitem__)].item() for p, ms in rows) / len(rows) if rows else 0.0
 
     @torch.no_grad()
-    def log_scores(self) -> tuple[list[list[list[float]]], list[list[float]]]:
-        """log p relative to the best of its distribution, for ops and depths:
-
-        0 for the favourite, negative for the rest.
-        """
+    def log_scores(self) -> Scores:
+        """log p relative to the best of its distribution: 0 for the most probable, negative for the others."""
         ops, depths = self.probabilities()
 
-        def regret(p):
+        def regret(p: Tensor) -> list[float]:
             return (p.log() - p.log().max()).tolist()
 
-        return [[regret(p) for p in stage] for stage in ops], [regret(p) for p in depths]
+        rows = [[regret(p) for p in stage] for stage in ops]
+        shared = max((row for stage in rows for row in stage), key=len) if self.space.tied else None
+        if shared:
+            rows = [[[0.0] * len(row) for row in stage] for stage in rows]
+        return Scores(rows, [regret(p) for p in depths], shared)

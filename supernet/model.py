@@ -98,7 +98,7 @@ class Supernet(nn.Module):
         stem, *blocks, head = self.path(choice)
         named = [("stem", stem), *((f"blocks.{i}", block) for i, block in enumerate(blocks)), ("head", head)]
         state = {f"{prefix}.{key}": value for prefix, module in named for key, value in module.state_dict().items()}
-        # the pictures' quantizer sits in the stem here, before it there
+        # the images' quantizer is in the stem here, in front of it there
         return {
             key.removeprefix("stem.") if key.startswith("stem.x_quant.") else key: value for key, value in state.items()
         }

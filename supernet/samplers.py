@@ -22,20 +22,20 @@ from supernet.alphas import Alphas
 
 
 def seed_for(seed: int, stream: int, index: int) -> int:
-    """A seed of its own for step `index` of a numbered stream of random numbers."""
+    """A seed for step `index` of a numbered stream of random numbers."""
     return (seed * 1_000_003 + stream) * 1_000_000_007 % 2**61 + index
 
 
 def generator_for(seed: int, stream: int, index: int) -> torch.Generator:
-    """A generator of its own for step `index` of a numbered stream of random numbers."""
+    """A generator for step `index` of a numbered stream of random numbers."""
     return torch.Generator().manual_seed(seed_for(seed, stream, index))
 
 
 def round_length(space: SearchSpace) -> int:
     """Steps in which every candidate of every slot runs equally often: the least common multiple of their counts.
 
-    NOTE: unlike counts make long rounds (5, 7, 8, 9 and 11 candidates: 27,720 steps), and fairness holds only over
-    whole ones.
+    NOTE: counts without a common factor make long rounds (5, 7, 8, 9 and 11 candidates: 27,720 steps), and fairness
+    holds only over whole ones.
     """
     return math.lcm(*_counts(space))
 

@@ -1,33 +1,77 @@
-"""How good the supernet thinks a choice is: what the alphas say, and what each op and depth changes."""
+"""Scores of candidates and depths by the supernet: the alphas' log probabilities, and the change of the held-out loss
+that each candidate and each depth causes.
+"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from nas.derive import Scores
 from nas.space import Choice, SearchSpace
 from quant.statistics import frozen_statistics
 from supernet.alphas import Alphas
+from supernet.loop import Search
 from supernet.model import Supernet
 
-# ops [stage][slot][candidate], depths [stage][depth - min_depth]
-Scores = tuple[list[list[list[float]]], list[list[float]]]
+LazyBatch = Callable[[], tuple[Tensor, Tensor]]  # () -> (images, targets)
+
+
+def score_candidates(search: Search, batches: Sequence[LazyBatch]) -> Scores:
+    """Scores of a trained search: alphas and perturbation losses on held-out batches, blended. Shows a progress bar."""
+    base = most_probable(search.alphas)
+    total = len(batches) * evaluations(search.supernet.space)
+    with tqdm(total=total, desc="scoring ops and depths", unit="path") as bar:
+        losses = [perturbation_losses(search.supernet, base, *batch(), search.loss, bar.update) for batch in batches]
+    return blended_scores(search.alphas, mean_scores(losses))
+
+
+def most_probable(alphas: Alphas) -> Choice:
+    """Every stage at full depth, every slot with its most probable candidate."""
+    stages = alphas.space.stages
+    return Choice(
+        tuple(len(s.slots) for s in stages), tuple(tuple(int(a.argmax()) for a in stage) for stage in alphas.ops)
+    )
+
+
+# ---- perturbation losses -----------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def perturbation_scores(
-    supernet: Supernet, base: Choice, images: Tensor, targets: Tensor, loss: Callable, tick=lambda: None
+def perturbation_losses(
+    supernet: Supernet,
+    base: Choice,
+    images: Tensor,
+    targets: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    tick: Callable[[], object] = lambda: None,
 ) -> Scores:
-    """How much each candidate and each depth raises the loss against `base`, one change at a time (after
-    arXiv:2108.04392).
+    """How much each candidate and each depth raises the loss, one change of `base` at a time (after arXiv:2108.04392).
 
-    `base` runs every slot. Batch norm normalises by the batch, so a path needs no statistics of its own. `tick()` is
-    called after each of the evaluations. In a tied space a candidate changes in all slots together, and the change
-    stands in the first slot with a choice.
+    Batch norm normalises by the batch, so that a path needs no statistics. In a tied space a candidate changes in all
+    slots together; its change is the `shared` row.
+
+    Args:
+        supernet: The trained supernet.
+        base: A path that runs every slot.
+        images: (N, C, H, W).
+        targets: (N,).
+        loss: (outputs, targets) -> 0-dim loss.
+        tick: Called after each of the `evaluations`.
+
+    Returns:
+        Differences of losses; 0 for the candidates and depths of `base`. Lower is better.
     """
-    space = supernet.space
-    if space.tied:
-        return _tied_scores(supernet, base, images, targets, loss, tick)
+    perturb = _tied_losses if supernet.space.tied else _untied_losses
+    with frozen_statistics(supernet):
+        return perturb(supernet, base, images, targets, loss, tick)
+
+
+def _untied_losses(
+    supernet: Supernet, base: Choice, images: Tensor, targets: Tensor, loss: Callable, tick: Callable
+) -> Scores:
+    """Shares the path's activations before the change."""
 
     def rest(x: Tensor, modules: list[nn.Module]) -> float:
         for module in modules:
@@ -35,29 +79,28 @@ def perturbation_scores(
         tick()
         return loss(x, targets).item()
 
-    with frozen_statistics(supernet):
-        path = supernet.path(base)
-        reference = rest(images, path)
-        x, position, ops, depths = path[0](images), 1, [], []
-        for stage, slots, base_ops in zip(space.stages, supernet.stages, base.ops, strict=True):
-            end, rows, cut = position + len(slots), [], []
-            for slot, base_op in zip(slots, base_ops):
-                rows.append(
-                    [
-                        0.0 if i == base_op else rest(candidate(x), path[position + 1 :]) - reference
-                        for i, candidate in enumerate(slot)
-                    ]
-                )
-                x, position = path[position](x), position + 1
-                depth = len(rows)
-                if depth >= stage.min_depth:
-                    cut.append(0.0 if depth == len(slots) else rest(x, path[end:]) - reference)
-            ops.append(rows)
-            depths.append(cut)
-    return ops, depths
+    path = supernet.path(base)
+    reference = rest(images, path)
+    x, position, ops, depths = path[0](images), 1, [], []
+    for stage, slots, base_ops in zip(supernet.space.stages, supernet.stages, base.ops, strict=True):
+        end, rows, cut = position + len(slots), [], []
+        for slot, base_op in zip(slots, base_ops):
+            rows.append(
+                [
+                    0.0 if i == base_op else rest(candidate(x), path[position + 1 :]) - reference
+                    for i, candidate in enumerate(slot)
+                ]
+            )
+            x, position = path[position](x), position + 1
+            depth = len(rows)
+            if depth >= stage.min_depth:
+                cut.append(0.0 if depth == len(slots) else rest(x, path[end:]) - reference)
+        ops.append(rows)
+        depths.append(cut)
+    return Scores(ops, depths)
 
 
-def _tied_scores(
+def _tied_losses(
     supernet: Supernet, base: Choice, images: Tensor, targets: Tensor, loss: Callable, tick: Callable
 ) -> Scores:
     space = supernet.space
@@ -66,45 +109,25 @@ def _tied_scores(
         tick()
         return loss(supernet(images, choice), targets).item()
 
-    def depth(stage: int, d: int) -> Choice:
-        depths = [*base.depths[:stage], d, *base.depths[stage + 1 :]]
+    def with_depth(stage: int, depth: int) -> Choice:
+        depths = [*base.depths[:stage], depth, *base.depths[stage + 1 :]]
         return space.choice(tuple(depths), [list(row) for row in base.ops])
 
-    with frozen_statistics(supernet):
-        reference = value(base)
-        changes = [value(space.with_candidate(base, i)) - reference for i in range(space.tied_count)]
-        cut = [
-            [
-                0.0 if d == len(stage.slots) else value(depth(i, d)) - reference
-                for d in range(stage.min_depth, len(stage.slots) + 1)
-            ]
-            for i, stage in enumerate(space.stages)
+    reference = value(base)
+    shared = [value(space.with_candidate(base, i)) - reference for i in range(space.tied_count)]
+    depths = [
+        [
+            0.0 if depth == len(stage.slots) else value(with_depth(i, depth)) - reference
+            for depth in range(stage.min_depth, len(stage.slots) + 1)
         ]
-    return first_choice_only(space, changes), cut
-
-
-def first_choice_only(space: SearchSpace, row: list[float]) -> list[list[list[float]]]:
-    """Scores of a tied space's candidates: `row` in the first slot with a choice, zeros in the others."""
-    zeros = [[[0.0] * len(slot.candidates) for slot in stage.slots] for stage in space.stages]
-    i, j = next((i, j) for i, stage in enumerate(zeros) for j, slot in enumerate(stage) if len(slot) > 1)
-    zeros[i][j] = list(row)
-    return zeros
-
-
-def mean_scores(several: list[Scores]) -> Scores:
-    """The mean of scores found on several batches."""
-
-    def mean(rows):
-        return [sum(values) / len(values) for values in zip(*rows, strict=True)]
-
-    ops = [
-        [mean(slot) for slot in zip(*stage, strict=True)] for stage in zip(*(ops for ops, _ in several), strict=True)
+        for i, stage in enumerate(space.stages)
     ]
-    return ops, [mean(stage) for stage in zip(*(depths for _, depths in several), strict=True)]
+    zeros = [[[0.0] * len(slot.candidates) for slot in stage.slots] for stage in space.stages]
+    return Scores(zeros, depths, shared)
 
 
 def evaluations(space: SearchSpace) -> int:
-    """How often `perturbation_scores` evaluates the supernet."""
+    """How often `perturbation_losses` evaluates the supernet."""
     depths = sum(len(stage.slots) - stage.min_depth for stage in space.stages)
     ops = (
         space.tied_count
@@ -114,36 +137,35 @@ def evaluations(space: SearchSpace) -> int:
     return 1 + ops + depths
 
 
-def favourite(alphas: Alphas) -> Choice:
-    """Every stage at full depth, every slot with its most probable candidate."""
-    stages = alphas.space.stages
-    return Choice(
-        tuple(len(s.slots) for s in stages), tuple(tuple(int(a.argmax()) for a in stage) for stage in alphas.ops)
-    )
+# ---- combined ----------------------------------------------------------------------------------------------
+
+
+def mean_scores(several: list[Scores]) -> Scores:
+    """The mean of scores of several batches."""
+
+    def mean(*rows: list[float]) -> list[float]:
+        return [sum(values) / len(values) for values in zip(*rows, strict=True)]
+
+    return several[0].combine(mean, *several[1:])
 
 
 def blended_scores(alphas: Alphas, losses: Scores) -> Scores:
-    """log p of the alphas minus the loss that a change causes, each in units of its own spread over all ops and
-    depths.
-    """
-    favour = alphas.log_scores()
-    if alphas.space.tied:
-        favour = first_choice_only(alphas.space, max((row for stage in favour[0] for row in stage), key=len)), favour[1]
-    a, b = _spread(favour), _spread(losses)
+    """log p of the alphas minus the change of the loss, each divided by its spread over all candidates and depths."""
+    log_p = alphas.log_scores()
+    a, b = _spread(log_p), _spread(losses)
 
-    def blend(log_p, loss):
-        return [p / a - change / b for p, change in zip(log_p, loss, strict=True)]
+    def blend(log_row: list[float], loss_row: list[float]) -> list[float]:
+        return [p / a - change / b for p, change in zip(log_row, loss_row, strict=True)]
 
-    ops = [[blend(p, d) for p, d in zip(ps, ds, strict=True)] for ps, ds in zip(favour[0], losses[0], strict=True)]
-    return ops, [blend(p, d) for p, d in zip(favour[1], losses[1], strict=True)]
+    return log_p.combine(blend, losses)
 
 
 def _spread(scores: Scores) -> float:
-    """Standard deviation of the scores within their slots, over all slots and stages with a choice;
-
-    1 where there is none.
-    """
-    rows = [torch.tensor(row) for row in [*(r for stage in scores[0] for r in stage), *scores[1]] if len(row) > 1]
+    """Standard deviation of the scores within their rows, over all slots and stages with a choice; 1 without any."""
+    ops = [row for stage in scores.ops for row in stage if len(row) > 1]
+    if scores.shared:
+        ops[0] = scores.shared  # counted once among the slots that share it; the zeros of the others count as well
+    rows = [torch.tensor(row) for row in [*ops, *scores.depths] if len(row) > 1]
     if not rows:
         return 1.0
     return max(torch.cat([row - row.mean() for row in rows]).square().mean().sqrt().item(), 1e-12)

@@ -9,8 +9,9 @@ import quant
 from frostnet import FrostNet
 from nas.space import Choice
 from quant.statistics import recalibrate, weight_decay_groups
-from supernet.loop import Batch, Plan
+from supernet.loop import Batch
 from supernet.model import Supernet
+from supernet.plan import Plan
 
 PEAK, WARM_UP = 0.5, 0.1  # of the search's learning rate, and of the steps
 

@@ -2,11 +2,11 @@
 each of them up.
 
  1  The latency loss reaches the alphas and points to the cheaper candidate.
-        supernet/test_supernet.py::test_the_latency_gradient_points_to_cheaper_ops_and_shallower_stages
+        supernet/test_alphas.py::test_the_latency_gradient_points_to_cheaper_ops_and_shallower_stages
         test_acceptance.py::test_a_step_of_the_search_moves_alphas_to_cheaper_candidates_while_the_target_is_missed
  2  A stopped search goes on to the same end, in every phase.
-        supernet/test_supernet.py::test_an_interrupted_search_ends_as_an_uninterrupted_one_bit_for_bit
-        test_search.py::test_a_stopped_search_goes_on_to_the_same_end
+        supernet/test_loop.py::test_an_interrupted_search_ends_as_an_uninterrupted_one_bit_for_bit
+        test_search_resume.py::test_a_stopped_search_goes_on_to_the_same_end
  3  Target and table speak in the same unit.
         latency_lut/test_table.py::test_latencies_are_in_milliseconds
         test_acceptance.py::test_a_target_in_milliseconds_means_the_milliseconds_of_the_table
@@ -16,7 +16,7 @@ each of them up.
         latency_lut/test_table_json.py::test_numbers_that_are_none_are_refused
         latency_lut/test_build.py::test_a_larger_kernel_that_was_measured_faster_is_remarked
  5  An impossible target fails at once with the feasible range.
-        test_search.py::test_an_impossible_target_fails_at_once_with_the_feasible_range
+        test_search_errors.py::test_an_impossible_target_fails_at_once_with_the_feasible_range
         nas/test_derive.py::test_an_impossible_target_names_the_feasible_range
  6  A missing entry is an error, never a constant.
         latency_lut/test_table.py::test_a_block_of_no_space_is_an_error_and_no_guess
@@ -30,14 +30,14 @@ each of them up.
         nas/test_derive.py::test_the_front_equals_brute_force
         nas/test_derive.py::test_the_best_under_a_target_is_the_best_of_all_networks_under_it
  9  A path computes what the network of its architecture computes, in float and under fake-quant.
-        supernet/test_supernet.py::test_a_path_computes_what_the_network_of_its_architecture_computes
+        supernet/test_model.py::test_a_path_computes_what_the_network_of_its_architecture_computes
 10  The alphas are identical on two ranks.
         common/test_distributed.py::test_a_search_of_two_ranks_finds_one_architecture
         common/test_distributed.py::test_unequal_alphas_are_named_on_every_rank
 11  Alphas learn from ever other pictures, which train no weights; the test pictures are not opened.
         test_acceptance.py::test_alphas_see_other_pictures_in_every_step_and_none_that_train_weights
         test_acceptance.py::test_a_search_opens_no_picture_outside_the_training_part
-        test_search.py::test_pictures_that_move_alphas_judge_networks_and_train_weights_are_disjoint
+        tasks/test_holdout.py::test_images_that_move_alphas_evaluate_networks_and_train_weights_are_disjoint
 12  A whole search runs on a CPU.
         test_search.py::test_a_search_writes_an_architecture_that_meets_the_target
 13  The optimizers' state survives the boundaries of phases.
@@ -46,7 +46,7 @@ each of them up.
 14  A table of another engine, thread count or torch is refused.
         latency_lut/test_table.py::test_another_engine_or_thread_count_is_refused
         latency_lut/test_table.py::test_every_other_part_of_the_identity_is_refused_with_both_values
-        test_search.py::test_another_engine_or_torch_is_refused
+        test_search_errors.py::test_another_engine_or_torch_is_refused
 """
 
 import ast
@@ -66,14 +66,14 @@ import quant
 import search as program
 from common.errors import UserError
 from nas import SPACES
-from nas.derive import best_under, front, latency_range
+from nas.derive import Scores, best_under, front, latency_range
 from supernet import SAMPLERS, Plan, Search, Supernet
 from supernet.finalists import finalists, path_latency
 from tasks.data import classification
 from tests import ROOT
 from tests.latency_lut.tables import made_up
+from tests.searching import world  # noqa: F401
 from tests.spaces import latency_of, tiny_space
-from tests.test_search import world  # noqa: F401
 
 FOLDER = ROOT / "tests"
 SPACE = tiny_space()
@@ -193,18 +193,18 @@ def scored(draw):
     latency = latency_of(SPACE, draw(ms), draw(ms))
     latency.blocks = rows(ms)
     fastest, slowest = latency_range(SPACE, latency)
-    return (rows(number), depths), latency, fastest + draw(st.floats(0, 1)) * (slowest - fastest)
+    return Scores(rows(number), depths), latency, fastest + draw(st.floats(0, 1)) * (slowest - fastest)
 
 
 @settings(max_examples=40, deadline=None)
 @given(scored())
 def test_derived_networks_meet_the_target_whatever_the_scores(problem):
     scores, latency, target_ms = problem
-    points = front(SPACE, *scores, latency)
+    points = front(SPACE, scores, latency)
     for point in best_under(points, target_ms, len(points)):
         assert path_latency(point.choice, latency) <= target_ms * (1 + 1e-12)
-    with mock.patch("supernet.finalists.CONTROL_DRAWS", 20):
-        networks = finalists(SPACE, [points], scores, latency, target_ms, derived=3, controls=1, seed=0)
+    with mock.patch("supernet.finalists.BASELINE_DRAWS", 20):
+        networks = finalists(SPACE, [points], scores, latency, target_ms, derived=3, baselines=1, seed=0)
     assert networks[0].kind == "derived"
     assert all(path_latency(n.choice, latency) <= target_ms * (1 + 1e-12) for n in networks)
 
@@ -257,7 +257,7 @@ def test_alphas_see_other_pictures_in_every_step_and_none_that_train_weights(pic
     assert len({*held_out[0], *held_out[1]}) == len(parts.alphas) == 8, "no picture twice before all have been seen"
     assert len(trained) == len(parts.weights) == 64
     assert not trained & {number for numbers in held_out for number in numbers}
-    assert not trained & {int(image[0, 8, 8]) // 3 for image in parts.judge.images}
+    assert not trained & {int(image[0, 8, 8]) // 3 for image in parts.evaluation.images}
 
 
 def test_a_search_opens_no_picture_outside_the_training_part(world, pictures, monkeypatch):  # noqa: F811

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from nas import BlockSpec, Choice, frostnet_space
-from nas.derive import Point, best_under, check_target, front, latency_range
+from nas import BlockSpec, Choice, HeadSpec, SearchSpace, StemSpec, frostnet_space
+from nas.derive import Point, Scores, best_under, check_target, front, latency_range, tied_fronts
 from nas.space import Slot, Stage
 
 BLOCKS = [BlockSpec("mb", k, 8, 8, 1, e, 0, "relu") for k in (3, 5) for e in (1, 2)]
@@ -28,7 +28,7 @@ class Table:
 
 @st.composite
 def problems(draw):
-    """(space, op_scores, depth_scores, latencies) with at most a few thousand networks."""
+    """(space, scores, latencies) with at most a few thousand networks."""
     stages, op_scores, depth_scores, blocks = [], [], [], []
     for _ in range(draw(st.integers(1, 3))):
         counts = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
@@ -40,16 +40,16 @@ def problems(draw):
         depth_scores.append(draw(st.lists(st.integers(-6, 6), min_size=size, max_size=size)))
     # no SearchSpace, which refuses a stage that may be left out
     space = SimpleNamespace(stages=tuple(stages), tied=False)
-    return space, op_scores, depth_scores, Table(draw(WHOLE), draw(WHOLE), blocks)
+    return space, Scores(op_scores, depth_scores), Table(draw(WHOLE), draw(WHOLE), blocks)
 
 
-def _value(choice, op_scores, depth_scores, table, space):
+def _value(choice, scores, table, space):
     """(latency, score) of one choice, by the definition."""
-    latency, score = table.stem_ms + table.head_ms, 0.0
+    latency, score = table.stem_ms + table.head_ms, scores.shared[space.tied_candidate(choice)] if space.tied else 0.0
     for i, (depth, ops) in enumerate(zip(choice.depths, choice.ops)):
-        score += depth_scores[i][depth - space.stages[i].min_depth]
+        score += scores.depths[i][depth - space.stages[i].min_depth]
         latency += sum(table.blocks[i][j][op] for j, op in enumerate(ops[:depth]))
-        score += sum(op_scores[i][j][op] for j, op in enumerate(ops[:depth]))
+        score += sum(scores.ops[i][j][op] for j, op in enumerate(ops[:depth]))
     return latency, score
 
 
@@ -65,12 +65,13 @@ def _all_choices(space):
         yield Choice(tuple(d for d, _ in combination), tuple(o for _, o in combination))
 
 
-def _brute_front(space, op_scores, depth_scores, table):
-    values = sorted(
-        {_value(c, op_scores, depth_scores, table, space) for c in _all_choices(space)}, key=lambda v: (v[0], -v[1])
-    )
+def _brute_front(space, scores, table):
+    return _undominated(_value(c, scores, table, space) for c in _all_choices(space))
+
+
+def _undominated(values):
     kept, best = [], -np.inf
-    for latency, score in values:
+    for latency, score in sorted(set(values), key=lambda v: (v[0], -v[1])):
         if score > best:
             kept.append((latency, score))
             best = score
@@ -80,17 +81,17 @@ def _brute_front(space, op_scores, depth_scores, table):
 @settings(max_examples=100, deadline=None)
 @given(problems())
 def test_the_front_equals_brute_force(problem):
-    space, op_scores, depth_scores, table = problem
-    found = front(space, op_scores, depth_scores, table)
-    assert [(p.latency_ms, p.score) for p in found] == _brute_front(space, op_scores, depth_scores, table)
+    space, scores, table = problem
+    found = front(space, scores, table)
+    assert [(p.latency_ms, p.score) for p in found] == _brute_front(space, scores, table)
 
 
 @settings(max_examples=100, deadline=None)
 @given(problems(), st.sampled_from((2, 5, 20_000)))
 def test_every_point_states_the_true_latency_and_score_of_its_choice(problem, resolution):
-    space, op_scores, depth_scores, table = problem
-    for point in front(space, op_scores, depth_scores, table, resolution):
-        assert (point.latency_ms, point.score) == _value(point.choice, op_scores, depth_scores, table, space)
+    space, scores, table = problem
+    for point in front(space, scores, table, resolution):
+        assert (point.latency_ms, point.score) == _value(point.choice, scores, table, space)
         for stage, depth, ops in zip(space.stages, point.choice.depths, point.choice.ops):
             assert stage.min_depth <= depth <= len(stage.slots)
             assert all(op < len(s.candidates) for op, s in zip(ops, stage.slots)) and not any(ops[depth:])
@@ -99,11 +100,11 @@ def test_every_point_states_the_true_latency_and_score_of_its_choice(problem, re
 @settings(max_examples=100, deadline=None)
 @given(problems(), st.integers(1, 12))
 def test_a_thinned_front_is_late_by_at_most_one_bin_per_step(problem, resolution):
-    space, op_scores, depth_scores, table = problem
-    thin = front(space, op_scores, depth_scores, table, resolution)
+    space, scores, table = problem
+    thin = front(space, scores, table, resolution)
     bin_ms = latency_range(space, table)[1] / resolution
     steps = sum(len(stage.slots) + 1 for stage in space.stages)
-    for exact in front(space, op_scores, depth_scores, table):
+    for exact in front(space, scores, table):
         assert any(p.score >= exact.score and p.latency_ms <= exact.latency_ms + steps * bin_ms for p in thin)
     assert len(thin) <= resolution + 2
 
@@ -111,10 +112,10 @@ def test_a_thinned_front_is_late_by_at_most_one_bin_per_step(problem, resolution
 @settings(max_examples=50, deadline=None)
 @given(problems(), st.integers(0, 60))
 def test_the_best_under_a_target_is_the_best_of_all_networks_under_it(problem, target):
-    space, op_scores, depth_scores, table = problem
-    values = [_value(c, op_scores, depth_scores, table, space) for c in _all_choices(space)]
+    space, scores, table = problem
+    values = [_value(c, scores, table, space) for c in _all_choices(space)]
     feasible = [score for latency, score in values if latency <= target]
-    found = front(space, op_scores, depth_scores, table)
+    found = front(space, scores, table)
     if feasible:
         best = best_under(found, target)[0]
         assert best.score == max(feasible) and best.latency_ms <= target
@@ -126,8 +127,8 @@ def test_the_best_under_a_target_is_the_best_of_all_networks_under_it(problem, t
 @settings(max_examples=50, deadline=None)
 @given(problems())
 def test_the_latency_range_is_that_of_all_networks(problem):
-    space, op_scores, depth_scores, table = problem
-    latencies = [_value(c, op_scores, depth_scores, table, space)[0] for c in _all_choices(space)]
+    space, scores, table = problem
+    latencies = [_value(c, scores, table, space)[0] for c in _all_choices(space)]
     assert latency_range(space, table) == (min(latencies), max(latencies))
 
 
@@ -137,7 +138,7 @@ def _default_problem(seed, score_of_ms=0.0):
     blocks = [[0.05 + 0.3 * draw.random(len(s.candidates)) for s in stage.slots] for stage in space.stages]
     op_scores = [[score_of_ms * b + draw.normal(size=len(b)) / 10 for b in stage] for stage in blocks]
     depth_scores = [draw.normal(size=len(s.slots) - s.min_depth + 1) for s in space.stages]
-    return space, op_scores, depth_scores, Table(0.2, 0.5, blocks)
+    return space, Scores(op_scores, depth_scores), Table(0.2, 0.5, blocks)
 
 
 @pytest.mark.parametrize("score_of_ms", [0.0, 10.0, 1000.0])
@@ -166,7 +167,7 @@ def test_no_random_network_beats_the_front_of_the_default_space():
 def test_the_fastest_network_survives_thinning():
     problem = _default_problem(2, 1000.0)
     found = front(*problem, resolution=10)
-    assert found[0].latency_ms == pytest.approx(latency_range(problem[0], problem[3])[0])
+    assert found[0].latency_ms == pytest.approx(latency_range(problem[0], problem[2])[0])
 
 
 POINTS = [Point(float(ms), 10.0 * ms, None) for ms in range(2, 7)]
@@ -192,7 +193,72 @@ def test_a_target_above_every_network_is_no_error():
 
 
 def test_scores_that_are_not_numbers_are_refused():
-    space, op_scores, depth_scores, table = _default_problem(0)
-    op_scores[1][0][0] = float("nan")
+    space, scores, table = _default_problem(0)
+    scores.ops[1][0][0] = float("nan")
     with pytest.raises(UserError, match="scores of stage 1: .* the search has diverged"):
-        front(space, op_scores, depth_scores, table)
+        front(space, scores, table)
+
+
+# ---- tied spaces -------------------------------------------------------------------------------------------
+
+
+FIXED = Slot(tuple(BLOCKS[:1]))
+TIED = SearchSpace(
+    "tied",
+    1.0,
+    16,
+    StemSpec(3, 8, 3, 1, "relu"),
+    # the first slot with a choice may be skipped; slot 0 of the last stage always runs
+    (Stage((FIXED, Slot(tuple(BLOCKS[:3]))), 1), Stage((Slot(tuple(BLOCKS[:3])), FIXED, Slot(tuple(BLOCKS[:3]))), 1)),
+    HeadSpec(8, 32, 4, 0.2, "relu"),
+    tied=True,
+)
+
+
+@st.composite
+def tied_problems(draw):
+    """(space, scores, latencies) of TIED: a shared row of scores, and zeros in the slots."""
+
+    def row(count, value=WHOLE):
+        return draw(st.lists(value, min_size=count, max_size=count))
+
+    zeros = [[[0.0] * len(slot.candidates) for slot in stage.slots] for stage in TIED.stages]
+    blocks = [[row(len(slot.candidates)) for slot in stage.slots] for stage in TIED.stages]
+    depths = [row(len(stage.slots) - stage.min_depth + 1, st.integers(-6, 6)) for stage in TIED.stages]
+    return TIED, Scores(zeros, depths, row(3)), Table(draw(WHOLE), draw(WHOLE), blocks)
+
+
+def _tied_choices(candidate):
+    for depths in itertools.product(*(range(stage.min_depth, len(stage.slots) + 1) for stage in TIED.stages)):
+        yield TIED.with_candidate(Choice(depths, ((0, 0), (0, 0, 0))), candidate)
+
+
+@settings(max_examples=100, deadline=None)
+@given(tied_problems())
+def test_the_front_of_a_tied_space_equals_brute_force(problem):
+    space, scores, table = problem
+    per_candidate = [[_value(c, scores, table, space) for c in _tied_choices(i)] for i in range(3)]
+    for points, values in zip(tied_fronts(space, scores, table), per_candidate, strict=True):
+        assert [(p.latency_ms, p.score) for p in points] == _undominated(values)
+    found = front(space, scores, table)
+    assert [(p.latency_ms, p.score) for p in found] == _undominated(itertools.chain(*per_candidate))
+    assert all((p.latency_ms, p.score) == _value(p.choice, scores, table, space) for p in found)
+
+
+def test_the_shared_score_counts_once_however_many_slots_run():
+    zeros = [[[0.0] * len(slot.candidates) for slot in stage.slots] for stage in TIED.stages]
+    ones = [[[1.0] * len(slot.candidates) for slot in stage.slots] for stage in TIED.stages]
+    scores = Scores(zeros, [[0.0, 1.0], [0.0, 0.0, 1.0]], [5.0, 7.0, 6.0])
+    points = tied_fronts(TIED, scores, Table(0.0, 0.0, ones))[1]
+    assert [(p.latency_ms, p.score, p.choice.depths) for p in points] == [
+        (2.0, 7.0, (1, 1)),
+        (3.0, 8.0, (2, 1)),
+        (5.0, 9.0, (2, 3)),
+    ]
+
+
+def test_shared_scores_that_are_not_numbers_are_refused():
+    zeros = [[[0.0] * len(slot.candidates) for slot in stage.slots] for stage in TIED.stages]
+    scores = Scores(zeros, [[0.0, 0.0], [0.0, 0.0, 0.0]], [0.0, float("inf"), 0.0])
+    with pytest.raises(UserError, match="scores of the tied candidates: .* the search has diverged"):
+        front(TIED, scores, Table(0.0, 0.0, zeros))

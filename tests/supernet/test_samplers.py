@@ -1,33 +1,12 @@
-"""supernet: which paths run, and the gates that carry the gradient to the alphas; tied spaces."""
-
-from dataclasses import replace
+"""supernet.samplers: which paths run, and the gates that carry the gradient to the alphas."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from nas.derive import front
-from nas.space import Choice
-from supernet import (
-    SAMPLERS,
-    Alphas,
-    Plan,
-    Search,
-    Supernet,
-    blended_scores,
-    fair_choice,
-    favourite,
-    perturbation_scores,
-    sampled_choice,
-    sampled_gates,
-)
-from supernet.finalists import finalists, fronts_for, path_latency, path_score
+from supernet import SAMPLERS, Alphas, fair_choice, sampled_choice, sampled_gates
 from supernet.samplers import round_length
-from supernet.score import evaluations, first_choice_only
 from tests.spaces import latency_of
-from tests.supernet.test_supernet import CONFIG, SPACE, batch, run
-
-# ---- samplers ----------------------------------------------------------------------------------------------
+from tests.supernet.searches import SPACE, TIED
 
 
 def test_a_round_runs_every_candidate_of_every_running_slot_equally_often():
@@ -117,94 +96,13 @@ def test_every_sampler_moves_alphas_to_the_better_and_to_the_faster_candidate(sa
     assert alphas.ops[2][0].argmax() == 0
 
 
-# ---- tied spaces -------------------------------------------------------------------------------------------
-
-
-TIED = replace(SPACE, name="tied", tied=True)
-
-
-def one_everywhere(choice):
-    """The set of candidates that a choice takes in the slots with a choice."""
-    return {
-        op
-        for stage, d, row in zip(TIED.stages, choice.depths, choice.ops)
-        for slot, op in zip(stage.slots[:d], row)
-        if len(slot.candidates) > 1
-    }
-
-
 def test_all_slots_of_a_tied_space_take_the_same_candidate():
     alphas = Alphas(TIED)
     generator = torch.Generator().manual_seed(0)
     drawn = [TIED.random(generator) for _ in range(30)]
     drawn += [fair_choice(TIED, 0, i) for i in range(30)] + [sampled_choice(alphas, 1.0, 0.0, 0, i) for i in range(30)]
-    assert all(len(one_everywhere(choice)) == 1 for choice in drawn)
-    assert {next(iter(one_everywhere(choice))) for choice in drawn} == {0, 1, 2}
+    assert all(choice == TIED.with_candidate(choice, TIED.tied_candidate(choice)) for choice in drawn)
+    assert {TIED.tied_candidate(choice) for choice in drawn} == {0, 1, 2}
     for sampler in SAMPLERS:
         ops, _ = sampled_gates(sampler, alphas, 1.0, 0, 0)
         assert ops[1][0] is ops[1][1] is ops[2][0]
-
-
-def test_a_tied_alpha_gathers_the_gradients_of_all_slots():
-    alphas, free, latency = Alphas(TIED), Alphas(SPACE), latency_of(SPACE)
-    assert sum(p.numel() for p in alphas.parameters()) == 3 + 1 + (1 + 2 + 2)
-    alphas.expected_latency(latency).backward()
-    free.expected_latency(latency).backward()
-    total = sum(free.ops[i][j].grad for i in (1, 2) for j in (0, 1))
-    assert torch.allclose(alphas.ops[1][0].grad, total)
-
-
-def test_the_front_of_a_tied_space_is_the_best_of_all_its_networks():
-    generator, latency = torch.Generator().manual_seed(0), latency_of(SPACE)
-    scores = torch.randn(3, generator=generator).tolist()
-    ops = first_choice_only(TIED, scores)
-    depths = [
-        torch.randn(len(stage.slots) - stage.min_depth + 1, generator=generator).tolist() for stage in TIED.stages
-    ]
-    every = [
-        TIED.with_candidate(Choice((1, a, b), ((0,), (0, 0), (0, 0))), i)
-        for a in (1, 2)
-        for b in (1, 2)
-        for i in range(3)
-    ]
-    reckoned = [
-        (
-            path_latency(c, latency),
-            scores[next(iter(one_everywhere(c)))]
-            + depths[0][0]
-            + depths[1][c.depths[1] - 1]
-            + depths[2][c.depths[2] - 1],
-        )
-        for c in every
-    ]
-    best = sorted(
-        {(t, s) for t, s in reckoned if all(not (t2 <= t and s2 >= s and (t2, s2) != (t, s)) for t2, s2 in reckoned)}
-    )
-    points = front(TIED, ops, depths, latency)
-    assert [p.latency_ms for p in points] == pytest.approx([t for t, _ in best])
-    assert [p.score for p in points] == pytest.approx([s for _, s in best])
-    assert all(path_score(p.choice, (ops, depths), TIED) == pytest.approx(p.score) for p in points)
-
-
-def test_a_tied_search_runs_and_every_candidate_is_a_finalist():
-    torch.manual_seed(0)
-    s = Search(
-        Supernet(TIED),
-        Plan(2, 3, 3, 6),
-        latency_of(SPACE),
-        1.0,
-        F.cross_entropy,
-        batch,
-        lambda i: batch(10_000 + i),
-        CONFIG,
-    )
-    run(s)
-    x, y = batch(0)
-    counted = []
-    losses = perturbation_scores(s.supernet, favourite(s.alphas), x, y, F.cross_entropy, lambda: counted.append(1))
-    assert len(counted) == evaluations(TIED)
-    scores = blended_scores(s.alphas, losses)
-    networks = finalists(TIED, fronts_for(TIED, scores, s.latency, 1.0), scores, s.latency, 1.0, 2, 2, 0)
-    assert [n.kind for n in networks] == ["derived"] * 3 + ["random"] * 2
-    assert {next(iter(one_everywhere(n.choice))) for n in networks[:3]} == {0, 1, 2}
-    assert all(n.latency_ms <= 1.0 for n in networks)
