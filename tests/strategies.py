@@ -1,11 +1,19 @@
-"""Hypothesis strategies that several tests share."""
+"""Hypothesis strategies and settings that several tests share."""
 
+import os
+
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from nas.arch import ACTIVATIONS, Architecture, BlockSpec, HeadSpec, StemSpec, resolve
 from nas.ops import OPS
 
 CHANNELS = st.sampled_from((8, 16, 24, 32, 40, 48))
+
+
+def examples(count: int) -> settings:
+    """Settings of a property test of `count` examples, or of as many as the environment variable EXAMPLES says."""
+    return settings(max_examples=int(os.environ.get("EXAMPLES", count)))
 
 
 @st.composite

@@ -58,7 +58,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -74,6 +74,7 @@ from tests import ROOT
 from tests.latency_lut.tables import made_up
 from tests.searching import world  # noqa: F401
 from tests.spaces import latency_of, tiny_space
+from tests.strategies import examples
 
 FOLDER = ROOT / "tests"
 SPACE = tiny_space()
@@ -196,7 +197,7 @@ def scored(draw):
     return Scores(rows(number), depths), latency, fastest + draw(st.floats(0, 1)) * (slowest - fastest)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(scored())
 def test_derived_networks_meet_the_target_whatever_the_scores(problem):
     scores, latency, target_ms = problem

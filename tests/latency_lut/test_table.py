@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import frostnet
@@ -15,6 +15,7 @@ from latency_lut.sections import CALL, parts
 from latency_lut.timing import Timing
 from nas import Bottleneck, cost, frostnet_space
 from tests.latency_lut.tables import CALL_MS, OTHERWISE, SECTION, SPACE, made_up, random_arch
+from tests.strategies import examples
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def table(tmp_path_factory):
 # ---- look-ups ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(seed=st.integers(0, 10**6))
 def test_a_prediction_is_the_ratio_times_the_sum_of_the_parts(table, seed):
     arch = random_arch(seed)
@@ -38,7 +39,7 @@ def test_a_prediction_is_the_ratio_times_the_sum_of_the_parts(table, seed):
     assert sum(prediction.rows.values()) == pytest.approx(prediction.latency_ms)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(seed=st.integers(0, 10**6))
 def test_the_spaces_latencies_add_up_to_the_prediction(table, seed):
     choice = SPACE.random(torch.Generator().manual_seed(seed))
@@ -81,7 +82,7 @@ def test_a_part_as_quick_as_an_empty_call_is_an_error_and_never_zero(table):
             ask()
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(seed=st.integers(0, 10**6))
 def test_every_calibrated_latency_is_a_positive_number(table, seed):
     rows = table.predict(random_arch(seed)).rows.values()

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from nas import BlockSpec, HeadSpec, StemSpec, build_block, build_head, build_stem, init_weights
-from tests.strategies import block_specs
+from tests.strategies import block_specs, examples
 
 FROST = BlockSpec("frost", 5, 40, 40, 1, 6, 4, "relu")
 
@@ -75,7 +75,7 @@ def test_absent_parts_are_absent(spec, parts):
     assert [name for name, _ in build_block(spec).named_children()] == parts
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(block_specs())
 def test_a_block_keeps_its_promise_of_shape_and_traces_to_the_same_function(spec):
     block, x = _randomised(build_block(spec)), torch.randn(1, spec.in_channels, 9, 9)

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from frostnet import FrostNet, architecture
 from nas import Architecture, BlockSpec, HeadSpec, StemSpec, cost, count
 from nas.blocks import build_block
-from tests.strategies import architectures
+from tests.strategies import architectures, examples
 
 # ---- the formula: weights and batch norms of each component, and the pixels at which the weights run ----------
 
@@ -68,7 +68,7 @@ def test_a_network_whose_maps_shrink_to_one_pixel():
     assert count(FrostNet(net), torch.zeros(1, 1, 17, 17)) == (cost(net).params, macs)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(architectures())
 def test_the_cost_of_any_network_equals_the_formula_and_what_its_modules_count(net):
     total = cost(net)
@@ -77,7 +77,7 @@ def test_the_cost_of_any_network_equals_the_formula_and_what_its_modules_count(n
     assert (total.params, total.macs) == count(FrostNet(net), example)
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(architectures())
 def test_rows_add_up_and_name_the_modules_they_count(net):
     model, total = FrostNet(net), cost(net)

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
 from nas import BlockSpec, Choice, HeadSpec, SearchSpace, StemSpec, frostnet_space
 from nas.derive import Point, Scores, best_under, check_target, front, latency_range, tied_fronts
 from nas.space import Slot, Stage
+from tests.strategies import examples
 
 BLOCKS = [BlockSpec("mb", k, 8, 8, 1, e, 0, "relu") for k in (3, 5) for e in (1, 2)]
 WHOLE = st.integers(0, 12)  # whole numbers add up exactly, so results can be compared exactly
@@ -78,7 +79,7 @@ def _undominated(values):
     return kept
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problems())
 def test_the_front_equals_brute_force(problem):
     space, scores, table = problem
@@ -86,7 +87,7 @@ def test_the_front_equals_brute_force(problem):
     assert [(p.latency_ms, p.score) for p in found] == _brute_front(space, scores, table)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problems(), st.sampled_from((2, 5, 20_000)))
 def test_every_point_states_the_true_latency_and_score_of_its_choice(problem, resolution):
     space, scores, table = problem
@@ -97,7 +98,7 @@ def test_every_point_states_the_true_latency_and_score_of_its_choice(problem, re
             assert all(op < len(s.candidates) for op, s in zip(ops, stage.slots)) and not any(ops[depth:])
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(problems(), st.integers(1, 12))
 def test_a_thinned_front_is_late_by_at_most_one_bin_per_step(problem, resolution):
     space, scores, table = problem
@@ -109,7 +110,7 @@ def test_a_thinned_front_is_late_by_at_most_one_bin_per_step(problem, resolution
     assert len(thin) <= resolution + 2
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(problems(), st.integers(0, 60))
 def test_the_best_under_a_target_is_the_best_of_all_networks_under_it(problem, target):
     space, scores, table = problem
@@ -124,7 +125,7 @@ def test_the_best_under_a_target_is_the_best_of_all_networks_under_it(problem, t
             best_under(found, target)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(problems())
 def test_the_latency_range_is_that_of_all_networks(problem):
     space, scores, table = problem
@@ -233,7 +234,7 @@ def _tied_choices(candidate):
         yield TIED.with_candidate(Choice(depths, ((0, 0), (0, 0, 0))), candidate)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(tied_problems())
 def test_the_front_of_a_tied_space_equals_brute_force(problem):
     space, scores, table = problem

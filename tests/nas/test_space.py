@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
 from frostnet import PUBLISHED, architecture
 from nas import SPACES, BlockSpec, Choice, HeadSpec, SearchSpace, Slot, Stage, StemSpec, cost, frostnet_space
 from nas.blocks import build_block
+from tests.strategies import examples
 
 SPACE = frostnet_space()
 WIDTHS = st.sampled_from((0.35, 0.5, 0.75, 1.0, 1.25))
@@ -46,7 +47,7 @@ def test_the_space_holds_every_published_network(name):
     assert space.architecture(space.choice_of(net), name) == net
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(WIDTHS, st.sampled_from((32, 64, 224)), st.integers(0, 10**6))
 def test_a_random_choice_is_a_network_that_the_space_recognises(width, input_size, seed):
     space = frostnet_space(width, input_size, 10)
@@ -56,7 +57,7 @@ def test_a_random_choice_is_a_network_that_the_space_recognises(width, input_siz
     assert space.architecture(space.choice_of(net), "net") == net
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(WIDTHS, st.sampled_from((32, 100, 224)), st.integers(0, 10**6))
 def test_every_part_of_a_random_network_is_in_the_spaces_list(width, input_size, seed):
     space = frostnet_space(width, input_size, 10)

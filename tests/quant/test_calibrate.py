@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -17,6 +17,7 @@ from quant import Override, QuantConfig, QuantError
 from quant.calibrate import METHODS, calibrate
 from quant.quantizers import Int8Activation
 from tests.quant.calibration import INF, calibrated, config, only, row
+from tests.strategies import examples
 
 
 class Net(nn.Module):
@@ -139,7 +140,7 @@ def test_minmax_is_the_extremes_of_what_observing_sees_batch_by_batch(floor):
 
 
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_order_and_split_of_the_batches_do_not_matter(data):
     torch.manual_seed(0)
     x = torch.randn(12, 2, 3, 3).exp() - 1

@@ -4,12 +4,13 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from quant.calibrate import HALF, METHODS, _Bins, _count, _edge, _squared_errors
 from quant.quantizers.grid import QParams, affine_qparams
 from tests.quant.calibration import INF, calibrated, config
+from tests.strategies import examples
 
 # ---- the histogram -----------------------------------------------------------------------------------------
 
@@ -34,7 +35,7 @@ def test_every_number_lies_in_its_bin_and_bins_are_narrow(values):
     st.integers(0, 255),
     st.integers(1, 255),
 )
-@settings(max_examples=50)
+@examples(50)
 def test_the_squared_error_is_the_integral_that_it_claims_to_be(edges, step, zero_point, levels):
     """Against a fine sum over evenly spread points."""
     zero_point = min(zero_point, levels)

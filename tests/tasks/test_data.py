@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -26,6 +26,7 @@ from tasks.pictures import (
     resized_crops,
     subset,
 )
+from tests.strategies import examples
 
 
 def memory(count: int = 20, size: int = 8, classes: int = 4) -> Memory:
@@ -169,7 +170,7 @@ def test_pictures_read_when_needed_train_like_decoded_ones(size):
 
 
 @given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=60), count=st.integers(1, 70), seed=st.integers(0, 99))
-@settings(deadline=None)
+@examples(100)
 def test_a_balanced_part_takes_equally_from_each_class(labels, count, seed):
     labels = torch.tensor(labels)
     chosen = balanced(labels, count, seed)

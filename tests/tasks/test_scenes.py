@@ -4,11 +4,12 @@ shape alone.
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import scenes
 from tasks.scenes import CLASSES, scene
+from tests.strategies import examples
 
 
 def test_the_hash_is_splitmix64():
@@ -18,7 +19,7 @@ def test_the_hash_is_splitmix64():
 
 
 @given(seed=st.integers(0, 2**31), index=st.integers(0, 10**7), size=st.sampled_from([8, 32, 33]))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_a_scene_does_not_depend_on_its_company(seed, index, size):
     alone = scene(seed, index, size)
     batch = scenes.scenes(seed, np.array([index + 3, index, 5]), size)

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.tv_tensors import Mask
@@ -13,6 +13,7 @@ from torchvision.tv_tensors import Mask
 from tasks.mask_sources import Painted
 from tasks.masks import IGNORE, RandomSquare, _span, class_weights, segmentation, training, weights_of
 from tasks.samples import Stream, in_order
+from tests.strategies import examples
 from tests.tasks.segmentation_folders import blobs, nearest, picture, write
 
 # ---- weights, statistics -----------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ def test_scales_are_log_uniform_between_a_half_and_two():
     assert abs(np.mean(scales)) < 0.08 and abs(np.std(scales) - 2 / np.sqrt(12)) < 0.04
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.integers(1, 300), st.floats(0.5, 600), st.floats(0, 1), st.integers(1, 200))
 def test_spans_lie_inside_and_keep_the_scale(length, side, share, size):
     first, last, at, end = _span(length, side, share * (length - side), size)

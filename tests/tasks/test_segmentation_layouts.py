@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as rle
@@ -15,6 +15,7 @@ from pycocotools import mask as rle
 from tasks import mask_layouts, mask_outlines, scenes
 from tasks.mask_outlines import drawn, run_lengths
 from tasks.masks import IGNORE, class_names, class_weights, segmentation
+from tests.strategies import examples
 from tests.tasks.segmentation_folders import blobs, coco, nearest, picture, square, write
 
 # of pycocotools 2.0.11 with numpy 2, when it draws outlines
@@ -108,7 +109,7 @@ def test_coco_instances_are_drawn_the_small_ones_on_top(tmp_path):
     assert np.array_equal(data.train.source.read(1)[1].numpy(), expected)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.02, 0.5, 1.0]))
 def test_compressed_run_lengths_are_those_of_pycocotools(height, width, seed, share):
     covered = np.random.default_rng(seed).random((height, width)) < share
@@ -117,7 +118,7 @@ def test_compressed_run_lengths_are_those_of_pycocotools(height, width, seed, sh
     assert sum(runs[1::2]) == covered.sum() and np.array_equal(drawn([(1, runs)], height, width) == 1, covered)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(8, 70), st.integers(8, 70), st.integers(0, 2**32 - 1), st.integers(1, 3))
 def test_polygons_are_drawn_as_pycocotools_draws_them(height, width, seed, count):
     generator = np.random.default_rng(seed)

@@ -4,13 +4,14 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import quant
 from quant import Override, QuantConfig, QuantError
 from quant.attach.config import OP_TYPES
 from quant.attach.settings import config_from, load_settings
+from tests.strategies import examples
 
 TEXTS = st.text(st.characters(codec="ascii", categories=("L", "N", "P")), min_size=1, max_size=20)
 GLOBS = st.lists(TEXTS, max_size=3).map(tuple)
@@ -113,7 +114,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.dictionaries(st.sampled_from([*QuantConfig.__dataclass_fields__, "x"]), JSON, max_size=3))
 def test_whatever_a_stranger_writes_is_a_configuration_or_a_quant_error(value):
     try:

@@ -5,13 +5,14 @@ Each case is within one step in a layer (two on qnnpack), and the whole network,
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import quant
 from quant import QuantConfig
 from tests.quant.executors.kernels import STEPS, check, compared, each_engine, on_codes
+from tests.strategies import examples
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +65,7 @@ def test_convolutions(name, engine):
 
 @each_engine
 @given(data=st.data())
-@settings(max_examples=12, deadline=None)
+@examples(12)
 def test_convolutions_of_any_geometry(data, engine):
     """Save two kinds that OpenVINO gets wrong: padding where the kernel has size 1 and a stride (the result has another
     size), and two or three groups of one channel that make several channels each (over 100 steps off)."""

@@ -5,13 +5,14 @@ engine.
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
 import quant
 from quant.integer.graph import Op
 from quant.integer.transforms import deconv_as_conv, deconv_weight_as_conv, interleave_phases
+from tests.strategies import examples
 
 SIDE = st.tuples(
     st.integers(1, 5), st.integers(1, 3), st.integers(0, 3), st.integers(1, 2), st.integers(0, 2)
@@ -19,7 +20,7 @@ SIDE = st.tuples(
 
 
 @given(rows=SIDE, columns=SIDE, groups=st.sampled_from([1, 2]), seed=st.integers(0, 9))
-@settings(deadline=None, max_examples=150)
+@examples(150)
 def test_the_convolution_of_phases_equals_torchs_transposed_one(rows, columns, groups, seed):
     kernel, stride, padding, dilation, extra = zip(rows, columns)
     assume(all(e < max(s, d) for e, s, d in zip(extra, stride, dilation)))  # torch's own condition

@@ -5,7 +5,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -13,6 +13,7 @@ import quant
 from quant.calibrate import calibrate
 from quant.export.onnx.graph import to_onnx
 from quant.integer.transforms import pad_codes
+from tests.strategies import examples
 
 NUMPYS = {
     "reflect": {"mode": "reflect"},
@@ -44,7 +45,7 @@ def test_a_row_of_four_pixels_has_the_known_answers():
     size=st.tuples(st.integers(4, 7), st.integers(4, 7)),
     channels=st.integers(1, 9),
 )
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_numpy_pads_alike_quantized_tensors_and_numbers(mode, sides, size, channels):
     codes = torch.randint(0, 256, (2, channels, *size), dtype=torch.uint8)
     left, right, top, bottom = sides

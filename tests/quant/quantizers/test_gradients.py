@@ -4,7 +4,7 @@ noise.
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -19,6 +19,7 @@ from quant.quantizers.gradients import (
     minmax_gradient,
     on_grid,
 )
+from tests.strategies import examples
 
 PURE = {
     "dorefa": dorefa_gradient,
@@ -66,7 +67,7 @@ def test_rounding_is_unbiased(name, bits):
     assert ((mean - g).abs() < 4 * 0.5 * step / draws**0.5).all()
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(st.sampled_from(list(PURE)), st.integers(2, 8), st.floats(1e-6, 1e3), st.floats(-3, 3), st.integers(0, 1000))
 def test_at_most_two_to_the_bits_values_within_a_step(name, bits, spread, shift, seed):
     torch.manual_seed(seed)
@@ -78,7 +79,7 @@ def test_at_most_two_to_the_bits_values_within_a_step(name, bits, spread, shift,
     assert (out - g).abs().max() <= step * 1.001
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(st.integers(0, 1000), st.integers(2, 16), st.floats(-2, 2))
 def test_zeros_stay_zero_with_a_zero_point(seed, bits, shift):
     torch.manual_seed(seed)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from quant.errors import QuantError
@@ -18,6 +18,7 @@ from quant.quantizers import pact as pact_file
 from quant.quantizers import qil as qil_file
 from quant.quantizers.ranges import MovingRange
 from tests.quant.quantizers.methods import ACTIVATIONS, SIGNS, WEIGHTS, a_weight, an_activation
+from tests.strategies import examples
 
 # weights
 
@@ -72,7 +73,7 @@ def test_weights_on_a_standing_grid_stay_where_they_are(spec):
 
 
 @pytest.mark.parametrize("method", ["int8", "fqn", "gdrq", "lsq", "qil", "dorefa"])
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(values=st.lists(st.floats(-2, 2, width=32), min_size=2, max_size=30), bits=st.integers(2, 8))
 def test_quantizing_keeps_the_order_of_weights(method, values, bits):
     quantizer = weight_quantizer(f"{method}:{bits}", 127, 0)

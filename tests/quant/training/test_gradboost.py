@@ -5,11 +5,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from quant import GradBoost, QuantError
 from quant.training.gradient_noise import Noise
+from tests.strategies import examples
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
@@ -193,7 +194,7 @@ def test_a_boosted_step_is_torchs_step_with_the_longer_gradient(name):
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=6))
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_parameters_without_gradient_are_left_out_of_a_step(pattern):
     # whichever parameters have gradients together: each is as if it were alone
     params, alone = (parameters(shapes=((3, 4), (2, 2), (4, 1))) for _ in range(2))

@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from quant import QuantError
 from quant.training.range_bn import RangeBN1d, RangeBN2d, _RangeNorm, chunks_for, gaussian_range, range_constant
+from tests.strategies import examples
 
 
 def range_norm(x, weight, bias, chunks, factor, eps=1e-5):
@@ -111,7 +112,7 @@ def test_chunks_examples():
     assert [chunks_for(n) for n in (1, 15, 33, 40, 16 * 16, 64 * 32 * 32, 49 * 7)] == [1, 1, 1, 2, 16, 16, 7]
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(st.integers(1, 7), st.integers(1, 5), st.integers(1, 5), st.sampled_from(["gauss", "released", "paper"]))
 def test_any_batch_works(n, h, w, constant):
     torch.manual_seed(n)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 import quant
 from quant import QuantConfig
 from quant.attach.graph_pass import trace
+from tests.strategies import examples
 from tests.zoo.graphs import DEMO, example_images, flow_of, flows, shared_model
 from zoo.drawing import graph_figure
 from zoo.drawing.figure import draw
@@ -81,7 +82,7 @@ def test_lines_run_behind_no_box(figure):
     _check_lines(figure)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(flows())
 @example(flow_of([(0, 1), (1, 2), (2, 3), (2, 5), (3, 4), (3, 6)]))  # 3 -> 6 bends right above the box in which it ends
 def test_lines_run_behind_no_box_in_any_graph(flow):

@@ -1,14 +1,15 @@
 """Rows, columns and lanes: no two things stand in one place."""
 
 import networkx as nx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.strategies import examples
 from tests.zoo.graphs import flow_of, flows
 from zoo.drawing.layout import cuts, layout, rows_of
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(flows())
 def test_no_two_boxes_and_no_two_tensors_share_a_place(flow):
     rows = rows_of(flow, {})
@@ -20,7 +21,7 @@ def test_no_two_boxes_and_no_two_tensors_share_a_place(flow):
     assert len({(lane, row) for lane, row, _ in lines}) == len(lines)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(flows())
 def test_rows_follow_the_longest_path_which_keeps_the_first_lane(flow):
     rows = rows_of(flow, {})
@@ -30,7 +31,7 @@ def test_rows_follow_the_longest_path_which_keeps_the_first_lane(flow):
     assert {rows[n] for n in flow if lanes[n] == 0} >= set(range(max(rows.values()) + 1))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(flows(), st.integers(2, 6))
 def test_columns_cover_all_rows_once(flow, most):
     rows = rows_of(flow, {})
