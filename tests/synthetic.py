@@ -103,11 +103,13 @@ def _alphas(run: Run, space, generator, every: int) -> None:
     first = sum(STEPS[:3])
     for step in range(first, first + STEPS[3], every):
         share = (step - first) / STEPS[3]
-        at = lambda end: [round(p, 4) for p in (end * share).softmax(0).tolist()]  # noqa: E731, B023
-        run.append_log(
-            {"step": step, "ops": [[at(e) for e in row] for row in ends], "depths": [at(e) for e in depth_ends]},
-            "alphas.jsonl",
-        )
+        ops, depths = [[_at(share, e) for e in row] for row in ends], [_at(share, e) for e in depth_ends]
+        run.append_log({"step": step, "ops": ops, "depths": depths}, "alphas.jsonl")
+
+
+def _at(share: float, end: torch.Tensor) -> list[float]:
+    """Probabilities of alphas that have gone a share of their way from 0 to their end."""
+    return [round(p, 4) for p in (end * share).softmax(0).tolist()]
 
 
 def _front(run: Run, points: int, generator) -> None:

@@ -118,7 +118,8 @@ def broken(width, input_size, num_classes):
 def large(width, input_size, num_classes): return frostnet_space(width, 224, num_classes)
 def alone(width, input_size, num_classes):
     space = frostnet_space(width, input_size, num_classes)
-    one = lambda stage: replace(stage, slots=(replace(stage.slots[0], candidates=stage.slots[0].candidates[:1]),))
+    def one(stage):
+        return replace(stage, slots=(replace(stage.slots[0], candidates=stage.slots[0].candidates[:1]),))
     return replace(space, stages=tuple(map(one, space.stages)))
 """
 
