@@ -1,7 +1,7 @@
 """Known answers of the quantizers, computed independently in float64: values, gradients, and where the published
 operators differ.
 
-tests/data/quantizer_vectors.json holds them by name; gradient and 8-bit-training vectors are checked in
+tests/fixtures/quantizer_vectors.json holds them by name; gradient and 8-bit-training vectors are checked in
 test_gradients.py, test_range_bn.py and test_train_8bit.py.
 """
 
@@ -21,7 +21,7 @@ from quant.quantizers.pact import PactActivation, learned_clip
 from quant.quantizers.qil import QilActivation, QilWeight, activation_interval, signed_interval, weight_interval
 from tests import ROOT
 
-VECTORS = json.loads((ROOT / "tests" / "data" / "quantizer_vectors.json").read_text())
+VECTORS = json.loads((ROOT / "tests" / "fixtures" / "quantizer_vectors.json").read_text())
 DOUBLE = torch.float64
 
 
