@@ -72,7 +72,7 @@ from supernet.finalists import finalists, path_latency
 from tasks.data import classification
 from tests import ROOT
 from tests.latency_lut.tables import made_up
-from tests.searching import world  # noqa: F401
+from tests.search_program import world  # noqa: F401
 from tests.spaces import latency_of, tiny_space
 from tests.strategies import examples
 

@@ -12,7 +12,7 @@ from nas import SPACES, Architecture, Bottleneck
 from nas.derive import latency_range
 from supernet.finalists import MIN_USED
 from tests.latency_lut.tables import made_up
-from tests.searching import log, pictures, refused, world  # noqa: F401
+from tests.search_program import log, pictures, refused, world  # noqa: F401
 from tests.spaces import tiny_space
 
 

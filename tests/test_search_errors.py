@@ -11,7 +11,7 @@ import torch
 
 import search
 from common.runs import Run
-from tests.searching import pictures, refused, world  # noqa: F401
+from tests.search_program import pictures, refused, world  # noqa: F401
 
 
 def test_only_one_space_is_asked_for(world, capsys):

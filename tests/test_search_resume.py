@@ -16,7 +16,7 @@ from nas import SPACES
 from supernet.selection import Evaluator
 from tests import ROOT
 from tests.latency_lut.tables import made_up
-from tests.searching import SMALL, arch_without_provenance, log, pictures, refused, world  # noqa: F401
+from tests.search_program import SMALL, arch_without_provenance, log, pictures, refused, world  # noqa: F401
 
 
 @pytest.mark.parametrize("stop", [2, 4, 8, 12])

@@ -8,7 +8,7 @@ import torch
 from supernet import Alphas
 from supernet.finalists import path_latency
 from tests.spaces import latency_of
-from tests.supernet.searches import SPACE, TIED, all_choices
+from tests.supernet.tiny_search import SPACE, TIED, all_choices
 
 
 def test_one_hot_alphas_expect_the_latency_of_their_path():

@@ -22,7 +22,7 @@ from supernet.finalists import (
     with_latency_bonus,
 )
 from tests.spaces import latency_of, tiny_space
-from tests.supernet.searches import SPACE, TIED, batch, run, search
+from tests.supernet.tiny_search import SPACE, TIED, batch, run, search
 
 
 def long_space():

@@ -7,7 +7,7 @@ from nas.blocks import build_block
 from supernet import Supernet
 from supernet.inherit import hand_down, inherit
 from supernet.samplers import largest
-from tests.supernet.searches import SPACE
+from tests.supernet.tiny_search import SPACE
 
 
 def spec(op="frost", k=5, e=6, r=2):

@@ -10,7 +10,7 @@ from nas.derive import front
 from supernet import Plan, Search, Supernet, blended_scores, most_probable, perturbation_losses
 from tests import ROOT
 from tests.spaces import latency_of
-from tests.supernet.searches import CONFIG, run, search
+from tests.supernet.tiny_search import CONFIG, run, search
 
 
 def test_phases_come_in_order_and_alphas_move_only_in_the_last():

@@ -8,7 +8,7 @@ from frostnet import FrostNet
 from quant.statistics import frozen_statistics
 from supernet import Supernet, fair_choice
 from supernet.samplers import Gates
-from tests.supernet.searches import CONFIG, SPACE, all_choices, images, search
+from tests.supernet.tiny_search import CONFIG, SPACE, all_choices, images, search
 
 
 @pytest.mark.parametrize("attached", [False, True])

@@ -3,7 +3,7 @@
 from nas import bottleneck_space
 from supernet.finalists import Finalist
 from supernet.results import describe, row, shared_block
-from tests.supernet.searches import SPACE
+from tests.supernet.tiny_search import SPACE
 
 
 def test_a_space_is_described_by_the_labels_of_its_candidates():

@@ -6,7 +6,7 @@ import torch
 from supernet import SAMPLERS, Alphas, fair_choice, sampled_choice, sampled_gates
 from supernet.samplers import round_length
 from tests.spaces import latency_of
-from tests.supernet.searches import SPACE, TIED
+from tests.supernet.tiny_search import SPACE, TIED
 
 
 def test_a_round_runs_every_candidate_of_every_running_slot_equally_often():

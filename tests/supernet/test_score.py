@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from nas.derive import Scores
 from quant.statistics import frozen_statistics
 from supernet import Alphas, Supernet, blended_scores, evaluations, mean_scores, most_probable, perturbation_losses
-from tests.supernet.searches import SPACE, TIED, batch
+from tests.supernet.tiny_search import SPACE, TIED, batch
 
 
 def evaluated(net, choice, x, y):

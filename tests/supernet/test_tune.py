@@ -10,7 +10,7 @@ import quant
 from frostnet import FrostNet
 from quant.statistics import recalibrate
 from supernet import fair_choice, inherited, top1, tune
-from tests.supernet.searches import CONFIG, PLAN, SPACE, all_choices, batch, images, run, search
+from tests.supernet.tiny_search import CONFIG, PLAN, SPACE, all_choices, batch, images, run, search
 
 
 def tuned(steps=40, lr=0.05, seed=0, before=None):

@@ -4,7 +4,7 @@ import torch
 
 from tasks.data import training_pictures
 from tasks.holdout import even_batches, split
-from tests.searching import pictures  # noqa: F401
+from tests.search_program import pictures  # noqa: F401
 
 
 def test_images_that_move_alphas_evaluate_networks_and_train_weights_are_disjoint(pictures):  # noqa: F811

@@ -69,7 +69,7 @@ def numbers(batch) -> list[int]:
 
 def test_processes_that_read_ahead_change_nothing():
     """In a fresh process, as a user has it."""
-    done = subprocess.run([sys.executable, "-m", "tests.reading_ahead"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "tests.tasks.reading_ahead"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,4 +1,4 @@
-"""Which nodes of a network get a quantizer, and why others do not."""
+"""Which nodes of the networks of the zoo get a quantizer, and why others do not."""
 
 import re
 from collections import Counter
