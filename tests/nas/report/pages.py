@@ -1,4 +1,4 @@
-"""What tests of the report share: a network, alphas of a small space, and a page that is parsed."""
+"""What tests of the report share: a network, alphas of a small space, a front, and a page that is parsed."""
 
 import re
 from html.parser import HTMLParser
@@ -13,6 +13,20 @@ SPACE = {
 }
 ROW = {"step": 10, "ops": [[[1.0]], [[0.5, 0.5], [0.2, 0.3, 0.5]]], "depths": [[1.0], [0.25, 0.75]]}
 LATER = {"step": 20, "ops": [[[1.0]], [[1.0, 0.0], [0.1, 0.1, 0.8]]], "depths": [[1.0], [0.4, 0.6]]}
+
+FRONT = {
+    "target_ms": 3.0,
+    "chosen": "a",
+    "points": [{"latency_ms": 1.0, "score": 1.0}, {"latency_ms": 3.0, "score": 2.0}],
+    "networks": [
+        {"name": "a", "kind": "derived", "latency_ms": 3.0, "score": 2.0, "measured_ms": 2.9, "accuracy": 0.6},
+        {"name": "b", "kind": "random", "latency_ms": 2.8, "measured_ms": 2.7, "accuracy": 0.5},
+    ],
+}
+
+
+def texts(figure) -> list[str]:
+    return [t.get_text() for ax in figure.axes for t in ax.texts]
 
 
 class Page(HTMLParser):
