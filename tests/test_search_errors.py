@@ -3,7 +3,6 @@
 # ruff: noqa: F811 (fixtures that are imported)
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,9 @@ def test_only_one_space_is_asked_for(world, capsys):
     assert "space: 'nonsense'" in refused(capsys, [*world, "--space", "nonsense"])
 
 
-def test_an_impossible_target_fails_at_once_with_the_feasible_range(world, capsys):
-    started = time.monotonic()
+def test_an_impossible_target_fails_at_once_with_the_feasible_range(world, tmp_path, capsys):
     message = refused(capsys, [*world, "--target-ms", "0.0001"])
-    assert time.monotonic() - started < 1.0
+    assert not (tmp_path / "runs").exists()
     assert "target_ms: 0.0001" in message and " to " in message and "ms" in message
 
 

@@ -2,8 +2,9 @@
 about them.
 """
 
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,17 +53,20 @@ def test_an_unknown_name_is_named(tmp_path, field):
         config(tmp_path, **{field: ("nonsense",)})
 
 
-def test_no_job_begins_after_the_time_is_up():
-    begun = []
+def test_no_job_begins_after_the_time_is_up(monkeypatch):
+    """The clock of this test jumps from 0 to 1 as soon as two jobs run."""
+    begun, now, two_run = [], [0.0], threading.Barrier(2)
+    monkeypatch.setattr(low_bit, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def job(name):
         begun.append(name)
-        time.sleep(0.05)
+        two_run.wait(60)
+        now[0] = 1.0
         return name
 
     jobs = [lambda name=name: job(name) for name in "abcdef"]
     with ThreadPoolExecutor(2) as pool:
-        late = list(low_bit.in_parallel(pool, jobs, at_once=2, until=time.monotonic() + 0.02))
+        late = list(low_bit.in_parallel(pool, jobs, at_once=2, until=0.5))
         assert sorted(late) == sorted(begun) == ["a", "b"]
         assert sorted(low_bit.in_parallel(pool, jobs, 2, until=float("inf"))) == list("abcdef")
 
