@@ -33,9 +33,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture
 def world(tmp_path, pictures, monkeypatch):
-    """argv of a small search; the space is tiny, whole networks 'take' 90 % of what the table says, the report is not
-    drawn.
-    """
+    """argv of a small search: a tiny space, networks take 90 % of what the table says, no report is drawn."""
     monkeypatch.setitem(SPACES, "frostnet", lambda width, size, num_classes: tiny_space(size, num_classes))
     monkeypatch.setattr(search, "write_report", lambda path: (path / "report.html").touch())
     space = tiny_space(16, 4)

@@ -131,9 +131,7 @@ def test_a_step_of_the_search_moves_alphas_to_cheaper_candidates_while_the_targe
 
 
 def test_momentum_goes_on_across_every_boundary_of_phases():
-    """At each first step of a phase the stem's buffer is the same object, and momentum * before + gradient + decay *
-    weight after it.
-    """
+    """At each first step of a phase the stem's buffer is the same object, updated as SGD updates it."""
     plan = Plan(2, 2, 2, 3)
     s, phases = searching(plan), []
     while not s.finished:
@@ -179,9 +177,7 @@ def test_the_moments_of_the_alphas_go_on_from_step_to_step():
 
 @st.composite
 def scored(draw):
-    """Random scores of the tiny space's ops and depths, random milliseconds, and a target between the fastest and the
-    slowest network.
-    """
+    """Random scores and latencies of the tiny space, and a target between its fastest and slowest network."""
     number, ms = st.floats(-1e3, 1e3), st.floats(1e-3, 10.0)
 
     def rows(value):
@@ -225,9 +221,7 @@ def test_a_target_in_milliseconds_means_the_milliseconds_of_the_table(tmp_path):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """80 pictures to train on, of one colour each that no other has; the other splits hold files that are no
-    pictures.
-    """
+    """80 training images, each of a different colour; the other splits hold files that are no images."""
     root = tmp_path_factory.mktemp("pictures")
     for number in range(80):
         folder = root / "train" / f"class{number % 4}"

@@ -1,6 +1,4 @@
-"""benchmarks/dense_networks.py, its page, and dense_step.py: what made-up figures say, and tiny networks through whole
-measurements.
-"""
+"""benchmarks/dense_networks.py and dense_step.py: the page of made-up figures, and tiny networks measured."""
 
 import json
 import math

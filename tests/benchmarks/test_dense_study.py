@@ -1,6 +1,4 @@
-"""benchmarks/detection_study.py and segmentation_study.py: recipes, the order of the work, and the numbers and words on
-their pages.
-"""
+"""benchmarks/detection_study.py and segmentation_study.py: recipes, order of the work, and their pages."""
 
 import functools
 import json

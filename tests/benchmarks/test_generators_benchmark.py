@@ -1,6 +1,4 @@
-"""benchmarks/generators.py: what made-up figures say, and tiny generators, untrained and of a run, through whole
-measurements.
-"""
+"""benchmarks/generators.py: the page of made-up figures, and tiny generators measured."""
 
 import json
 from dataclasses import asdict

@@ -1,6 +1,4 @@
-"""benchmarks/latency_tables.py, inference_memory.py and parity.py: the bars, the pages, going on; memory on known
-weights.
-"""
+"""benchmarks/latency_tables.py, inference_memory.py, parity.py: bars, pages, resuming; memory of known weights."""
 
 import json
 import math

@@ -1,6 +1,4 @@
-"""The bookkeeping of benchmarks/low_bit.py: which cells, in which order, until when, and what the page says
-about them.
-"""
+"""The bookkeeping of benchmarks/low_bit.py: which cells, in which order, until when, and the page."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -104,9 +104,7 @@ def unequal():
 
 
 def statistics():
-    """Batch norm's running statistics after a step in which each rank saw other data, and those of one that stands
-    still.
-    """
+    """Running statistics of batch norm after a step on other data per rank, and those of a frozen one."""
     moving, still = nn.BatchNorm1d(2), nn.BatchNorm1d(2).eval()
     moving(torch.tensor([[0.0, 1.0], [2.0, 5.0]]) + 10.0 * distributed.rank())
     still.running_mean += distributed.rank()

@@ -25,9 +25,7 @@ OTHERWISE = {
 
 
 def made_up(path, space=SPACE, ratio=1.25):
-    """A complete table of `space` in which a part takes its MACs in nanoseconds and a network `ratio` times the sum,
-    less the calls.
-    """
+    """A complete table of `space`: a part takes its MACs in ns, a network `ratio` times the sum less the calls."""
     generator = torch.Generator().manual_seed(0)
     archs, others = (
         {f"random_{i:02}": space.architecture(space.random(generator)) for i in range(9)} for _ in range(2)

@@ -176,9 +176,7 @@ def test_a_further_head_that_was_interrupted_is_measured_to_the_end(table, fakes
 
 
 def test_a_section_is_fitted_anew_where_another_space_measures_its_parts_quicker(table, fakes):
-    """The second space measures all parts of the first again, as it stops and as it ends: ratio and figures keep step
-    with them.
-    """
+    """The second space measures all parts of the first again: ratio and figures follow, also if it stops midway."""
     done = build_section(table, small_space(), (10,), networks=6, rounds=3)
     slow = {key: Timing(tuple(100 * ms for ms in timing.rounds)) for key, timing in done.entries.items() if key != CALL}
     first = replace(done.sections["frostnet_0.35_16"], ratio=done.sections["frostnet_0.35_16"].ratio / 100)

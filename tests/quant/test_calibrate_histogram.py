@@ -89,9 +89,7 @@ def test_mse_ranges_are_as_good_as_brute_force(name, bits):
 
 
 def test_mse_finds_both_ends_of_an_asymmetric_range():
-    """Uniform on [-1, 3] with a share of 1e-4 at -40: at 4 bits the best range leaves it outside, on the lower side
-    alone.
-    """
+    """Uniform on [-1, 3] with a share of 1e-4 at -40: at 4 bits the best range leaves -40 outside."""
     x = torch.linspace(-1, 3, 100_000)
     x[::10_000] = -40.0
     lo, hi, _ = calibrated(x.view(1, 1, 100, 1000), "mse", config(4))

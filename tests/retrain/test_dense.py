@@ -1,6 +1,4 @@
-"""Detection and segmentation through retrain.py: trained, converted, judged as integer networks, shipped, and
-resumed.
-"""
+"""Detection and segmentation through retrain.py: trained, converted, evaluated as INT8, shipped, resumed."""
 
 import json
 import shutil
@@ -163,9 +161,7 @@ def test_a_network_of_two_parts_becomes_two_files(voc, tmp_path, capsys):
 
 @pytest.mark.parametrize("task", ("detection", "segmentation"))
 def test_statassist_and_gradboost_act_in_every_task(task, voc, camvid, tmp_path, monkeypatch):
-    """What the ancestors' detector lacked: the optimizer is switched on with the quantizers, and gradients really are
-    lengthened.
-    """
+    """The optimizer is switched on with the quantizers, and gradients really are lengthened."""
     seen, make = [], tasks.engine.make_optimizer
 
     def watched(model, recipe):

@@ -32,9 +32,7 @@ def test_a_network_that_has_learned_is_shipped_as_it_was_trained(folder, tmp_pat
 def test_the_shipped_file_is_compared_with_what_was_trained_whatever_the_engine(
     folder, tmp_path, quick, monkeypatch, capsys
 ):
-    """A file that always names one class agrees with the reference, as far as its own check saw, and not with
-    fake-quant.
-    """
+    """A file that always names one class agrees with the reference, but not with fake-quant."""
     monkeypatch.setattr(quant, "load_frozen", lambda *_: OneClass())
     found = metrics(main(arguments(folder, tmp_path, epochs=6)))
     onnx = found["onnx"]

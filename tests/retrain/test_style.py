@@ -1,6 +1,4 @@
-"""Style transfer through retrain.py: trained against discriminators, converted, judged as integer generators, shipped,
-drawn, resumed.
-"""
+"""Style transfer through retrain.py: trained, converted, evaluated as INT8, shipped, drawn, resumed."""
 
 import json
 from pathlib import Path

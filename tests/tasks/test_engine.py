@@ -1,6 +1,4 @@
-"""The training loop: a stop leaves no trace, phases set the right switches, and float training is plain torch
-training.
-"""
+"""The training loop: a stop leaves no trace, phases set the right switches, float training is plain torch."""
 
 import errno
 import itertools

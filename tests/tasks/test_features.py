@@ -80,9 +80,7 @@ def test_moving_all_features():
 
 @pytest.mark.parametrize("size", [1.0, 1e-3])
 def test_singular_covariances(size):
-    """Of 10 pictures with 60 features: tr sqrt(AB) is the sum of singular values of a small matrix of the centred
-    features themselves.
-    """
+    """Of 10 images with 60 features: tr sqrt(AB) is a sum of singular values of the centred features."""
     real = draw(10, 60)
     made = real + size * draw(10, 60, seed=1)
     a, b = ((x - x.mean(0)) / 3 for x in (real, made))

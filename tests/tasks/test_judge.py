@@ -87,9 +87,7 @@ def test_other_colours_do_not_count():
 
 
 def test_pixels_of_all_pictures_count_alike():
-    """Of 64 pixels of sky all are right, of 64 of road none: not the mean over pictures, but over classes of the
-    whole.
-    """
+    """Of 64 pixels of sky all are right, of 64 of road none: the mean is over classes, not over images."""
     score, sky = FcnScore(fake()), torch.zeros(8, 8, dtype=torch.long)
     score.update(torch.cat([painted(sky), painted(sky)]), torch.cat([painted(sky), painted(sky + 1)]))
     assert score.compute() == {"fcn_miou": 0.25, "fcn_pixel_accuracy": 0.5, "fcn_counted": 1.0}
@@ -205,9 +203,7 @@ def save_run(path, network, **settings):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder of runs: a classifier, a segmenter, a detector, none of which is quantized, and a classifier with
-    quantizers.
-    """
+    """A folder of runs: a classifier, a segmenter and a detector in float, and a classifier with quantizers."""
     path = tmp_path_factory.mktemp("runs")
     networks = {
         "classifier": save_run(path / "classifier", Network("tiny", 16, 3, frostnet())),

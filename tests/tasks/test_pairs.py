@@ -97,9 +97,7 @@ def test_black_is_minus_one_and_white_is_one(tmp_path):
 
 
 def test_the_crop_is_a_window_of_the_enlarged_square_and_the_same_for_both():
-    """A picture as large as the square it is enlarged to goes through unresized, so that each pixel tells where it
-    comes from.
-    """
+    """An image as large as the enlarged square is not resized, so each pixel tells where it comes from."""
     assert [enlarged(size) for size in (32, 64, 256)] == [36, 72, 286]  # 256 as published
     augment = pairs("scenes", None, 32).train.augment
     picture = torch.from_numpy(coordinates(36, 36)).permute(2, 0, 1)

@@ -1,6 +1,4 @@
-"""Pictures of unlike sizes with targets: a stream that is a function of its step, evaluation in order, and what cannot
-be used.
-"""
+"""Images of unlike sizes with targets: a stream as a function of its step, evaluation in order, bad files."""
 
 import subprocess
 import sys

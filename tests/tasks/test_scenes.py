@@ -1,6 +1,4 @@
-"""The embedded world: a pure function of (seed, index, size), with truth that fits the picture, and classes told by
-shape alone.
-"""
+"""The embedded data: a pure function of (seed, index, size), truth that fits the image, classes by shape."""
 
 import numpy as np
 import pytest

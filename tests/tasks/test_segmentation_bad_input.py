@@ -114,9 +114,7 @@ def test_outlines_that_cannot_be_drawn_are_named(tmp_path, shape):
 
 @pytest.mark.parametrize("number", ["[0]", "[true]", "0", "[1]", '{"outline": 0}'])
 def test_nothing_in_the_file_passes_for_an_outline_of_another_object(tmp_path, number):
-    """Outlines are set aside under a number when the file is read; the number of one is no outline in the file
-    itself.
-    """
+    """Outlines are set aside under a number as the file is read; such a number in the file is no outline."""
     coco(tmp_path, [square(8, 8, 4, 1), {"image_id": 700_001, "category_id": 1, "segmentation": "HERE"}])
     for path in (tmp_path / "annotations").iterdir():
         path.write_text(path.read_text().replace('"HERE"', number))

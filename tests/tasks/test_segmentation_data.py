@@ -20,9 +20,7 @@ from tests.tasks.segmentation_folders import blobs, nearest, picture, write
 
 
 def test_weights_are_enets_on_cityscapes_shares():
-    """Weights are published for Cityscapes with 1.10 for ENet's 1.02, and with 1.02: the first give the shares, and
-    these the second.
-    """
+    """Published weights of Cityscapes for 1.10 give the shares; the shares give those published for 1.02."""
     with_110 = [
         2.8149,
         6.9850,

@@ -1,6 +1,4 @@
-"""Segmentation's loss and metrics: known answers, an independent count, the same numbers however the pictures are
-divided.
-"""
+"""Segmentation's loss and metrics: known answers, an independent count, equal for any division into batches."""
 
 from dataclasses import dataclass
 

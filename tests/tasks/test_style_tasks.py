@@ -1,6 +1,4 @@
-"""The tasks of style transfer: losses by hand, metrics of known models, discriminators that move with the
-generators.
-"""
+"""The tasks of style transfer: losses by hand, metrics of known models, discriminators that train along."""
 
 import math
 from dataclasses import replace

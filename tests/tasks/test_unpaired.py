@@ -1,6 +1,4 @@
-"""Two kinds of pictures that do not belong together: both folders, crops that know nothing of each other, scenes in two
-styles.
-"""
+"""Images of two domains without pairs: both folders, independent crops, scenes in two styles."""
 
 import pickle
 import shutil

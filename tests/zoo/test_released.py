@@ -1,6 +1,4 @@
-"""zoo.released: the published networks under the names of the authors' checkpoints, rebuilt here from the
-paper's description.
-"""
+"""zoo.released: the published networks by the names of the authors' checkpoints, rebuilt from the paper."""
 
 import argparse
 import hashlib
@@ -99,9 +97,7 @@ class Authors(nn.Module):
 
 @cache
 def trained(name, classes=7):
-    """The authors' network with weights, gammas, betas and statistics that differ from channel to channel, in
-    evaluation mode.
-    """
+    """The authors' network in evaluation mode; weights, gammas, betas and statistics differ per channel."""
     torch.manual_seed(0)
     model = Authors(*PUBLISHED[name], classes)
     for module in model.modules():
@@ -115,9 +111,7 @@ def trained(name, classes=7):
 
 
 def as_timm_saves(model):
-    """What timm's training loop writes, options included; its averaged weights are the model's, the others are half of
-    them.
-    """
+    """What timm's training loop writes, with options; averaged weights are the model's, the others half of them."""
     average = {f"module.{key}": value for key, value in model.state_dict().items()}
     half = {key: value / 2 if value.is_floating_point() else value for key, value in model.state_dict().items()}
     options = argparse.Namespace(model="frostnet", lr=0.048, opt="rmsproptf")

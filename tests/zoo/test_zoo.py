@@ -1,6 +1,4 @@
-"""zoo.build: comparison networks and FrostNets by name, what they cost, and that quantizers and integers take them as
-they are.
-"""
+"""zoo.build: comparison networks and FrostNets by name: cost, quantizers, conversion."""
 
 import re
 from functools import cache
@@ -158,9 +156,7 @@ V3 = {
 
 @pytest.mark.parametrize("size", V3)
 def test_mobilenet_v3_differs_from_the_authors_in_three_places_and_no_more(size):
-    """Their 16 -> 16 convolution at 112 px, the inner width and biases of squeeze-and-excitation, and one more of it at
-    the end.
-    """
+    """The 16 -> 16 convolution at 112 px, width and biases of squeeze-and-excitation, one more of it at the end."""
     authors, authors_macs, blocks, last = V3[size]
     params, macs = measured(f"mobilenet_v3_{size}", 1000, 224)
     ours = [squeeze_excitation(channels, inner, biases=True) for channels, inner in blocks]
@@ -321,9 +317,7 @@ def test_cifar_resnets_have_the_papers_parameters_and_two_shortcuts_more(depth, 
 
 
 def test_cifar_resnets_compute_what_the_paper_counts():
-    """41 million multiply-accumulates in ResNet-20 at 32 px, features of 64 channels at 8 px; any size of picture will
-    do.
-    """
+    """41 million MACs in ResNet-20 at 32 px, 64 channels at 8 px; images of any size."""
     model = zoo.build("resnet20", 10).eval()
     assert count(model, torch.zeros(1, 3, 32, 32))[1] == pytest.approx(41e6, rel=0.01)
     assert model.stage3(model.stage2(model.stage1(torch.zeros(1, 16, 32, 32)))).shape == (1, 64, 8, 8)
@@ -346,9 +340,7 @@ def test_a_depth_that_no_cifar_resnet_has_is_refused(depth):
 
 
 def test_the_pre_activation_network_adds_what_its_first_relu_does_not_see():
-    """With all convolutions of a later unit at zero the unit is the identity: its skip connection is untouched
-    (arXiv:1603.05027).
-    """
+    """With all convolutions of a later unit at zero the unit is the identity (arXiv:1603.05027)."""
     unit, x = zoo.build("preact_resnet18", 10, 32).stage1[1].eval(), torch.randn(1, 64, 4, 4)
     nn.init.zeros_(unit.conv2.weight)
     assert torch.equal(unit(x), x)

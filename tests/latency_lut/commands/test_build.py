@@ -158,9 +158,7 @@ def test_what_a_section_shares_with_one_that_stays_is_kept(tables):
 
 
 def test_the_command_that_is_advised_can_be_typed(tables):
-    """A unit round trip: the command in an error parses to the very space, engine, threads and batch that were
-    missing.
-    """
+    """The command in an error parses to the very space, engine, threads and batch that were missing."""
     other = replace(tables[0], meta={**tables[0].meta, "threads": 2, "batch": 4})
     words = shlex.split(other.advice.measure("frostnet", 0.75, 96, 7))
     assert words[:3] == ["python", "-m", "latency_lut"]

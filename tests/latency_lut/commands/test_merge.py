@@ -66,9 +66,7 @@ def measurements(table, key=SECTION):
 
 
 def test_networks_that_both_timed_keep_the_rounds_of_both_in_any_order(tables, tmp_path):
-    """An hour in which all took a tenth longer adds nothing but rounds: the quicker networks and the quicker parts go
-    together.
-    """
+    """A table in which all took a tenth longer adds only rounds: quicker networks and parts go together."""
     pair = [tables[0], slower(tables[0])]
     ab, ba = (merge(order, tmp_path / "both.json") for order in (pair, pair[::-1]))
     assert measurements(ab) == measurements(ba)

@@ -37,18 +37,14 @@ def check(model, x, engine, *kinds, steps=None, whole=3, codes=20):
 
 
 def compared(model, x, engine, limits_of=None):
-    """(executor, parity) of a model calibrated on x, its weights in the range of the engine `limits_of` (default: its
-    own).
-    """
+    """(executor, parity) of a model calibrated on x, with weights in the range of `limits_of` (default: the engine)."""
     graph = calibrate(model, [x], QuantConfig(engine=limits_of or engine))
     executor = quant.convert(graph, engine)
     return executor, quant.parity(graph, executor, x)
 
 
 def on_codes(*shape):
-    """Random values in [-1, 1), on all 256 points of their own grid, so that no engine has ties to break when it
-    quantizes them.
-    """
+    """Random values in [-1, 1) on all 256 points of their grid: no engine has ties to break when it quantizes."""
     codes = torch.randint(0, 256, shape)
     codes.view(-1)[:2] = torch.tensor([0, 255])
     return (codes - 128) / 128

@@ -1,6 +1,4 @@
-"""quant.convert and the executors: what each engine computes against the integer oracle, and the oracle against
-fake-quant.
-"""
+"""quant.convert and the executors: each engine against the integer oracle, the oracle against fake-quant."""
 
 import os
 import subprocess

@@ -90,9 +90,7 @@ def test_weights_up_to_63_saturate_nothing_on_avx2(on_avx2, engine):
     ("engine", "case"), [("fbgemm", "(16, 16)"), ("fbgemm", "(104, 104)"), ("onednn", "(16, 1)"), ("onednn", "(64, 4)")]
 )
 def test_full_weights_do_on_avx2(on_avx2, engine, case):
-    """fbgemm in depthwise convolutions, onednn in dense and grouped ones: why weight_qmax asks whether the CPU has
-    VNNI.
-    """
+    """fbgemm in depthwise, onednn in dense and grouped convolutions: why weight_qmax depends on VNNI."""
     if engine not in ENGINES:
         pytest.skip(f"{engine} does not run here")
     assert on_avx2[f"{engine} reference"][case] > 10, on_avx2

@@ -1,6 +1,4 @@
-"""Networks as people write them: spellings, settings and shapes whose integer form once differed from fake-quant, or
-crashed.
-"""
+"""Networks as people write them: spellings, settings and shapes whose conversion once differed or crashed."""
 
 import pytest
 import torch

@@ -1,6 +1,4 @@
-"""quant.integer.transforms: a transposed convolution as an ordinary one, exactly; and transposed convolutions on every
-engine.
-"""
+"""quant.integer.transforms: transposed convolutions as ordinary ones, exactly; and on every engine."""
 
 import pytest
 import torch

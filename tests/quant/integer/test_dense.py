@@ -59,9 +59,7 @@ class Gated(nn.Module):
 
 
 class Spatial(nn.Module):
-    """An ESP block: reduced, split into branches of growing dilation, their sums fused step by step, concatenated and
-    projected.
-    """
+    """An ESP block: reduced, branches of growing dilation, their sums fused stepwise, concatenated, projected."""
 
     def __init__(self):
         super().__init__()

@@ -1,6 +1,4 @@
-"""Instance norm on codes, and the generators that it is made for: what every engine computes against the integer
-oracle.
-"""
+"""Instance norm on integer values, and the generators that use it: every engine against the integer oracle."""
 
 import math
 

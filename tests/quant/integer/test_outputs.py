@@ -1,6 +1,4 @@
-"""Networks of several outputs: converted, frozen, written as ONNX and compared, in the structure that the module
-gives.
-"""
+"""Networks of several outputs: converted, frozen, exported to ONNX and compared, in the module's structure."""
 
 import onnx
 import pytest

@@ -46,9 +46,7 @@ def test_bilinear_resizing_is_within_half_a_step_of_the_exact_average(name, shap
 
 @each_engine
 def test_halves_go_the_same_way_in_training_and_on_every_engine(engine):
-    """Many averages of a doubled picture lie halfway between two codes: rounding noise must not decide, nor where zero
-    lies.
-    """
+    """Many averages of a doubled image are ties: neither rounding noise nor the zero point may decide."""
     x = 0.37 * (on_codes(2, 8, 9, 9) + 0.29)
     graph = calibrate(nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear")), [x], QuantConfig(engine=engine))
     executor = quant.convert(graph, engine)

@@ -1,6 +1,4 @@
-"""quant.quantizers.gradients: stochastic rounding of gradients against worked numbers, its mean, and its streams of
-noise.
-"""
+"""quant.quantizers.gradients: stochastic rounding against worked numbers, its mean, its streams of noise."""
 
 import pytest
 import torch

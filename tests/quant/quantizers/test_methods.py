@@ -63,9 +63,7 @@ def test_gdrq_only_clips_in_its_first_stage(reshape):
 
 
 def test_gdrq_spreads_a_bell_over_its_levels():
-    """k = 2 clips a Gaussian where a uniform distribution would end: the levels are used more evenly than up to the
-    maximum.
-    """
+    """k = 2 clips a Gaussian where a uniform distribution would end: levels are used evenly."""
     weight = torch.randn(1, 100_000, generator=torch.Generator().manual_seed(0))
     shares = {}
     for spec in ("gdrq:3", "int8:3"):

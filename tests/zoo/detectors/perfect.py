@@ -47,9 +47,7 @@ def pyramid_levels(size, sides, sizes):
 
 
 def as_map(rows, side):
-    """(cells x boxes, columns) -> (1, boxes x columns, side, side), so that each row is where a network's layers have
-    it.
-    """
+    """(cells x boxes, columns) -> (1, boxes x columns, side, side), as the layers of a network give it."""
     return rows.view(side, side, -1, rows.shape[1]).permute(2, 3, 0, 1).flatten(0, 1)[None]
 
 
@@ -69,9 +67,7 @@ def encoded(anchors, truth, nearest, weights):
 
 
 def scores(positive, nearest, truth, columns, shift):
-    """Logits that are sure: of the class, `shift` columns on, or of none of them; with a background column where there
-    is a shift.
-    """
+    """Confident logits: of the class, `shift` columns on, or of none; with a background column if there is a shift."""
     logits = torch.full((len(positive), columns), -20.0)
     logits[:, :shift] = 20.0
     if nearest is not None:
@@ -97,9 +93,7 @@ def perfect_outputs(levels, sides, weights, columns, shift):
 
 
 class PerfectRegions:
-    """Its maps hold at each place the picture's number, x and y, so that the box head can read from a region's features
-    where it is.
-    """
+    """Its maps hold the image's number, x and y, so that the box head reads from features where a region is."""
 
     def __init__(self, sides=PYRAMID_SIDES):
         levels = pyramid_levels(SIZE, sides, pyramid.REGION_SIZES)

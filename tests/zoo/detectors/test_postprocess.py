@@ -154,9 +154,7 @@ class Halved:
 
 
 def test_three_hard_negatives_count_for_each_positive():
-    """By hand: one object, for whose one anchor the network is sure of the background, as it is for all others
-    but ten.
-    """
+    """By hand: one object; the network is sure of the background at its anchor and at all but ten others."""
     judge = detectors.machinery("tdsod", CLASSES, SIZE)
     # no anchor overlaps it by half
     target = [{"boxes": torch.tensor([[44.0, 44.0, 52.0, 52.0]]), "labels": torch.tensor([1])}]

@@ -1,6 +1,4 @@
-"""zoo.generators: residual, U-shaped and light ones by name: what they cost and compute, and that quantizers and
-integers take them.
-"""
+"""zoo.generators: residual, U-shaped and light ones by name: cost, outputs, quantizers, conversion."""
 
 from functools import cache
 
