@@ -568,11 +568,10 @@ def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
     """
     config, run, score = job.config, job.run, job.task.score
     image = next(iter(config.kind.in_order(job.data.val, 1)))[0]
-    runtime = quant.ENGINES[config.engine].runtime
     accuracy, found = {"float": fitted.float_metrics}, {}
     inputs = parts.inputs_of(model.eval(), image, job.task.predict)
     with torch_threads(config.threads):  # a session keeps the number that it was made with
-        frozen = {"float": parts.freeze_float(model, image, runtime, inputs)}
+        frozen = {"float": parts.freeze_float(model, image, config.engine, inputs)}
     if config.method != "float":
         converted = parts.convert(fitted.model, config.engine)
         found = {"float_ops": parts.float_ops(converted), "parity": compare(fitted.model, converted, job.checked)}
@@ -594,6 +593,7 @@ def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
     sizes = {"float state dict": state_bytes(model)} | {
         name: (run.path / name).stat().st_size for name in shipped(run.path)
     }
+    runtime = quant.ENGINES[config.engine].runtime
     return {"float_runtime": runtime, "timed_on": list(image.shape), "networks": rows, "file_bytes": sizes, **found}
 
 

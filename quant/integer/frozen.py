@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from quant import executors
 from quant.attach.graph_pass import prepare
-from quant.engines import ENGINES
+from quant.engines import ENGINES, find_engine
 from quant.errors import QuantError
 from quant.executors import Executor
 from quant.executors.sessions import to_array, to_bytes
@@ -150,16 +150,20 @@ def freeze(executor: Executor, *example_inputs) -> Frozen | OnnxNetwork:
         return _warmed_up(Frozen(_trace(executor, example_inputs), engine.name), example_inputs)
 
 
-def freeze_float(model: nn.Module, *example_inputs: Tensor, engine: str = "torch") -> Frozen | OnnxNetwork:
+def freeze_float(model: nn.Module, *example_inputs: Tensor, engine: str | None = None) -> Frozen | OnnxNetwork:
     """The float baseline that a user would really deploy, batch norm folded.
 
     Args:
         model: any traceable model; it is left as it is.
         example_inputs: real tensors of the size that it will get.
-        engine: "torch" for a frozen trace, channels_last, or one of SESSION_ENGINES.
+        engine: name in ENGINES, whose runtime is to run it: a session of that engine for one of SESSION_ENGINES, a
+            frozen channels_last trace for the others and by default.
+
+    Raises:
+        QuantError: the engine is unknown, or is a session engine that cannot run here.
     """
     model = copy.deepcopy(model).cpu().eval()
-    if engine != "torch":
+    if engine is not None and find_engine(engine).session:
         _check_session_engine(engine)
         return _onnx_network(lower(prepare(model, example_inputs)), engine, example_inputs)
     model = _Tuples(model.to(memory_format=torch.channels_last))
