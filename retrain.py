@@ -404,11 +404,9 @@ def retrain(config: RetrainConfig, command: str) -> Path:
     kind, classes = config.kind, config.kind.num_classes(config.data, config.data_root)
     network = find_network(config.arch, classes, kind.size(config.data), config.input_size, config.runs, config.task)
     params, macs = network.cost()
-    if config.engine not in ("reference", *quant.available()):
-        raise UserError(
-            f"engine: {config.engine!r} does not run on this machine; choose from reference, "
-            f"{', '.join(quant.available())}"
-        )
+    runnable = (quant.ORACLE, *quant.available())
+    if config.engine not in runnable:
+        raise UserError(f"engine: {config.engine!r} does not run on this machine; choose from {', '.join(runnable)}")
     if config.from_float:
         # what is wrong with it is said before anything is made
         load_float(network.build(), config.from_float, config.runs)
@@ -577,7 +575,7 @@ def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
         found = {"float_ops": parts.float_ops(converted), "parity": compare(fitted.model, converted, job.checked)}
         with quant.use_engine(config.engine):
             accuracy |= {"fake_quant": fitted.metrics, "int8": job.evaluate(converted)}
-        if config.engine != "reference":
+        if not quant.ENGINES[config.engine].oracle:
             with torch_threads(config.threads):
                 frozen["int8"] = parts.freeze(converted, image, inputs)
         network = (job.network.name, job.network.input_size)

@@ -21,7 +21,7 @@ from quant.attach.graph_pass import (
 from quant.attach.plan import PlanRow
 from quant.attach.settings import load_settings
 from quant.calibrate import calibrate
-from quant.engines import ENGINES, available, use_engine, weight_qmax
+from quant.engines import ENGINES, ORACLE, available, use_engine, weight_qmax
 from quant.errors import QuantError
 from quant.export import FORMATS
 from quant.export.onnx.export import OnnxReport, export_onnx
@@ -45,6 +45,7 @@ __all__ = [
     "FLOAT",
     "FORMATS",
     "GRADIENT_QUANTIZERS",
+    "ORACLE",
     "WEIGHT_QUANTIZERS",
     "Frozen",
     "GradBoost",

@@ -173,7 +173,7 @@ def save_onnx(trained: Trained, path: Path, checked: Checked) -> dict:
             for written in loaded:  # half a network is none
                 part_path(path, written).unlink()
             raise
-        loaded[name] = _Callable(quant.load_frozen(file, "onnxruntime"))
+        loaded[name] = _Callable(quant.load_frozen(file, quant.FORMATS["onnx"].engine))
     some = checked.some
     same = checked.task.agreement(trained.graph, parts.with_parts(trained.graph, loaded), some)
     found = {

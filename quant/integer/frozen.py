@@ -17,16 +17,18 @@ from torch import Tensor, fx, nn
 
 from quant import executors
 from quant.attach.graph_pass import prepare
-from quant.engines import ENGINES, find_engine
+from quant.engines import ENGINES, ORACLE, find_engine
 from quant.errors import QuantError
 from quant.executors import Executor
 from quant.executors.sessions import to_array, to_bytes
+from quant.export import FORMATS
 from quant.export.onnx.graph import to_onnx
 from quant.export.onnx.outputs import structure
 from quant.integer.graph import IntGraph
 from quant.integer.lowering import lower
 
-SESSION_ENGINES = tuple(name for name, engine in ENGINES.items() if engine.session)  # the first one is the default
+SESSION_ENGINES = tuple(name for name, engine in ENGINES.items() if engine.session)
+DEFAULT_SESSION_ENGINE = FORMATS["onnx"].engine
 
 
 @final
@@ -62,7 +64,7 @@ class Frozen:
                 engine = archive.read(entry).decode() or None
         except (zipfile.BadZipFile, ValueError) as error:
             raise QuantError(f"{path}: not a network that a frozen one's save wrote") from error
-        with _quiet(), executors.use_engine(engine or "reference"):  # weights are packed for the engine of the moment
+        with _quiet(), executors.use_engine(engine or ORACLE):  # weights are packed for the engine of the moment
             return cls(torch.jit.load(str(path)), engine)
 
 
@@ -106,7 +108,7 @@ class OnnxNetwork:
             temporary.unlink(missing_ok=True)  # already renamed unless something failed
 
     @classmethod
-    def load(cls, path: Path, engine: str = SESSION_ENGINES[0]) -> "OnnxNetwork":
+    def load(cls, path: Path, engine: str = DEFAULT_SESSION_ENGINE) -> "OnnxNetwork":
         """Read a model file; QuantError where it is none."""
         try:
             model = Path(path).read_bytes()
@@ -121,7 +123,8 @@ def load_frozen(path: Path, engine: str | None = None) -> Frozen | OnnxNetwork:
 
     Args:
         path: the file. A frozen module is a program: load only files that you made.
-        engine: for an ONNX model one of SESSION_ENGINES (default: the first one). A torch module knows its engine.
+        engine: for an ONNX model one of SESSION_ENGINES (default: DEFAULT_SESSION_ENGINE). A torch module knows
+            its engine.
 
     Raises:
         QuantError: there is no such file, or it is of neither form.
@@ -130,7 +133,7 @@ def load_frozen(path: Path, engine: str | None = None) -> Frozen | OnnxNetwork:
         raise QuantError(f"{path}: there is no such file")
     if engine not in SESSION_ENGINES and zipfile.is_zipfile(path):
         return Frozen.load(path)
-    engine = engine or SESSION_ENGINES[0]
+    engine = engine or DEFAULT_SESSION_ENGINE
     _check_session_engine(engine)
     return OnnxNetwork.load(path, engine)
 
