@@ -33,9 +33,9 @@ from quant.integer.parity import ParityReport, parity
 from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, WEIGHT_QUANTIZERS, parse_spec
 from quant.quantizers.gradients import GRADIENT_QUANTIZERS
 from quant.quantizers.grid import QParams
+from quant.range_bn import RangeBN1d, RangeBN2d
 from quant.statistics import freeze_bn, frozen_statistics, recalibrate, set_mode, weight_decay_groups
 from quant.training.gradboost import GradBoost
-from quant.training.range_bn import RangeBN1d, RangeBN2d
 from quant.training.statassist import Phase, Schedule, phase_at
 from quant.training.train_8bit import train_8bit
 
