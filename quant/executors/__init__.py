@@ -1,6 +1,6 @@
 """Executors: interchangeable ways to run an integer graph."""
 
-from quant.engines import ORACLE, available, find_engine, use_engine
+from quant.engines import ORACLE, available, find_engine
 from quant.errors import QuantError
 from quant.executors.base import Executor
 from quant.integer.graph import IntGraph
@@ -14,4 +14,4 @@ def build(graph: IntGraph, engine: str, codes_io: bool = False) -> Executor:
     return row.executor_class()(graph.on_codes() if codes_io else graph, engine)
 
 
-__all__ = ["Executor", "available", "build", "use_engine"]
+__all__ = ["Executor", "build"]

@@ -15,9 +15,8 @@ import torch
 from google.protobuf.message import DecodeError
 from torch import Tensor, fx, nn
 
-from quant import executors
 from quant.attach.graph_pass import prepare
-from quant.engines import ENGINES, ORACLE, find_engine
+from quant.engines import ENGINES, ORACLE, find_engine, use_engine
 from quant.errors import QuantError
 from quant.executors import Executor
 from quant.executors.sessions import to_array, to_bytes
@@ -44,7 +43,7 @@ class Frozen:
     def __call__(self, *inputs):
         if self.engine is None or torch.backends.quantized.engine == self.engine:
             return self.module(*inputs)
-        with executors.use_engine(self.engine):
+        with use_engine(self.engine):
             return self.module(*inputs)
 
     def save(self, path: Path) -> None:
@@ -64,7 +63,7 @@ class Frozen:
                 engine = archive.read(entry).decode() or None
         except (zipfile.BadZipFile, ValueError) as error:
             raise QuantError(f"{path}: not a network that a frozen one's save wrote") from error
-        with _quiet(), executors.use_engine(engine or ORACLE):  # weights are packed for the engine of the moment
+        with _quiet(), use_engine(engine or ORACLE):  # weights are packed for the engine of the moment
             return cls(torch.jit.load(str(path)), engine)
 
 
@@ -149,7 +148,7 @@ def freeze(executor: Executor, *example_inputs) -> Frozen | OnnxNetwork:
         raise QuantError(f"engine: {engine.name!r} is the oracle, it has no frozen form; convert for another engine")
     if engine.session:
         return _onnx_network(executor.graph, engine.name, example_inputs)
-    with executors.use_engine(engine.name):
+    with use_engine(engine.name):
         return _warmed_up(Frozen(_trace(executor, example_inputs), engine.name), example_inputs)
 
 
