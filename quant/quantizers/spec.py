@@ -86,6 +86,8 @@ def _without_levels(text: str, method: str, bits: int, options: dict) -> dict:
         more = f"{str(wider)!r} has the same levels on either side of zero" if bits < 8 else "8 bits are the most"
         raise QuantError(f"{text!r}: the option levels=seed is gone; {more}")
     if options["levels"] == "unsigned":
+        if method != "int8":
+            raise QuantError(f"{text!r}: only int8 has the option levels=unsigned; leave it out")
         return rest | {"unsigned": True}
     return rest if options["levels"] == "signed" else options
 
