@@ -4,7 +4,6 @@ for engines of other runtimes.
 
 import contextlib
 import copy
-import os
 import warnings
 import zipfile
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from google.protobuf.message import DecodeError
 from torch import Tensor, fx, nn
 
+from common.files import write_bytes
 from quant.attach.graph_pass import prepare
 from quant.engines import ENGINES, ORACLE, find_engine, use_engine
 from quant.errors import QuantError
@@ -94,17 +94,8 @@ class OnnxNetwork:
         return fx.node.map_aggregate(self._structure, outputs.__getitem__)
 
     def save(self, path: Path | str) -> None:
-        """Write the model file, whole or not at all."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(self.model)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)  # already renamed unless something failed
+        """Write the model file, whole or not at all. Raises UserError where it cannot be written."""
+        write_bytes(path, self.model)
 
     @classmethod
     def load(cls, path: Path, engine: str = DEFAULT_SESSION_ENGINE) -> "OnnxNetwork":

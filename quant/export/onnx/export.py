@@ -60,7 +60,7 @@ def export_onnx(
               was attached with.
     metadata  texts to store in the file, beside what the comparison found. The same call writes the same bytes.
     Raises QuantError where an operation has no ONNX form, a layer is off by more than 2 steps, or one with integer
-    weights stays float.
+    weights stays float, and UserError where the file cannot be written.
     """
     quantized = any(isinstance(m, Quantizer) for m in model.modules())
     if not quantized and images is None:
