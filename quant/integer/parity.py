@@ -84,7 +84,7 @@ def parity(graph: fx.GraphModule, executor: Executor, images: Tensor) -> ParityR
     reference = Reference(executor.graph)
     try:
         values = run_values(reference, images)
-        by_engine = engine_steps(reference, executor, values)
+        by_engine = engine_steps(executor, values)
         fake_steps = _FakeQuantSteps(graph, reference, values).measure(images)
         expected = graph(images)
     finally:
@@ -108,8 +108,12 @@ def run_values(executor: Executor, *inputs: Tensor) -> dict[str, object]:
     return values
 
 
-def engine_steps(reference: Reference, executor: Executor, values: dict[str, object]) -> dict[str, int]:
-    """Per operation that makes codes: engine's code minus reference's, largest magnitude, on the reference's inputs."""
+def engine_steps(executor: Executor, values: dict[str, object]) -> dict[str, int]:
+    """Per operation that makes codes: the engine's code minus the reference's, largest magnitude.
+
+    Args:
+        values: of the reference (`run_values`). Each operation of the engine gets its inputs from them.
+    """
     steps, own = {}, {}
     with use_engine(executor.engine):
         for op in executor.graph.ops:

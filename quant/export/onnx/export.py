@@ -91,7 +91,7 @@ def _noise(graph: IntGraph) -> Tensor:
 def _compare_codes(graph: IntGraph, proto: onnx.ModelProto, images: Tensor, got: list[Tensor]) -> dict:
     """What the file computes against the integer graph: each operation on equal codes, and end to end."""
     executor, reference = OnnxRuntime(graph, CHECKER), Reference(graph)
-    steps = engine_steps(reference, executor, run_values(reference, images))
+    steps = engine_steps(executor, run_values(reference, images))
     worst = max(steps, key=steps.get)
     if steps[worst] > MAX_LAYER_STEPS:
         mend = "train with engine onnxruntime if weights above 63 saturate on this CPU, else keep to a torch engine"
