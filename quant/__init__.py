@@ -30,8 +30,7 @@ from quant.integer.conversion import code_inputs, convert
 from quant.integer.frozen import Frozen, freeze, freeze_float, load_frozen
 from quant.integer.graph import IntGraph
 from quant.integer.parity import ParityReport, parity
-from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, WEIGHT_QUANTIZERS, parse_spec
-from quant.quantizers.gradients import GRADIENT_QUANTIZERS
+from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, GRADIENT_QUANTIZERS, WEIGHT_QUANTIZERS, parse_spec
 from quant.quantizers.grid import QParams
 from quant.range_bn import RangeBN1d, RangeBN2d
 from quant.statistics import freeze_bn, frozen_statistics, recalibrate, set_mode, weight_decay_groups
