@@ -404,11 +404,9 @@ def retrain(config: RetrainConfig, command: str) -> Path:
     kind, classes = config.kind, config.kind.num_classes(config.data, config.data_root)
     network = find_network(config.arch, classes, kind.size(config.data), config.input_size, config.runs, config.task)
     params, macs = network.cost()
-    if config.engine not in ("reference", *quant.available()):
-        raise UserError(
-            f"engine: {config.engine!r} does not run on this machine; choose from reference, "
-            f"{', '.join(quant.available())}"
-        )
+    runnable = (quant.ORACLE, *quant.available())
+    if config.engine not in runnable:
+        raise UserError(f"engine: {config.engine!r} does not run on this machine; choose from {', '.join(runnable)}")
     if config.from_float:
         # what is wrong with it is said before anything is made
         load_float(network.build(), config.from_float, config.runs)
@@ -568,17 +566,16 @@ def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
     """
     config, run, score = job.config, job.run, job.task.score
     image = next(iter(config.kind.in_order(job.data.val, 1)))[0]
-    runtime = quant.ENGINES[config.engine].runtime
     accuracy, found = {"float": fitted.float_metrics}, {}
     inputs = parts.inputs_of(model.eval(), image, job.task.predict)
     with torch_threads(config.threads):  # a session keeps the number that it was made with
-        frozen = {"float": parts.freeze_float(model, image, runtime, inputs)}
+        frozen = {"float": parts.freeze_float(model, image, config.engine, inputs)}
     if config.method != "float":
         converted = parts.convert(fitted.model, config.engine)
         found = {"float_ops": parts.float_ops(converted), "parity": compare(fitted.model, converted, job.checked)}
         with quant.use_engine(config.engine):
             accuracy |= {"fake_quant": fitted.metrics, "int8": job.evaluate(converted)}
-        if config.engine != "reference":
+        if not quant.ENGINES[config.engine].oracle:
             with torch_threads(config.threads):
                 frozen["int8"] = parts.freeze(converted, image, inputs)
         network = (job.network.name, job.network.input_size)
@@ -594,6 +591,7 @@ def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
     sizes = {"float state dict": state_bytes(model)} | {
         name: (run.path / name).stat().st_size for name in shipped(run.path)
     }
+    runtime = quant.ENGINES[config.engine].runtime
     return {"float_runtime": runtime, "timed_on": list(image.shape), "networks": rows, "file_bytes": sizes, **found}
 
 

@@ -256,10 +256,9 @@ def frozen_forms(config: DenseConfig, network: Network, images: torch.Tensor, pr
     for name, example in parts.examples_of(model, images).items():
         quant.recalibrate(parts.parts_of(model)[name].eval(), [example])
     graph = parts.calibrate(model, [images], config.quantizers(0), "minmax", predict)
-    runtime = quant.ENGINES[config.engine].runtime
     image = images[:1].contiguous(memory_format=torch.channels_last)
     converted = parts.convert(graph, config.engine)
-    return {"int8": parts.freeze(converted, image), "float": parts.freeze_float(model, image, runtime)}
+    return {"int8": parts.freeze(converted, image), "float": parts.freeze_float(model, image, config.engine)}
 
 
 # ---- results -----------------------------------------------------------------------------------------------

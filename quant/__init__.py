@@ -21,7 +21,7 @@ from quant.attach.graph_pass import (
 from quant.attach.plan import PlanRow
 from quant.attach.settings import load_settings
 from quant.calibrate import calibrate
-from quant.engines import ENGINES, available, use_engine, weight_qmax
+from quant.engines import ENGINES, ORACLE, available, use_engine, weight_qmax
 from quant.errors import QuantError
 from quant.export import FORMATS
 from quant.export.onnx.export import OnnxReport, export_onnx
@@ -30,12 +30,11 @@ from quant.integer.conversion import code_inputs, convert
 from quant.integer.frozen import Frozen, freeze, freeze_float, load_frozen
 from quant.integer.graph import IntGraph
 from quant.integer.parity import ParityReport, parity
-from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, WEIGHT_QUANTIZERS, parse_spec
-from quant.quantizers.gradients import GRADIENT_QUANTIZERS
+from quant.quantizers import ACTIVATION_QUANTIZERS, FLOAT, GRADIENT_QUANTIZERS, WEIGHT_QUANTIZERS, parse_spec
 from quant.quantizers.grid import QParams
+from quant.range_bn import RangeBN1d, RangeBN2d
 from quant.statistics import freeze_bn, frozen_statistics, recalibrate, set_mode, weight_decay_groups
 from quant.training.gradboost import GradBoost
-from quant.training.range_bn import RangeBN1d, RangeBN2d
 from quant.training.statassist import Phase, Schedule, phase_at
 from quant.training.train_8bit import train_8bit
 
@@ -45,6 +44,7 @@ __all__ = [
     "FLOAT",
     "FORMATS",
     "GRADIENT_QUANTIZERS",
+    "ORACLE",
     "WEIGHT_QUANTIZERS",
     "Frozen",
     "GradBoost",

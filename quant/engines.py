@@ -73,6 +73,7 @@ _ROWS = (
     Engine("openvino", "openvino", _OPENVINO, "without_vnni", session=True, by_default=False),
 )
 ENGINES = {row.name: row for row in _ROWS}
+(ORACLE,) = (row.name for row in _ROWS if row.oracle)
 
 
 def find_engine(name: str) -> Engine:
@@ -113,7 +114,12 @@ def has_vnni() -> bool:
 
 @contextlib.contextmanager
 def use_engine(engine: str) -> Iterator[None]:
-    """Make `engine` the one that torch's quantized operators run on; nothing where it is not one of torch's."""
+    """Make `engine` the one that torch's quantized operators run on; nothing where it is not one of torch's.
+
+    Raises:
+        QuantError: the engine is unknown.
+    """
+    find_engine(engine)
     try:
         from quant.executors.torch_engines import use_engine as use
     except ImportError:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from quant.quantizers import ActivationQuantizer, Quantizer
-from quant.training.range_bn import RangeBN1d, RangeBN2d
+from quant.range_bn import RangeBN1d, RangeBN2d
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 Dropout = nn.modules.dropout._DropoutNd

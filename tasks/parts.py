@@ -139,11 +139,11 @@ def freeze(converted: nn.Module, images: Tensor, inputs: Mapping[str, Tensor] | 
     return Frozen({name: quant.freeze(part, examples[name]) for name, part in parts_of(converted).items()}, examples)
 
 
-def freeze_float(model: nn.Module, images: Tensor, runtime: str, inputs: Mapping[str, Tensor] | None = None) -> Frozen:
-    """quant.freeze_float of each part, for the same."""
+def freeze_float(model: nn.Module, images: Tensor, engine: str, inputs: Mapping[str, Tensor] | None = None) -> Frozen:
+    """quant.freeze_float of each part for the runtime of `engine`, with inputs as in `freeze`."""
     examples = _channels_last(inputs or examples_of(model, images))
     return Frozen(
-        {name: quant.freeze_float(part, examples[name], engine=runtime) for name, part in parts_of(model).items()},
+        {name: quant.freeze_float(part, examples[name], engine=engine) for name, part in parts_of(model).items()},
         examples,
     )
 

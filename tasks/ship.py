@@ -165,15 +165,12 @@ def save_onnx(trained: Trained, path: Path, checked: Checked) -> dict:
     for name, part in parts.parts_of(trained.graph).items():
         file = part_path(path, name)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
             reports.append(quant.export_onnx(part, file, inputs[name], trained.metadata))
-        except OSError as error:
-            raise UserError(f"{file}: cannot be written ({reason(error)})") from error
         except quant.QuantError:
             for written in loaded:  # half a network is none
                 part_path(path, written).unlink()
             raise
-        loaded[name] = _Callable(quant.load_frozen(file, "onnxruntime"))
+        loaded[name] = _Callable(quant.load_frozen(file, quant.FORMATS["onnx"].engine))
     some = checked.some
     same = checked.task.agreement(trained.graph, parts.with_parts(trained.graph, loaded), some)
     found = {

@@ -123,5 +123,4 @@ def as_fed(name: str, images: Tensor) -> Tensor:
 
 def freeze_float(name: str, model: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
     """A float network as the runtime of a form in FLOATS deploys it."""
-    engine = engine_of(name)
-    return quant.freeze_float(model, images, engine=engine.name if engine.session else "torch")
+    return quant.freeze_float(model, images, engine=engine_of(name).name)

@@ -46,7 +46,7 @@ def attach(
     decided = decide(graph, config)
     graph.plan_rows = decided.rows
     _quantize_weights(graph, config, decided)
-    _quantize_activations(graph, config, decided)
+    _quantize_activations(graph, decided)
     if config.freeze_bn:
         _freeze_batch_norms(graph)
     graph.graph.lint()
@@ -222,7 +222,7 @@ def _quantized_layer(node: fx.Node, layer: nn.Module, config: QuantConfig, decid
     return new
 
 
-def _quantize_activations(graph: fx.GraphModule, config: QuantConfig, decided: Plan) -> None:
+def _quantize_activations(graph: fx.GraphModule, decided: Plan) -> None:
     made: dict[str, Quantizer] = {}
     for site in decided.sites:
         if site.name not in made:

@@ -11,7 +11,7 @@ from torch import fx
 from quant.attach import ops
 
 
-def node_names(graph: fx.GraphModule, nodes: list[fx.Node]) -> dict[fx.Node, str]:
+def node_names(nodes: list[fx.Node]) -> dict[fx.Node, str]:
     """A name for each node: the module that it calls, or `block.add` for an operation in the forward of `block`;
     numbered if repeated.
     """

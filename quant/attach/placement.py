@@ -21,7 +21,7 @@ def decide(graph: fx.GraphModule, config: QuantConfig) -> Plan:
 
     Raises QuantError where settings contradict each other.
     """
-    names = groups.node_names(graph, [n for n in graph.graph.nodes if n.op not in ("output", "get_attr")])
+    names = groups.node_names([n for n in graph.graph.nodes if n.op not in ("output", "get_attr")])
     specs = NodeSpecs(graph, names, config)
     sites = _Placement(graph, specs).sites()
     return Plan(specs.weights, specs.gradients, sites, plan_rows(graph, specs, sites))

@@ -1,6 +1,6 @@
 """Executors: interchangeable ways to run an integer graph."""
 
-from quant.engines import available, find_engine, use_engine
+from quant.engines import ORACLE, available, find_engine
 from quant.errors import QuantError
 from quant.executors.base import Executor
 from quant.integer.graph import IntGraph
@@ -10,10 +10,8 @@ def build(graph: IntGraph, engine: str, codes_io: bool = False) -> Executor:
     """The executor of an engine for a graph; QuantError where the engine is unknown or cannot run here."""
     row = find_engine(engine)
     if not row.available():
-        raise QuantError(
-            f"engine: {engine!r} is not available here; choose from {', '.join(('reference', *available()))}"
-        )
+        raise QuantError(f"engine: {engine!r} is not available here; choose from {', '.join((ORACLE, *available()))}")
     return row.executor_class()(graph.on_codes() if codes_io else graph, engine)
 
 
-__all__ = ["Executor", "available", "build", "use_engine"]
+__all__ = ["Executor", "build"]

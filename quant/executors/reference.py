@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from quant.engines import ORACLE
 from quant.executors.base import Executor
 from quant.integer.graph import IntGraph, Op
 from quant.integer.transforms import instance_norm_as_affine
@@ -21,7 +22,7 @@ _EXACT_FLOAT32 = 2**24
 
 
 class Reference(Executor):
-    def __init__(self, graph: IntGraph, engine: str = "reference"):
+    def __init__(self, graph: IntGraph, engine: str = ORACLE):
         super().__init__(graph, engine)
         layers = (op for op in graph.ops if op.weight is not None)
         self.dtypes = {op.name: _exact_dtype(op.weight) for op in layers}

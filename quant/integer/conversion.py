@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, fx
 
-from quant import executors
-from quant.executors import Executor
+from quant.engines import use_engine
+from quant.executors import Executor, build
 from quant.integer.lowering import lower
 
 
@@ -19,11 +19,11 @@ def convert(graph: fx.GraphModule, engine: str, codes_io: bool = False) -> Execu
     Raises:
         QuantError: ranges are missing, the engine cannot run here, or an operation has no integer form.
     """
-    return executors.build(lower(graph), engine, codes_io).eval()
+    return build(lower(graph), engine, codes_io).eval()
 
 
 def code_inputs(executor: Executor, *inputs: Tensor) -> tuple:
     """The codes of real inputs, as an executor built with codes_io=True takes them."""
     grids = [op.qparams for op in executor.graph.ops if op.kind == "input"]
-    with executors.use_engine(executor.engine), torch.inference_mode():
+    with use_engine(executor.engine), torch.inference_mode():
         return tuple(executor.quantize(x, grid) for x, grid in zip(inputs, grids, strict=True))

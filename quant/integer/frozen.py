@@ -4,7 +4,6 @@ for engines of other runtimes.
 
 import contextlib
 import copy
-import os
 import warnings
 import zipfile
 from pathlib import Path
@@ -15,18 +14,20 @@ import torch
 from google.protobuf.message import DecodeError
 from torch import Tensor, fx, nn
 
-from quant import executors
+from common.files import write_bytes
 from quant.attach.graph_pass import prepare
-from quant.engines import ENGINES
+from quant.engines import ENGINES, ORACLE, find_engine, use_engine
 from quant.errors import QuantError
 from quant.executors import Executor
 from quant.executors.sessions import to_array, to_bytes
+from quant.export import FORMATS
 from quant.export.onnx.graph import to_onnx
 from quant.export.onnx.outputs import structure
 from quant.integer.graph import IntGraph
 from quant.integer.lowering import lower
 
-SESSION_ENGINES = tuple(name for name, engine in ENGINES.items() if engine.session)  # the first one is the default
+SESSION_ENGINES = tuple(name for name, engine in ENGINES.items() if engine.session)
+DEFAULT_SESSION_ENGINE = FORMATS["onnx"].engine
 
 
 @final
@@ -42,7 +43,7 @@ class Frozen:
     def __call__(self, *inputs):
         if self.engine is None or torch.backends.quantized.engine == self.engine:
             return self.module(*inputs)
-        with executors.use_engine(self.engine):
+        with use_engine(self.engine):
             return self.module(*inputs)
 
     def save(self, path: Path) -> None:
@@ -62,7 +63,7 @@ class Frozen:
                 engine = archive.read(entry).decode() or None
         except (zipfile.BadZipFile, ValueError) as error:
             raise QuantError(f"{path}: not a network that a frozen one's save wrote") from error
-        with _quiet(), executors.use_engine(engine or "reference"):  # weights are packed for the engine of the moment
+        with _quiet(), use_engine(engine or ORACLE):  # weights are packed for the engine of the moment
             return cls(torch.jit.load(str(path)), engine)
 
 
@@ -93,20 +94,11 @@ class OnnxNetwork:
         return fx.node.map_aggregate(self._structure, outputs.__getitem__)
 
     def save(self, path: Path | str) -> None:
-        """Write the model file, whole or not at all."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(self.model)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)  # already renamed unless something failed
+        """Write the model file, whole or not at all. Raises UserError where it cannot be written."""
+        write_bytes(path, self.model)
 
     @classmethod
-    def load(cls, path: Path, engine: str = SESSION_ENGINES[0]) -> "OnnxNetwork":
+    def load(cls, path: Path, engine: str = DEFAULT_SESSION_ENGINE) -> "OnnxNetwork":
         """Read a model file; QuantError where it is none."""
         try:
             model = Path(path).read_bytes()
@@ -121,7 +113,8 @@ def load_frozen(path: Path, engine: str | None = None) -> Frozen | OnnxNetwork:
 
     Args:
         path: the file. A frozen module is a program: load only files that you made.
-        engine: for an ONNX model one of SESSION_ENGINES (default: the first one). A torch module knows its engine.
+        engine: for an ONNX model one of SESSION_ENGINES (default: DEFAULT_SESSION_ENGINE). A torch module knows
+            its engine.
 
     Raises:
         QuantError: there is no such file, or it is of neither form.
@@ -130,7 +123,7 @@ def load_frozen(path: Path, engine: str | None = None) -> Frozen | OnnxNetwork:
         raise QuantError(f"{path}: there is no such file")
     if engine not in SESSION_ENGINES and zipfile.is_zipfile(path):
         return Frozen.load(path)
-    engine = engine or SESSION_ENGINES[0]
+    engine = engine or DEFAULT_SESSION_ENGINE
     _check_session_engine(engine)
     return OnnxNetwork.load(path, engine)
 
@@ -146,20 +139,24 @@ def freeze(executor: Executor, *example_inputs) -> Frozen | OnnxNetwork:
         raise QuantError(f"engine: {engine.name!r} is the oracle, it has no frozen form; convert for another engine")
     if engine.session:
         return _onnx_network(executor.graph, engine.name, example_inputs)
-    with executors.use_engine(engine.name):
+    with use_engine(engine.name):
         return _warmed_up(Frozen(_trace(executor, example_inputs), engine.name), example_inputs)
 
 
-def freeze_float(model: nn.Module, *example_inputs: Tensor, engine: str = "torch") -> Frozen | OnnxNetwork:
+def freeze_float(model: nn.Module, *example_inputs: Tensor, engine: str | None = None) -> Frozen | OnnxNetwork:
     """The float baseline that a user would really deploy, batch norm folded.
 
     Args:
         model: any traceable model; it is left as it is.
         example_inputs: real tensors of the size that it will get.
-        engine: "torch" for a frozen trace, channels_last, or one of SESSION_ENGINES.
+        engine: name in ENGINES, whose runtime is to run it: a session of that engine for one of SESSION_ENGINES, a
+            frozen channels_last trace for the others and by default.
+
+    Raises:
+        QuantError: the engine is unknown, or is a session engine that cannot run here.
     """
     model = copy.deepcopy(model).cpu().eval()
-    if engine != "torch":
+    if engine is not None and find_engine(engine).session:
         _check_session_engine(engine)
         return _onnx_network(lower(prepare(model, example_inputs)), engine, example_inputs)
     model = _Tuples(model.to(memory_format=torch.channels_last))

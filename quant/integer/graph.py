@@ -127,11 +127,6 @@ class IntGraph:
         """Operations whose arithmetic is done on real values, between dequantize and quantize."""
         return [op.name for op in self.ops if op.kind in ("function", "float") and op.attrs.get("computes", True)]
 
-    def weight_bytes(self) -> int:
-        """Size of all weights, scales and biases."""
-        tensors = [t for op in self.ops for t in (op.weight, op.weight_scale, op.bias) if t is not None]
-        return sum(t.numel() * t.element_size() for t in tensors)
-
 
 def leaves(value: object) -> list:
     """What a (nested) tuple or list holds, in order; of anything else, itself."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from quant import executors
+from quant.engines import use_engine
 from quant.errors import QuantError
 from quant.executors import Executor
 from quant.executors.reference import Reference
@@ -84,12 +84,12 @@ def parity(graph: fx.GraphModule, executor: Executor, images: Tensor) -> ParityR
     reference = Reference(executor.graph)
     try:
         values = run_values(reference, images)
-        by_engine = engine_steps(reference, executor, values)
+        by_engine = engine_steps(executor, values)
         fake_steps = _FakeQuantSteps(graph, reference, values).measure(images)
         expected = graph(images)
     finally:
         graph.train(was_training)
-    with executors.use_engine(executor.engine):
+    with use_engine(executor.engine):
         got = executor(images)
     expected, got = leaves(expected), leaves(got)
     shapes, wanted = ([tuple(x.shape) for x in outputs] for outputs in (got, expected))
@@ -108,10 +108,14 @@ def run_values(executor: Executor, *inputs: Tensor) -> dict[str, object]:
     return values
 
 
-def engine_steps(reference: Reference, executor: Executor, values: dict[str, object]) -> dict[str, int]:
-    """Per operation that makes codes: engine's code minus reference's, largest magnitude, on the reference's inputs."""
+def engine_steps(executor: Executor, values: dict[str, object]) -> dict[str, int]:
+    """Per operation that makes codes: the engine's code minus the reference's, largest magnitude.
+
+    Args:
+        values: of the reference (`run_values`). Each operation of the engine gets its inputs from them.
+    """
     steps, own = {}, {}
-    with executors.use_engine(executor.engine):
+    with use_engine(executor.engine):
         for op in executor.graph.ops:
             value = values[op.name]
             if op.qparams is not None and isinstance(value, Tensor):

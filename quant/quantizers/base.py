@@ -21,8 +21,6 @@ class Quantizer(nn.Module, ABC):
     several tensors observes each in turn). These and the width travel in the state dict, as Python values, because
     reading them must not wait for a device: load a checkpoint on every rank. All other state is in buffers and
     Parameters. In evaluation mode nothing changes. A zero range never divides.
-
-    Methods whose grid is fixed around zero have `levels()`: how many quantization steps lie below and above zero.
     """
 
     lr_scale = 1.0  # learning rate of a quantizer's own Parameters, relative to that of the weights
@@ -47,6 +45,14 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize x."""
+
+    def levels(self) -> tuple[int, int]:
+        """How many quantization steps lie below and above zero.
+
+        Raises:
+            QuantError: the zero point follows a range (affine grids, as fqn's), so that no number is fixed.
+        """
+        raise QuantError(f"{type(self).__name__}: its zero point follows a range, so it has no fixed levels")
 
     def init_from(self, x: Tensor) -> None:  # noqa: B027 (most methods learn nothing)
         """Set the method's Parameters from a first tensor: the float weight when it is attached, or the first batch."""

@@ -161,6 +161,3 @@ class _RoundGradient(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         return ctx.quantize(grad), None
-
-
-GRADIENT_QUANTIZERS = {"dorefa": DorefaGradient, "minmax": MinMaxGradient}

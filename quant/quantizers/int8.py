@@ -41,7 +41,7 @@ class Int8Weight(WeightQuantizer):
         self.bias_correct = bias_correct
 
     def levels(self) -> tuple[int, int]:
-        return symmetric_levels(self.bits, limit=self.limit)
+        return super().levels() if self.scheme == "affine" else symmetric_levels(self.bits, limit=self.limit)
 
     def quantize(self, weight: Tensor) -> Tensor:
         if self.scheme == "symmetric":
@@ -97,8 +97,7 @@ class Int8Activation(MovingRange):
             self.signed = self.signed or not unsigned
 
     def levels(self) -> tuple[int, int]:
-        """Of the symmetric scheme; an affine grid follows the range."""
-        return symmetric_levels(self.bits, self.signed)
+        return super().levels() if self.scheme == "affine" else symmetric_levels(self.bits, self.signed)
 
     def ready(self) -> bool:
         return self.batches > self.delay

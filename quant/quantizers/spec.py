@@ -1,40 +1,11 @@
-"""Methods by name, and how a user writes them:
-
-`method[:bits][,option=value]..`, as in "dorefa:3" or "pact:4,alpha_grad=lsq".
-"""
+"""How a user writes a quantizer: `method[:bits][,option=value]..`, as in "dorefa:3" or "pact:4,alpha_grad=lsq"."""
 
 import inspect
 import math
 from dataclasses import dataclass, field
 
 from quant.errors import QuantError
-from quant.quantizers.base import ActivationQuantizer, WeightQuantizer
-from quant.quantizers.dorefa import DorefaActivation, DorefaWeight
-from quant.quantizers.fqn import FqnActivation, FqnWeight
-from quant.quantizers.gdrq import GdrqActivation, GdrqWeight
-from quant.quantizers.gradients import GRADIENT_QUANTIZERS
-from quant.quantizers.int8 import Int8Activation, Int8Weight
-from quant.quantizers.lsq import LsqActivation, LsqWeight
-from quant.quantizers.pact import PactActivation
-from quant.quantizers.qil import QilActivation, QilWeight
 
-WEIGHT_QUANTIZERS = {
-    "int8": Int8Weight,
-    "fqn": FqnWeight,
-    "dorefa": DorefaWeight,
-    "qil": QilWeight,
-    "gdrq": GdrqWeight,
-    "lsq": LsqWeight,
-}
-ACTIVATION_QUANTIZERS = {
-    "int8": Int8Activation,
-    "fqn": FqnActivation,
-    "pact": PactActivation,
-    "dorefa": DorefaActivation,
-    "qil": QilActivation,
-    "gdrq": GdrqActivation,
-    "lsq": LsqActivation,
-}
 FLOAT = "float"  # written in place of a spec: no quantizer
 # set by the place of a quantizer, not by its user
 _GIVEN = ("self", "bits", "limit", "axis", "floor", "ceiling", "signed", "seed")
@@ -86,30 +57,24 @@ def _without_levels(text: str, method: str, bits: int, options: dict) -> dict:
         more = f"{str(wider)!r} has the same levels on either side of zero" if bits < 8 else "8 bits are the most"
         raise QuantError(f"{text!r}: the option levels=seed is gone; {more}")
     if options["levels"] == "unsigned":
+        if method != "int8":
+            raise QuantError(f"{text!r}: only int8 has the option levels=unsigned; leave it out")
         return rest | {"unsigned": True}
     return rest if options["levels"] == "signed" else options
 
 
-def weight_quantizer(text: str, limit: int, axis: int) -> WeightQuantizer:
-    """A quantizer for weights, made by a spec; QuantError where there is none such."""
-    return _make(WEIGHT_QUANTIZERS, "weights", parse_spec(text), limit=limit, axis=axis)
+def make(table: dict[str, type], kind: str, spec: Spec, **given):
+    """A quantizer by a spec.
 
+    Args:
+        table: method -> class.
+        kind: what the classes quantize, for messages.
+        spec: its options are checked against the arguments of the class.
+        given: arguments that the place of the quantizer sets.
 
-def activation_quantizer(text: str, floor: float, ceiling: float, signed: bool) -> ActivationQuantizer:
-    return _make(ACTIVATION_QUANTIZERS, "activations", parse_spec(text), floor=floor, ceiling=ceiling, signed=signed)
-
-
-def gradient_quantizer(text: str, seed: int):
-    return _make(GRADIENT_QUANTIZERS, "gradients", parse_spec(text), seed=seed)
-
-
-def check_spec(text: str, kind: str) -> None:
-    """QuantError unless `text` makes a quantizer for `kind`: "weights", "activations" or "gradients"."""
-    table = {"weights": WEIGHT_QUANTIZERS, "activations": ACTIVATION_QUANTIZERS, "gradients": GRADIENT_QUANTIZERS}[kind]
-    _make(table, kind, parse_spec(text))
-
-
-def _make(table: dict, kind: str, spec: Spec, **given):
+    Raises:
+        QuantError: the table lacks the method, or the method the option, the value or the width.
+    """
     if spec.method not in table:
         raise QuantError(f"{str(spec)!r}: {spec.method!r} does not quantize {kind}; choose from {', '.join(table)}")
     quantizer = table[spec.method]

@@ -27,7 +27,7 @@ from quant.attach.layers import take_over
 from quant.errors import QuantError
 from quant.quantizers.fake_quant import widen
 from quant.quantizers.gradients import MinMaxGradient, NoiseStream, minmax_gradient, on_grid, slice_range
-from quant.training.range_bn import RangeBN1d, RangeBN2d
+from quant.range_bn import RangeBN1d, RangeBN2d
 
 
 class _RoundToNearest(torch.autograd.Function):

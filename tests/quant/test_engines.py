@@ -23,7 +23,7 @@ def test_a_row_names_an_executor_of_its_kind(name):
 
 def test_one_oracle_which_is_always_there_and_never_listed():
     (oracle,) = (row for row in quant.ENGINES.values() if row.oracle)
-    assert oracle.available() and oracle.name not in quant.available()
+    assert oracle.name == quant.ORACLE and oracle.available() and oracle.name not in quant.available()
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "AMD64", "aarch64"])
@@ -55,6 +55,8 @@ def test_unknown_engines_are_refused_with_the_names_of_the_known_ones():
     for ask in (engines.find_engine, quant.weight_qmax):
         with pytest.raises(quant.QuantError, match="'tpu' is not one of reference, fbgemm"):
             ask("tpu")
+    with pytest.raises(quant.QuantError, match="'tpu' is not one of reference"), quant.use_engine("tpu"):
+        pass
 
 
 def test_an_engine_without_its_package_is_not_available(monkeypatch):

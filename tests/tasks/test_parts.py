@@ -72,7 +72,7 @@ def test_frozen_parts_compute_what_their_modules_do():
     frozen = parts.freeze(parts.convert(graph, "fbgemm"), pictures(1))
     maps, scores = frozen(pictures(1))
     assert torch.allclose(maps, graph.features(pictures(1)), atol=0.05) and scores.shape == (2, 4)
-    floating = parts.freeze_float(TwoStage(), pictures(1), "torch")
+    floating = parts.freeze_float(TwoStage(), pictures(1), "fbgemm")
     assert torch.allclose(floating(pictures(1))[0], TwoStage().eval().features(pictures(1)), atol=1e-5)
 
 

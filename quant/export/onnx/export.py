@@ -16,6 +16,7 @@ from quant.errors import QuantError
 from quant.executors.onnxruntime import OnnxRuntime, optimised
 from quant.executors.reference import Reference
 from quant.executors.sessions import to_bytes
+from quant.export import FORMATS
 from quant.export.onnx.graph import to_onnx
 from quant.integer.frozen import OnnxNetwork
 from quant.integer.graph import IntGraph, leaves
@@ -23,6 +24,7 @@ from quant.integer.lowering import lower
 from quant.integer.parity import MAX_LAYER_STEPS, differences, engine_steps, equal_argmax, output_steps, run_values
 from quant.quantizers import Quantizer
 
+CHECKER = FORMATS["onnx"].engine
 CHECK_IMAGES = 4
 FLOAT_TOLERANCE = 1e-3  # of the largest output
 
@@ -58,7 +60,7 @@ def export_onnx(
               was attached with.
     metadata  texts to store in the file, beside what the comparison found. The same call writes the same bytes.
     Raises QuantError where an operation has no ONNX form, a layer is off by more than 2 steps, or one with integer
-    weights stays float.
+    weights stays float, and UserError where the file cannot be written.
     """
     quantized = any(isinstance(m, Quantizer) for m in model.modules())
     if not quantized and images is None:
@@ -70,7 +72,7 @@ def export_onnx(
         proto = to_onnx(graph, [tuple(images.shape)])
         # its inference of shapes does not know a last window cut short; onnxruntime's does
         onnx.checker.check_model(proto)
-        network = OnnxNetwork(to_bytes(proto), "onnxruntime")
+        network = OnnxNetwork(to_bytes(proto), CHECKER)
         got = network(images)
         got = leaves(got)
         found = _compare_codes(graph, proto, images, got) if quantized else _compare_float(leaves(model(images)), got)
@@ -88,8 +90,8 @@ def _noise(graph: IntGraph) -> Tensor:
 
 def _compare_codes(graph: IntGraph, proto: onnx.ModelProto, images: Tensor, got: list[Tensor]) -> dict:
     """What the file computes against the integer graph: each operation on equal codes, and end to end."""
-    executor, reference = OnnxRuntime(graph, "onnxruntime"), Reference(graph)
-    steps = engine_steps(reference, executor, run_values(reference, images))
+    executor, reference = OnnxRuntime(graph, CHECKER), Reference(graph)
+    steps = engine_steps(executor, run_values(reference, images))
     worst = max(steps, key=steps.get)
     if steps[worst] > MAX_LAYER_STEPS:
         mend = "train with engine onnxruntime if weights above 63 saturate on this CPU, else keep to a torch engine"

@@ -272,7 +272,7 @@ def test_another_input_size_than_the_attached_one(graph):
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_pictures_of_another_size_than_a_frozen_network_was_made_for_are_refused_in_words(graph, engine):
-    if engine not in quant.executors.available():
+    if engine not in quant.available():
         pytest.skip(f"no {engine} here")
     frozen = quant.freeze(quant.convert(graph, engine), torch.randn(1, 3, 16, 16))
     assert frozen(torch.randn(3, 3, 16, 16)).shape == (3, 5)

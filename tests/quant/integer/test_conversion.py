@@ -183,10 +183,18 @@ def test_sessions_of_single_operations_are_made_once():
 
 @pytest.mark.parametrize("engine", ["fbgemm", "tensorrt"])
 def test_engines_that_run_no_onnx_are_refused_by_name(engine, tmp_path):
-    with pytest.raises(quant.QuantError, match=engine):
-        quant.freeze_float(nn.Conv2d(3, 3, 1), torch.randn(1, 3, 4, 4), engine=engine)
     (tmp_path / "net.onnx").write_bytes(b"x")
     with pytest.raises(quant.QuantError, match=engine):
         quant.load_frozen(tmp_path / "net.onnx", engine)
     with pytest.raises(quant.QuantError, match="no such file"):
         quant.load_frozen(tmp_path / "none.onnx")
+
+
+def test_float_networks_are_frozen_for_the_runtime_of_the_named_engine():
+    model, x = nn.Sequential(nn.Conv2d(3, 3, 1)), torch.randn(1, 3, 4, 4)
+    for engine in (None, "reference", "fbgemm"):
+        assert isinstance(quant.freeze_float(model, x, engine=engine), quant.Frozen)
+    assert quant.freeze_float(model, x, engine="onnxruntime").engine == "onnxruntime"
+    for unknown in ("torch", "tensorrt"):
+        with pytest.raises(quant.QuantError, match=f"'{unknown}' is not one of reference"):
+            quant.freeze_float(model, x, engine=unknown)

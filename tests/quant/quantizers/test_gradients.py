@@ -8,8 +8,8 @@ from torch import nn
 
 from common import distributed
 from quant import QuantError
+from quant.quantizers import GRADIENT_QUANTIZERS
 from quant.quantizers.gradients import (
-    GRADIENT_QUANTIZERS,
     DorefaGradient,
     MinMaxGradient,
     NoiseStream,

@@ -61,6 +61,9 @@ def test_older_files_may_still_say_levels():
         parse_spec("int8:4,levels=seed")
     with pytest.raises(QuantError, match="levels=seed is gone; 8 bits are the most"):
         parse_spec("int8,levels=seed")
+    for method in ("pact", "qil", "gdrq"):
+        with pytest.raises(QuantError, match=f"'{method}:4,levels=unsigned': only int8 has the option levels=unsigned"):
+            parse_spec(f"{method}:4,levels=unsigned")
     with pytest.raises(QuantError, match="lsq has no option 'levels'"):
         weight_quantizer("lsq:4,levels=signed", 127, 0)
 

@@ -145,6 +145,13 @@ def test_activations_lie_on_the_grid_they_name(spec, sign):
         assert ((grid.dequantize(grid.quantize(x)) - y).abs() > 1e-5).float().mean() < 0.01
 
 
+@pytest.mark.parametrize("spec", ["fqn:4", "int8:8"])
+def test_affine_grids_have_no_fixed_levels(spec):
+    quantizer, _ = an_activation(spec)
+    with pytest.raises(QuantError, match="no fixed levels"):
+        quantizer.levels()
+
+
 @pytest.mark.parametrize(
     ("spec", "signed", "levels"),
     [

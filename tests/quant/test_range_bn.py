@@ -1,4 +1,4 @@
-"""quant.training.range_bn: the normalisation of arXiv:1805.11046 against worked numbers, closed forms and autograd."""
+"""quant.range_bn: the normalisation of arXiv:1805.11046 against worked numbers, closed forms and autograd."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from quant import QuantError
-from quant.training.range_bn import RangeBN1d, RangeBN2d, _RangeNorm, chunks_for, gaussian_range, range_constant
+from quant.range_bn import RangeBN1d, RangeBN2d, _RangeNorm, chunks_for, gaussian_range, range_constant
 from tests.strategies import examples
 
 
