@@ -164,7 +164,10 @@ def _spread(scores: Scores) -> float:
     """Standard deviation of the scores within their rows, over all slots and stages with a choice; 1 without any."""
     ops = [row for stage in scores.ops for row in stage if len(row) > 1]
     if scores.shared:
-        ops[0] = scores.shared  # counted once among the slots that share it; the zeros of the others count as well
+        # One choice serves len(ops) slots: its squares count once, while the divisor counts every slot, as in a space
+        # that is not tied. Zeros fill the places of the other slots.
+        others = len(ops) - 1
+        ops = [scores.shared] + others * [[0.0] * len(scores.shared)]
     rows = [torch.tensor(row) for row in [*ops, *scores.depths] if len(row) > 1]
     if not rows:
         return 1.0
