@@ -1,5 +1,7 @@
 """The supernet: every candidate of every slot, with its own batch norm and, once attached, its own quantizers."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -69,7 +71,7 @@ class Supernet(nn.Module):
 
         Parameters stay the same objects; `images` (N, C, H, W) gives the input's shape.
         """
-        inner = quant.QuantConfig(**{**config.__dict__, "quantize_input": False})
+        inner = replace(config, quantize_input=False)
         examples = self._examples(images[:1])
         self.stem = quant.attach(self.stem, images[:1], config)
         for stage, inputs in zip(self.stages, examples):
