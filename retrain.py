@@ -190,8 +190,8 @@ class RetrainConfig:
     direction: pairs.Direction = option("a_to_b", "which half of a pair becomes which (pix2pix)")
     discriminator: Literal[DISCRIMINATORS] | None = option(
         None,
-        "pix2pix, cyclegan: what judges patches of 70 pixels or single ones, with batch, instance or no norm "
-        "(default: patch)",
+        "pix2pix, cyclegan: what judges patches of 70 pixels or "
+        "single ones, with batch, instance or no norm (default: patch)",
     )
     judge: str | None = option(
         None,
@@ -246,8 +246,8 @@ class RetrainConfig:
             )
         if self.backbone and (self.task not in AROUND or self.from_float):
             raise UserError(
-                "backbone: is for detection and segmentation, where --from-float does not bring all weights; leave it "
-                "out"
+                "backbone: is for detection and segmentation, where "
+                "--from-float does not bring all weights; leave it out"
             )
         if self.label_smoothing and self.task != "classification":
             raise UserError("label_smoothing: only classification has it; leave it out")
@@ -258,9 +258,8 @@ class RetrainConfig:
                 )
         if self.palette and (not self.judge or self.task != "pix2pix"):
             raise UserError(
-                "palette: names the colours of label maps that pix2pix begins with, for a judge; add --judge RUN, a "
-                "finished "
-                "run of segmentation, or leave it out"
+                "palette: names the colours of label maps that pix2pix begins with, for a "
+                "judge; add --judge RUN, a finished run of segmentation, or leave it out"
             )
         if self.data == "scenes" and self.data_root:
             raise UserError(
@@ -279,8 +278,8 @@ class RetrainConfig:
         if self.method != "qat" and (self.bits or not self.statassist or self.boost_mode != RetrainConfig.boost_mode):
             switch = "float_only" if self.float_only else "calibrate"
             raise UserError(
-                f"{switch}: trains no quantized epochs, which --bits, --no-statassist and --boost-mode are about; "
-                "leave these out"
+                f"{switch}: trains no quantized epochs, which --bits, "
+                "--no-statassist and --boost-mode are about; leave these out"
             )
         if self.float_epochs is not None and (self.method != "qat" or self.from_float or not self.statassist):
             raise UserError(
@@ -293,8 +292,8 @@ class RetrainConfig:
         if self.trains_nothing and ignored:
             flags = " and ".join("--" + name.replace("_", "-") for name in ignored)
             raise UserError(
-                f"{', '.join(ignored)}: --calibrate with --from-float trains nothing; leave out {flags}, or one of the "
-                "two"
+                f"{', '.join(ignored)}: --calibrate with --from-float "
+                f"trains nothing; leave out {flags}, or one of the two"
             )
         if self.calibration_images is not None and not self.calibrate:
             raise UserError("calibration_images: are what --calibrate looks at; add it, or leave this out")
@@ -349,9 +348,8 @@ class RetrainConfig:
         widths = {name: first_width(getattr(chosen, name), self.bits) for name in ("weight", "activation")}
         if self.bits and widths["activation"] == chosen.residual:
             raise UserError(
-                f"bits: begin at {self.bits[0]}, as `residual` ({chosen.residual}) does, so that they could not fall "
-                "apart; "
-                "begin lower"
+                f"bits: begin at {self.bits[0]}, as `residual` ({chosen.residual}) "
+                "does, so that they could not fall apart; begin lower"
             )
         return dataclasses.replace(chosen, **widths)
 
@@ -480,8 +478,8 @@ def claim(config: RetrainConfig, network: Network, command: str) -> Run:
         before, known = load_network(run)
         if before != network:
             raise UserError(
-                f"arch: {config.arch} has changed since {run.path} was begun with it; choose another --name, or add "
-                "--restart"
+                f"arch: {config.arch} has changed since {run.path} was "
+                "begun with it; choose another --name, or add --restart"
             )
         if known["weight_qmax"] != quant.weight_qmax(config.engine):
             raise UserError(
@@ -666,11 +664,9 @@ def show(metrics: dict) -> None:
     """The table that ends a run."""
     ranges = f", ranges by {metrics['calibrate']}" if metrics["calibrate"] else ""
     print(
-        f"\n{metrics['arch']}, {metrics['input_size']} px: {metrics['params']:,} parameters, {metrics['macs']:,} MACs; "
-        "trained "
-        f"{metrics['epochs']} epochs ({metrics['float_epochs']} float) on {metrics['train_images']:,} pictures of "
-        f"{metrics['data']} "
-        f"in {metrics['train_seconds'] / 60:.1f} minutes{ranges}"
+        f"\n{metrics['arch']}, {metrics['input_size']} px: {metrics['params']:,} parameters, {metrics['macs']:,} "
+        f"MACs; trained {metrics['epochs']} epochs ({metrics['float_epochs']} float) on {metrics['train_images']:,} "
+        f"pictures of {metrics['data']} in {metrics['train_seconds'] / 60:.1f} minutes{ranges}"
     )
     rows = pandas.DataFrame(metrics["networks"])
     rows["latency_stable"] = rows["latency_stable"].map({True: "yes", False: "no"})
@@ -683,9 +679,8 @@ def show(metrics: dict) -> None:
     unstable = [row["network"] for row in metrics["networks"] if row["latency_stable"] is False]
     if unstable:
         print(
-            f"warning: the latency of {', '.join(unstable)} is unstable: its best rounds lie further apart than "
-            f"{TOLERANCE:.0%}; "
-            "give the same command again while the machine is idle"
+            f"warning: the latency of {', '.join(unstable)} is unstable: its best rounds lie further "
+            f"apart than {TOLERANCE:.0%}; give the same command again while the machine is idle"
         )
     for words in metrics.get("warnings", []):
         print(f"warning: {words}")

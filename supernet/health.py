@@ -60,13 +60,13 @@ def warnings(figures: dict, has_room: bool) -> list[str]:
     messages = []
     if figures["entropy"] > UNDECIDED:
         messages.append(
-            f"the alphas have hardly moved (entropy {figures['entropy']:.2f} of 1): add --joint-steps or raise "
-            "--alpha-lr"
+            f"the alphas have hardly moved (entropy {figures['entropy']:.2f} "
+            "of 1): add --joint-steps or raise --alpha-lr"
         )
     if has_room and figures["cheapest_share"] > CHEAP:
         messages.append(
-            f"collapse: {figures['cheapest_share']:.0%} of the alphas' weight is on the fastest candidates: add "
-            "--float-steps"
+            f"collapse: {figures['cheapest_share']:.0%} of the alphas' "
+            "weight is on the fastest candidates: add --float-steps"
         )
     if figures["mixed_top1"] - figures["derived_top1"] > GAP:
         messages.append(

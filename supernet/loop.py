@@ -189,8 +189,8 @@ class Search:
         tensors = [*self.supernet.parameters(), *self.supernet.buffers(), *self.alphas.parameters()]
         if not all(bool(p.isfinite().all()) for p in tensors):
             raise UserError(
-                f"weights: not finite after step {self.step_index - 1} of the search; lower --lr and start over with "
-                "--restart"
+                f"weights: not finite after step {self.step_index - 1} "
+                "of the search; lower --lr and start over with --restart"
             )
 
     def assert_same(self) -> None:

@@ -84,9 +84,8 @@ class FeatureDistance:
             )
         if fewest <= features:
             _say(
-                f"note: feature distances of only {fewest} pictures with {features} features each are overestimated; "
-                "compare them only "
-                "with others of as many"
+                f"note: feature distances of only {fewest} pictures with {features} "
+                "features each are overestimated; compare them only with others of as many"
             )
         return round(frechet(*_gaussian(sets[0]), *_gaussian(sets[1])), 6)
 

@@ -116,8 +116,8 @@ class FcnScore:
     def __init__(self, judge: Judge):
         if judge.palette is None:
             raise UserError(
-                f"palette: {judge.name} cannot know the classes of label pictures without one; name a JSON file of "
-                "their colours"
+                f"palette: {judge.name} cannot know the classes of label "
+                "pictures without one; name a JSON file of their colours"
             )
         self.judge = judge
         self._counts = torch.zeros(len(judge.classes), len(judge.classes), dtype=torch.float64)
@@ -136,9 +136,8 @@ class FcnScore:
         if counts.sum() < LEAST_COUNTED * pixels:
             share = (counts.sum() / pixels).item()
             raise UserError(
-                f"palette: only {share:.1%} of the pixels of the input pictures have one of its colours; name the "
-                "palette that "
-                "they were drawn with, and the --direction that begins with them"
+                f"palette: only {share:.1%} of the pixels of the input pictures have one of its colours; "
+                "name the palette that they were drawn with, and the --direction that begins with them"
             )
         iou, right = iou_of(counts).nanmean(), counts.diag().sum() / counts.sum()
         return {
@@ -168,8 +167,8 @@ def judge(name: str | Path, runs: str | Path = "runs", palette: str | Path | Non
         return made
     if made.task != "segmentation":
         raise UserError(
-            f"palette: {path} is a run of {made.task}, which sees no pixels' classes; name a run of segmentation as "
-            "the judge"
+            f"palette: {path} is a run of {made.task}, which sees no "
+            "pixels' classes; name a run of segmentation as the judge"
         )
     return replace(made, palette=read_palette(palette, made.classes))
 
@@ -267,8 +266,8 @@ def _nearness(names: list[str], colours: Tensor, path: str | Path) -> int:
     if not apart.min():
         a, b = apart.eq(0).nonzero()[0].tolist()
         raise UserError(
-            f"{path}: {names[a]} and {names[b]} have the same colour {colours[a].tolist()}; give each class one of its "
-            "own"
+            f"{path}: {names[a]} and {names[b]} have the same colour "
+            f"{colours[a].tolist()}; give each class one of its own"
         )
     return min(NEAR, (int(apart.min()) - 1) // 2)
 

@@ -104,8 +104,8 @@ def _checked(pairs: list, path: Path) -> Names:
             raise UserError(f"data_root: {path}: {number} {name} comes twice; each id and each name may come once")
         if int(number) == IGNORE and not void:
             raise UserError(
-                f"data_root: {path}: id {IGNORE} is {name}, but {IGNORE} always means ignored; give the class another "
-                "id"
+                f"data_root: {path}: id {IGNORE} is {name}, but {IGNORE} "
+                "always means ignored; give the class another id"
             )
         names[int(number)] = None if void else name
     if not _real(names):

@@ -187,8 +187,8 @@ def _settle(samples: Samples, bad: dict[int, BadSample], unknown: dict[int, dict
         pixels = sum(map(Counter, unknown.values()), Counter())
         first = source.name(next(iter(unknown)))
         print(
-            f"warning: {len(unknown)} masks, the first that of {first}, have ids that no class has; ignored are "
-            f"{in_words(pixels)}",
+            f"warning: {len(unknown)} masks, the first that of {first}, "
+            f"have ids that no class has; ignored are {in_words(pixels)}",
             file=sys.stderr,
         )
 

@@ -90,8 +90,8 @@ def doubts(
     parity, file = found.get("parity", {}), found.get("onnx", {})
     shares = {"INT8": (parity.get("agreement"), parity), "int8.onnx": (file.get("agreement_with_fake_quant"), file)}
     words = [
-        f"{name}: only {likeness.says(agreement)} of {seen['pictures']} pictures, {likeness.amount(likeness.least)} "
-        "are expected"
+        f"{name}: only {likeness.says(agreement)} of {seen['pictures']} "
+        f"pictures, {likeness.amount(likeness.least)} are expected"
         for name, (agreement, seen) in shares.items()
         if agreement is not None and agreement < likeness.least
     ]
@@ -234,10 +234,9 @@ def onnx_words(found: dict, likeness: Likeness = ANSWERS) -> str:
     if "refused" in found:
         return f"not written, {found['refused']}"
     return (
-        f"{found['bytes']:,} bytes, {found['integer_layers']} integer layers, in float: {_few(found['float_ops'])}; in "
-        "onnxruntime "
-        f"layers within {found['layer_steps']:g} steps of the integer reference, output within "
-        f"{found['output_steps']:.1f}, "
+        f"{found['bytes']:,} bytes, {found['integer_layers']} integer layers, in float: "
+        f"{_few(found['float_ops'])}; in onnxruntime layers within {found['layer_steps']:g} "
+        f"steps of the integer reference, output within {found['output_steps']:.1f}, "
         f"{likeness.says(found['agreement_with_fake_quant'])} of {found['pictures']} pictures"
     )
 

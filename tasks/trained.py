@@ -156,9 +156,8 @@ def _find_form(name: str, num_classes: int, input_size: int, runs: str | Path, t
     if not colon or not FORMS[task].knows(f"{form}:{backbones.MOBILENETS[0]}") or backbones.is_mobilenet(backbone):
         if not FORMS[task].knows(name):
             raise UserError(
-                f"arch: {name!r} is no network for {task}; choose from {', '.join(FORMS[task].NAMES)}, where a "
-                "backbone is a "
-                "FrostNet (a run, a file, a shipped or published name) or a MobileNet"
+                f"arch: {name!r} is no network for {task}; choose from {', '.join(FORMS[task].NAMES)}, "
+                "where a backbone is a FrostNet (a run, a file, a shipped or published name) or a MobileNet"
             )
         return Network(name, input_size, num_classes, task=task)
     arch = backbones.find(backbone, runs)
@@ -236,8 +235,8 @@ def load_network(run: Run) -> tuple[Network, dict[str, Any]]:
         network = Network(data["name"], data["input_size"], len(data["classes"]), arch, data["task"])
         if arch is not None and not _agree(network, arch):
             raise UserError(
-                "name, input_size or classes differ from arch.json beside it; restore the file that belongs to the "
-                "checkpoint"
+                "name, input_size or classes differ from arch.json beside "
+                "it; restore the file that belongs to the checkpoint"
             )
     except UserError as error:
         raise UserError(f"{run.path / NETWORK}: {error}") from error
@@ -321,8 +320,8 @@ def load_backbone(network: Network, model: nn.Module, name: str, runs: str | Pat
     holder = next((module for path, module in model.named_modules() if path.split(".")[-1] == "backbone"), None)
     if other.task != "classification" or holder is None:
         raise UserError(
-            f"backbone: {run.path} is a run of {other.task}; {network.name} needs one of classification, of its own "
-            "backbone"
+            f"backbone: {run.path} is a run of {other.task}; {network.name} "
+            "needs one of classification, of its own backbone"
         )
     wanted = holder.state_dict()
     found = {_in_backbone(key): value for key, value in run.load_checkpoint()["model"].items()}
@@ -359,9 +358,8 @@ def load(path: str | Path) -> Trained:
     state = run.load_checkpoint(CALIBRATED if settings.get("calibrate") else CHECKPOINT)
     if state.get("attached") is False:
         raise UserError(
-            f"run: {path} trained a float network; quantize it first, with retrain.py --from-float {path}/{CHECKPOINT} "
-            "and, if "
-            "it is not to be trained further, --calibrate minmax"
+            f"run: {path} trained a float network; quantize it first, with retrain.py --from-float "
+            f"{path}/{CHECKPOINT} and, if it is not to be trained further, --calibrate minmax"
         )
     # an engine's own limit follows the CPU
     same_codes = dataclasses.replace(config, engine=ENGINE_OF_LIMIT[known["weight_qmax"]])
@@ -389,8 +387,8 @@ def finished_run(path: str | Path) -> tuple[Run, dict]:
         raise UserError(f"run: {path} is not a run of retrain.py; train what it found first: retrain.py --arch {path}")
     if not run.has("metrics.json") or not run.has(NETWORK):
         raise UserError(
-            f"run: {path} has not ended; give its command again (it stands in config.json), which goes on from the "
-            "checkpoint"
+            f"run: {path} has not ended; give its command again (it "
+            "stands in config.json), which goes on from the checkpoint"
         )
     return run, config
 

@@ -77,8 +77,8 @@ def check_size(name: str, input_size: int) -> None:
     if input_size % row.multiple or input_size < least:
         nearest = max(least, round(input_size / row.multiple) * row.multiple)
         raise UserError(
-            f"input_size: {input_size!r}, must be a multiple of {row.multiple} from {least} for {base!r}, such as "
-            f"{nearest}"
+            f"input_size: {input_size!r}, must be a multiple of "
+            f"{row.multiple} from {least} for {base!r}, such as {nearest}"
         )
 
 
