@@ -1,21 +1,22 @@
 """Train a network from scratch and turn it into an INT8 network of known accuracy and latency.
 
-    python retrain.py --arch frostnet_a                              # from search.py; also a path, a shipped or a
-    published name python retrain.py --arch frostnet_small --data imagefolder --data-root pictures --input-size 32
-    python retrain.py --arch mobilenet_v3_small_relu                 # a comparison network (python -m zoo list)
-    python retrain.py --arch frostnet_a --calibrate mse              # float training, then ranges from pictures: no
-    quantized training
-    python retrain.py --task detection --arch ssdlite:frostnet_a --data voc --data-root FOLDER       # docs/detection.md
-    python retrain.py --task segmentation --arch lraspp:frostnet_a --data camvid --data-root FOLDER  #
-    docs/segmentation.md
-    python retrain.py --task pix2pix --arch resnet_6blocks --data pairs --data-root FOLDER           # docs/style.md
+    python retrain.py --arch frostnet_a                          # from search.py; or a path, a known name
+    python retrain.py --arch frostnet_small --data imagefolder --data-root pictures --input-size 32
+    python retrain.py --arch mobilenet_v3_small_relu             # a comparison network (python -m zoo list)
+    python retrain.py --arch frostnet_a --calibrate mse          # float training, then ranges; no quantized training
+    python retrain.py --task detection --arch ssdlite:frostnet_a --data voc --data-root FOLDER
+    python retrain.py --task segmentation --arch lraspp:frostnet_a --data camvid --data-root FOLDER
+    python retrain.py --task pix2pix --arch resnet_6blocks --data pairs --data-root FOLDER
     python retrain.py --task cyclegan --arch frost_generator --data unpaired --data-root FOLDER
 
 Float phase, then quantized training with StatAssist and GradBoost (arXiv:2006.09679), then conversion. Writes to
 runs/NAME: the checkpoint, log.jsonl, metrics.json, report.html, and what is shipped: int8.onnx and, for torch's
 engines, int8.pt (the frozen network). The same command goes on after a stop; python -m tasks export makes files for
-other engines later. With several processes or machines (docs/scaling.md): torchrun --nproc-per-node 2 retrain.py --arch
-frostnet_a
+other engines later. With several processes or machines (docs/scaling.md):
+
+    torchrun --nproc-per-node 2 retrain.py --arch frostnet_a
+
+The tasks are described in docs/classification.md, docs/detection.md, docs/segmentation.md and docs/style.md.
 """
 
 import dataclasses
@@ -490,8 +491,7 @@ def claim(config: RetrainConfig, network: Network, command: str) -> Run:
 
 
 def train(job: Job) -> tuple[nn.Module, Fitted]:
-    """The float model and what training made of it, both back on the CPU; after quantized training they share their
-    weights.
+    """The float model and the trained one, both on the CPU; after quantized training they share their weights.
 
     All ranks train; only rank 0 comes back.
     """
@@ -561,9 +561,7 @@ def calibrated(job: Job, model: nn.Module, fitted: Fitted) -> Fitted:
 
 
 def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
-    """Convert, ship, and compare the networks on the way: {"networks": rows of accuracy and latency, "parity":
-    .., ..}.
-    """
+    """Convert, ship and compare the networks: {"networks": rows of accuracy and latency, "parity": .., ..}."""
     config, run, score = job.config, job.run, job.task.score
     image = next(iter(config.kind.in_order(job.data.val, 1)))[0]
     runtime = quant.ENGINES[config.engine].runtime

@@ -1,5 +1,6 @@
-"""Health of a finished search: did the alphas decide, did they do more than save time, and is the derived network as
-accurate as the paths that they draw?
+"""Health of a finished search.
+
+Did the alphas decide, did they do more than save time, and is the derived network as accurate as the paths drawn?
 """
 
 from collections.abc import Callable, Iterable

@@ -183,9 +183,7 @@ class Search:
         return value
 
     def refuse_broken(self) -> None:
-        """Raise UserError where a weight or an alpha is not finite: such a state must not replace a good
-        checkpoint.
-        """
+        """Raise UserError where a weight or an alpha is not finite, before such a state replaces a good checkpoint."""
         tensors = [*self.supernet.parameters(), *self.supernet.buffers(), *self.alphas.parameters()]
         if not all(bool(p.isfinite().all()) for p in tensors):
             raise UserError(

@@ -94,9 +94,7 @@ class Supernet(nn.Module):
         return [*rows, size(self.space.head.in_channels, self.space.head_size)]
 
     def path_state(self, choice: Choice) -> dict[str, Tensor]:
-        """One path's state dict, its keys those of FrostNet(space.architecture(choice)): stem.*, blocks.0.*, ..,
-        head.*.
-        """
+        """The state dict of one path, with the keys of FrostNet(space.architecture(choice)): stem.*, blocks.0.*, .."""
         stem, *blocks, head = self.path(choice)
         named = [("stem", stem), *((f"blocks.{i}", block) for i, block in enumerate(blocks)), ("head", head)]
         state = {f"{prefix}.{key}": value for prefix, module in named for key, value in module.state_dict().items()}

@@ -1,5 +1,6 @@
-"""Scores of candidates and depths by the supernet: the alphas' log probabilities, and the change of the held-out loss
-that each candidate and each depth causes.
+"""Scores of candidates and depths by the supernet.
+
+They blend the alphas' log probabilities and the change of the held-out loss that each candidate and each depth causes.
 """
 
 from collections.abc import Callable, Sequence

@@ -70,9 +70,11 @@ class Panel:
         ax.add_patch(FancyArrowPatch(path=path, color=SKIP if skips else LINE, lw=1.1 if skips else 0.8, **ARROW))
 
     def _turn(self, n: str, via: int, x: float, down: int) -> list[tuple[float, float]]:
-        """The points of a line from n's box to x in the lane `via`: straight down, out of its side where no box is in
-        the way, else through the gap between the rows. `down` is 1, or -1 for the same upwards: a line that arrives,
-        backwards."""
+        """The points of a line from n's box to x in the lane `via`.
+
+        The line goes straight down, out of the box's side where no box is in the way, else through the gap between the
+        rows. `down` is 1, or -1 for the same upwards: a line that arrives, backwards.
+        """
         middle, y = self.at[n]
         end, half_way = y + down * HEIGHT / 2, y + down * PITCH / 2
         if via == self.plan.lanes[n]:

@@ -48,9 +48,10 @@ NAMES = tuple(DISCRIMINATORS)
 
 
 def build(name: str, in_channels: int, norm: str = "batch", channels: int = 64) -> nn.Module:
-    """(N, in_channels, H, W) -> logits: "patch" gives one for each of the overlapping squares of 70 x 70 pixels that
-    lie 8 apart, (N, 1, H / 8 - 2, W / 8 - 2), "pixel" one for each pixel, (N, 1, H, W). Weights as
-    zoo.generators.norms.init_weights has them. Raises UserError.
+    """(N, in_channels, H, W) -> logits, with weights as zoo.generators.norms.init_weights has them.
+
+    "patch" gives one logit for each of the overlapping squares of 70 x 70 pixels that lie 8 apart, (N, 1, H / 8 - 2, W
+    / 8 - 2), "pixel" one for each pixel, (N, 1, H, W). Raises UserError.
     """
     for field, value, choices in (("discriminator", name, NAMES), ("norm", norm, NORMS)):
         if value not in choices:
