@@ -1,4 +1,4 @@
-"""COCO's instances: annotations/instances_NAME.json, pictures in images/NAME, NAME or images;
+"""COCO's instances: annotations/instances_NAME.json, images in images/NAME, NAME or images.
 
 NAME begins with train, val or test.
 """

@@ -1,5 +1,4 @@
-"""The network of a run: found by its name, written into the run's folder, and built again from there with what was
-trained.
+"""The network of a run: found by its name, written into the run's folder, and built again from there.
 
 A run's folder holds network.json (task, name, input size, classes, normalisation) and, for a FrostNet or a network
 around one, arch.json; the weights are in checkpoint.pt, or after post-training quantization in calibrated.pt. Folders
@@ -45,8 +44,7 @@ class Network:
     """A network for one of TASKS.
 
     name  of a comparison network or a FrostNet; of a detector or segmenter its form and, where it has one, its
-          backbone, as in
-          "ssdlite:frostnet_a"
+          backbone, as in "ssdlite:frostnet_a"
     arch  of the FrostNet that it is or that is its backbone; None where there is none
     """
 
@@ -308,8 +306,7 @@ def _float_state(name: str, runs: str | Path) -> tuple[Path, dict]:
 
 
 def load_backbone(network: Network, model: nn.Module, name: str, runs: str | Path) -> tuple[Tensor, Tensor]:
-    """Give the backbone of a detector or segmenter the weights of a classification run; the (mean, std) of the pictures
-    it was trained on.
+    """Give the backbone of a detector or segmenter the weights of a classification run; the run's (mean, std).
 
     The run is named by its folder, or by its name in `runs`. Raises UserError where it trained another network.
     """
