@@ -66,7 +66,11 @@ class Search:
         seed: int = 0,
     ):
         self.supernet, self.plan, self.latency = supernet, plan, latency
-        self.loss, self.train, self.val, self.config, self.seed = loss, train, val, config, seed
+        self.loss = loss
+        self.train = train
+        self.val = val
+        self.config = config
+        self.seed = seed
         self.device = next(supernet.parameters()).device
         self.alphas = Alphas(supernet.space)  # on the CPU, where paths are drawn: a few hundred numbers
         slowest_ms = latency_range(supernet.space, latency)[1]

@@ -82,9 +82,14 @@ def _untied_losses(
 
     path = supernet.path(base)
     reference = rest(images, path)
-    x, position, ops, depths = path[0](images), 1, [], []
+    x = path[0](images)
+    position = 1
+    ops = []
+    depths = []
     for stage, slots, base_ops in zip(supernet.space.stages, supernet.stages, base.ops, strict=True):
-        end, rows, cut = position + len(slots), [], []
+        end = position + len(slots)
+        rows = []
+        cut = []
         for slot, base_op in zip(slots, base_ops):
             rows.append(
                 [

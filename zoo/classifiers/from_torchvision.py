@@ -59,9 +59,11 @@ def keep_resolution(model: nn.Module) -> None:
     That of AlexNet and of the ResNets, 11x11 and 7x7, becomes a 3x3 one, and the max-pool behind it goes.
     """
     if isinstance(model, models.AlexNet):
-        model.features[0], model.features[2] = nn.Conv2d(3, 64, 3, padding=1), nn.Identity()
+        model.features[0] = nn.Conv2d(3, 64, 3, padding=1)
+        model.features[2] = nn.Identity()
     elif isinstance(model, models.ResNet):
-        model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+        model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        model.maxpool = nn.Identity()
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     else:
         first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))

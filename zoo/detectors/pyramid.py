@@ -95,7 +95,8 @@ class RetinaNet(nn.Module):
         self.backbone = backbone
         self.pyramid = Pyramid(backbone.feature_channels[1:], levels - 3)
         self.class_tower, self.box_tower = Tower(DEPTH, levels), Tower(DEPTH, levels)
-        self.classes, self.boxes = _output(anchors * num_classes, 3), _output(anchors * 4, 3)
+        self.classes = _output(anchors * num_classes, 3)
+        self.boxes = _output(anchors * 4, 3)
         nn.init.constant_(self.classes.bias, math.log((1 - BACKGROUND) / BACKGROUND))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -137,7 +138,8 @@ class BoxHead(nn.Module):
         self.flatten = nn.Flatten()
         self.hidden = nn.Linear(CHANNELS * side**2, HIDDEN, bias=False)
         self.norm, self.act = nn.BatchNorm1d(HIDDEN), nn.ReLU()
-        self.classes, self.boxes = nn.Linear(HIDDEN, num_classes + 1), nn.Linear(HIDDEN, 4 * (num_classes + 1))
+        self.classes = nn.Linear(HIDDEN, num_classes + 1)
+        self.boxes = nn.Linear(HIDDEN, 4 * (num_classes + 1))
         init_weights(self)
         for layer, std in ((self.classes, 0.01), (self.boxes, 0.001)):
             nn.init.normal_(layer.weight, std=std)

@@ -70,7 +70,9 @@ def layout(flow: nx.DiGraph, rows: dict[str, int]) -> Layout:
 
 def _place_nodes(flow: nx.DiGraph, rows: dict[str, int]) -> dict[str, int]:
     """The longest path in lane 0, then the longest of what remains in the first free lane beside it, and so on."""
-    rest, lanes, taken = flow.copy(), {}, set()
+    rest = flow.copy()
+    lanes = {}
+    taken = set()
     while rest:
         path = nx.dag_longest_path(rest)
         above = [rows[p] + 1 for p in flow.pred[path[0]]]

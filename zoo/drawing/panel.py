@@ -40,7 +40,10 @@ class Panel:
 
     def _lanes(self) -> tuple[list[float], list[float], float]:
         """x of each lane's boxes and of the lines that only pass through it, and the width of all."""
-        plan, centres, lefts, x = self.plan, [], [], 0.0
+        plan = self.plan
+        centres = []
+        lefts = []
+        x = 0.0
         for lane in range(1 + max([*plan.lanes.values(), *plan.via.values()])):
             inside = [n for n in plan.flow if plan.lanes[n] == lane]
             half = max([self.half[n] for n in inside], default=0.03)
