@@ -1,21 +1,22 @@
 """Train a network from scratch and turn it into an INT8 network of known accuracy and latency.
 
-    python retrain.py --arch frostnet_a                              # from search.py; also a path, a shipped or a
-    published name python retrain.py --arch frostnet_small --data imagefolder --data-root pictures --input-size 32
-    python retrain.py --arch mobilenet_v3_small_relu                 # a comparison network (python -m zoo list)
-    python retrain.py --arch frostnet_a --calibrate mse              # float training, then ranges from pictures: no
-    quantized training
-    python retrain.py --task detection --arch ssdlite:frostnet_a --data voc --data-root FOLDER       # docs/detection.md
-    python retrain.py --task segmentation --arch lraspp:frostnet_a --data camvid --data-root FOLDER  #
-    docs/segmentation.md
-    python retrain.py --task pix2pix --arch resnet_6blocks --data pairs --data-root FOLDER           # docs/style.md
+    python retrain.py --arch frostnet_a                          # from search.py; or a path, a known name
+    python retrain.py --arch frostnet_small --data imagefolder --data-root pictures --input-size 32
+    python retrain.py --arch mobilenet_v3_small_relu             # a comparison network (python -m zoo list)
+    python retrain.py --arch frostnet_a --calibrate mse          # float training, then ranges; no quantized training
+    python retrain.py --task detection --arch ssdlite:frostnet_a --data voc --data-root FOLDER
+    python retrain.py --task segmentation --arch lraspp:frostnet_a --data camvid --data-root FOLDER
+    python retrain.py --task pix2pix --arch resnet_6blocks --data pairs --data-root FOLDER
     python retrain.py --task cyclegan --arch frost_generator --data unpaired --data-root FOLDER
 
 Float phase, then quantized training with StatAssist and GradBoost (arXiv:2006.09679), then conversion. Writes to
 runs/NAME: the checkpoint, log.jsonl, metrics.json, report.html, and what is shipped: int8.onnx and, for torch's
 engines, int8.pt (the frozen network). The same command goes on after a stop; python -m tasks export makes files for
-other engines later. With several processes or machines (docs/scaling.md): torchrun --nproc-per-node 2 retrain.py --arch
-frostnet_a
+other engines later. With several processes or machines (docs/scaling.md):
+
+    torchrun --nproc-per-node 2 retrain.py --arch frostnet_a
+
+The tasks are described in docs/classification.md, docs/detection.md, docs/segmentation.md and docs/style.md.
 """
 
 import dataclasses
@@ -190,8 +191,8 @@ class RetrainConfig:
     direction: pairs.Direction = option("a_to_b", "which half of a pair becomes which (pix2pix)")
     discriminator: Literal[DISCRIMINATORS] | None = option(
         None,
-        "pix2pix, cyclegan: what judges patches of 70 pixels or single ones, with batch, instance or no norm "
-        "(default: patch)",
+        "pix2pix, cyclegan: what judges patches of 70 pixels or "
+        "single ones, with batch, instance or no norm (default: patch)",
     )
     judge: str | None = option(
         None,
@@ -246,8 +247,8 @@ class RetrainConfig:
             )
         if self.backbone and (self.task not in AROUND or self.from_float):
             raise UserError(
-                "backbone: is for detection and segmentation, where --from-float does not bring all weights; leave it "
-                "out"
+                "backbone: is for detection and segmentation, where "
+                "--from-float does not bring all weights; leave it out"
             )
         if self.label_smoothing and self.task != "classification":
             raise UserError("label_smoothing: only classification has it; leave it out")
@@ -258,9 +259,8 @@ class RetrainConfig:
                 )
         if self.palette and (not self.judge or self.task != "pix2pix"):
             raise UserError(
-                "palette: names the colours of label maps that pix2pix begins with, for a judge; add --judge RUN, a "
-                "finished "
-                "run of segmentation, or leave it out"
+                "palette: names the colours of label maps that pix2pix begins with, for a "
+                "judge; add --judge RUN, a finished run of segmentation, or leave it out"
             )
         if self.data == "scenes" and self.data_root:
             raise UserError(
@@ -279,8 +279,8 @@ class RetrainConfig:
         if self.method != "qat" and (self.bits or not self.statassist or self.boost_mode != RetrainConfig.boost_mode):
             switch = "float_only" if self.float_only else "calibrate"
             raise UserError(
-                f"{switch}: trains no quantized epochs, which --bits, --no-statassist and --boost-mode are about; "
-                "leave these out"
+                f"{switch}: trains no quantized epochs, which --bits, "
+                "--no-statassist and --boost-mode are about; leave these out"
             )
         if self.float_epochs is not None and (self.method != "qat" or self.from_float or not self.statassist):
             raise UserError(
@@ -293,8 +293,8 @@ class RetrainConfig:
         if self.trains_nothing and ignored:
             flags = " and ".join("--" + name.replace("_", "-") for name in ignored)
             raise UserError(
-                f"{', '.join(ignored)}: --calibrate with --from-float trains nothing; leave out {flags}, or one of the "
-                "two"
+                f"{', '.join(ignored)}: --calibrate with --from-float "
+                f"trains nothing; leave out {flags}, or one of the two"
             )
         if self.calibration_images is not None and not self.calibrate:
             raise UserError("calibration_images: are what --calibrate looks at; add it, or leave this out")
@@ -349,9 +349,8 @@ class RetrainConfig:
         widths = {name: first_width(getattr(chosen, name), self.bits) for name in ("weight", "activation")}
         if self.bits and widths["activation"] == chosen.residual:
             raise UserError(
-                f"bits: begin at {self.bits[0]}, as `residual` ({chosen.residual}) does, so that they could not fall "
-                "apart; "
-                "begin lower"
+                f"bits: begin at {self.bits[0]}, as `residual` ({chosen.residual}) "
+                "does, so that they could not fall apart; begin lower"
             )
         return dataclasses.replace(chosen, **widths)
 
@@ -478,8 +477,8 @@ def claim(config: RetrainConfig, network: Network, command: str) -> Run:
         before, known = load_network(run)
         if before != network:
             raise UserError(
-                f"arch: {config.arch} has changed since {run.path} was begun with it; choose another --name, or add "
-                "--restart"
+                f"arch: {config.arch} has changed since {run.path} was "
+                "begun with it; choose another --name, or add --restart"
             )
         if known["weight_qmax"] != quant.weight_qmax(config.engine):
             raise UserError(
@@ -490,8 +489,7 @@ def claim(config: RetrainConfig, network: Network, command: str) -> Run:
 
 
 def train(job: Job) -> tuple[nn.Module, Fitted]:
-    """The float model and what training made of it, both back on the CPU; after quantized training they share their
-    weights.
+    """The float model and the trained one, both on the CPU; after quantized training they share their weights.
 
     All ranks train; only rank 0 comes back.
     """
@@ -561,9 +559,7 @@ def calibrated(job: Job, model: nn.Module, fitted: Fitted) -> Fitted:
 
 
 def measure(job: Job, model: nn.Module, fitted: Fitted) -> dict:
-    """Convert, ship, and compare the networks on the way: {"networks": rows of accuracy and latency, "parity":
-    .., ..}.
-    """
+    """Convert, ship and compare the networks: {"networks": rows of accuracy and latency, "parity": .., ..}."""
     config, run, score = job.config, job.run, job.task.score
     image = next(iter(config.kind.in_order(job.data.val, 1)))[0]
     accuracy, found = {"float": fitted.float_metrics}, {}
@@ -664,11 +660,9 @@ def show(metrics: dict) -> None:
     """The table that ends a run."""
     ranges = f", ranges by {metrics['calibrate']}" if metrics["calibrate"] else ""
     print(
-        f"\n{metrics['arch']}, {metrics['input_size']} px: {metrics['params']:,} parameters, {metrics['macs']:,} MACs; "
-        "trained "
-        f"{metrics['epochs']} epochs ({metrics['float_epochs']} float) on {metrics['train_images']:,} pictures of "
-        f"{metrics['data']} "
-        f"in {metrics['train_seconds'] / 60:.1f} minutes{ranges}"
+        f"\n{metrics['arch']}, {metrics['input_size']} px: {metrics['params']:,} parameters, {metrics['macs']:,} "
+        f"MACs; trained {metrics['epochs']} epochs ({metrics['float_epochs']} float) on {metrics['train_images']:,} "
+        f"pictures of {metrics['data']} in {metrics['train_seconds'] / 60:.1f} minutes{ranges}"
     )
     rows = pandas.DataFrame(metrics["networks"])
     rows["latency_stable"] = rows["latency_stable"].map({True: "yes", False: "no"})
@@ -681,9 +675,8 @@ def show(metrics: dict) -> None:
     unstable = [row["network"] for row in metrics["networks"] if row["latency_stable"] is False]
     if unstable:
         print(
-            f"warning: the latency of {', '.join(unstable)} is unstable: its best rounds lie further apart than "
-            f"{TOLERANCE:.0%}; "
-            "give the same command again while the machine is idle"
+            f"warning: the latency of {', '.join(unstable)} is unstable: its best rounds lie further "
+            f"apart than {TOLERANCE:.0%}; give the same command again while the machine is idle"
         )
     for words in metrics.get("warnings", []):
         print(f"warning: {words}")

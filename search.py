@@ -108,14 +108,13 @@ class SearchConfig:
     rescored: int | None = option(None, "derived networks that are re-scored and measured")
     controls: int | None = option(None, "random networks of equal latency that are scored and measured beside them")
     score_images: int | None = option(None, "held-out pictures for each of the scores of ops and depths")
-    tune_steps: int | None = option(None, "steps that each of these networks trains alone before it is judged")
+    tune_steps: int | None = option(None, "steps that each of these networks trains alone before it is evaluated")
     pareto: int = option(0, "also write the best networks for so many targets, from the fastest to the slowest")
     batch_size: int | None = option(None, "pictures in a step, of each process under torchrun (default: 32)")
     lr: float | None = option(None, "peak learning rate of the weights (default: 0.04)")
     sampler: Literal[tuple(supernet.SAMPLERS)] = option(
         "proxyless",
-        "how the alphas' gradient is found: all candidates of a slot (darts), "
-        "one (gumbel) or two (proxyless) in a step",
+        "candidates of a slot in a step of the alphas: all (darts), one (gumbel) or two (proxyless)",
     )
     alpha_lr: float = option(0.015, "learning rate of the alphas")
     boost: Literal["paper", "released", "off"] = option("paper", "GradBoost on the weights")

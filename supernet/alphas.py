@@ -13,8 +13,7 @@ from nas.space import Latencies, SearchSpace
 
 
 class Alphas(nn.Module):
-    """ops[stage][slot] over candidates, depths[stage] over min_depth .. number of slots; all start at 0, the uniform
-    distribution.
+    """ops[stage][slot] over candidates, depths[stage] over min_depth .. number of slots; all start at 0 (uniform).
 
     In a tied space all slots with a choice hold the very same vector.
     """
@@ -55,10 +54,7 @@ class Alphas(nn.Module):
         return total
 
     def entropy(self, temperature: float = 1.0) -> Tensor:
-        """Mean over all distributions of their entropy relative to uniform, in [0, 1], 0 where there is none;
-
-        0-dim, differentiable.
-        """
+        """Mean entropy of all distributions relative to uniform: 0-dim, differentiable, 0 where there is none."""
         ops, depths = self.probabilities(temperature)
         rows = [p for p in [*(p for stage in ops for p in stage), *depths] if len(p) > 1]
         if not rows:
@@ -69,9 +65,9 @@ class Alphas(nn.Module):
 
     @torch.no_grad()
     def cheapest_share(self, latency: Latencies, temperature: float = 1.0) -> float:
-        """Mean over all slots with a choice of the probability of their fastest candidate;
+        """Mean over all slots with a choice of the probability of their fastest candidate.
 
-        1 is a search that only saves time.
+        At 1 the search has only saved time.
         """
         ops, _ = self.probabilities(temperature)
         rows = [

@@ -123,8 +123,9 @@ def _mean_ms(latency: Latencies) -> float:
 
 
 def diverse(points: list[Point], count: int) -> list[Point]:
-    """The first `count` points, without those closer than MIN_DISTANCE to an earlier one: neighbours on a front are
-    nearly the same network.
+    """The first `count` points, without those closer than MIN_DISTANCE to an earlier one.
+
+    Neighbours on a front are nearly the same network.
     """
     kept: list[Point] = []
     for point in points:

@@ -1,10 +1,11 @@
-"""Health of a finished search: did the alphas decide, did they do more than save time, and is the derived network as
-accurate as the paths that they draw?
+"""Health of a finished search.
+
+Did the alphas decide, did they do more than save time, and is the derived network as accurate as the paths drawn?
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from nas.derive import latency_range
@@ -12,6 +13,7 @@ from nas.space import Choice
 from quant.statistics import frozen_statistics
 from supernet.loop import Search
 from supernet.samplers import sampled_choice
+from supernet.tune import accuracy
 
 PATHS = 8  # drawn by the alphas, whose mean accuracy is that of the mixture
 # entropy, share of the cheapest candidates, accuracy lost: beyond them there is a warning
@@ -45,14 +47,10 @@ def health(search: Search, derived: Choice, batches: Callable[[], Iterable[tuple
     return figures | {"warnings": warnings(figures, search.constraint.target_ms > NEAR * fastest_ms)}
 
 
-@torch.no_grad()
 def path_top1(search: Search, choice: Choice, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Accuracy in [0, 1] of a path with the supernet's weights and batch norm by the batch."""
-    right = total = 0
     with frozen_statistics(search.supernet):
-        for x, y in batches:
-            right, total = right + (search.supernet(x, choice).argmax(1) == y).sum().item(), total + len(y)
-    return right / total
+        return accuracy(partial(search.supernet, choice=choice), batches)
 
 
 def warnings(figures: dict, has_room: bool) -> list[str]:
@@ -63,13 +61,13 @@ def warnings(figures: dict, has_room: bool) -> list[str]:
     messages = []
     if figures["entropy"] > UNDECIDED:
         messages.append(
-            f"the alphas have hardly moved (entropy {figures['entropy']:.2f} of 1): add --joint-steps or raise "
-            "--alpha-lr"
+            f"the alphas have hardly moved (entropy {figures['entropy']:.2f} "
+            "of 1): add --joint-steps or raise --alpha-lr"
         )
     if has_room and figures["cheapest_share"] > CHEAP:
         messages.append(
-            f"collapse: {figures['cheapest_share']:.0%} of the alphas' weight is on the fastest candidates: add "
-            "--float-steps"
+            f"collapse: {figures['cheapest_share']:.0%} of the alphas' "
+            "weight is on the fastest candidates: add --float-steps"
         )
     if figures["mixed_top1"] - figures["derived_top1"] > GAP:
         messages.append(

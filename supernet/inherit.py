@@ -44,8 +44,9 @@ def inherit(giver: Block, taker: Block) -> None:
 
 
 def _inherit_squeeze(giver: Block, taker: Block, hidden: Tensor) -> Tensor | None:
-    """Fill the taker's squeeze, except for an expansion that reads it; returns the giver's squeezed channels that it
-    took, None if it took none.
+    """Fill the taker's squeeze, except for an expansion that reads it.
+
+    Returns the giver's squeezed channels that it took, None if it took none.
     """
     op, count = OPS[giver.spec.op], taker.spec.squeeze_channels
     if taker.spec.op != giver.spec.op or not 0 < count <= giver.spec.squeeze_channels:
@@ -83,8 +84,9 @@ def _most_important(weights: list[Tensor], count: int) -> Tensor:
 
 
 def _take(giver: nn.Module, taker: nn.Module, rows: Tensor | None, columns: Tensor | None) -> None:
-    """Copy the chosen output (rows) and input channels (columns), None for all: the kernel's centre, the bias and the
-    batch norm.
+    """Copy the chosen output (rows) and input channels (columns), None for all.
+
+    The taker gets the centre of the kernel, the bias and the batch norm.
     """
     for target, value in zip(taker.state_dict().values(), giver.state_dict().values(), strict=True):
         if rows is not None and value.dim() > 0:

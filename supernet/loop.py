@@ -66,7 +66,11 @@ class Search:
         seed: int = 0,
     ):
         self.supernet, self.plan, self.latency = supernet, plan, latency
-        self.loss, self.train, self.val, self.config, self.seed = loss, train, val, config, seed
+        self.loss = loss
+        self.train = train
+        self.val = val
+        self.config = config
+        self.seed = seed
         self.device = next(supernet.parameters()).device
         self.alphas = Alphas(supernet.space)  # on the CPU, where paths are drawn: a few hundred numbers
         slowest_ms = latency_range(supernet.space, latency)[1]
@@ -183,14 +187,12 @@ class Search:
         return value
 
     def refuse_broken(self) -> None:
-        """Raise UserError where a weight or an alpha is not finite: such a state must not replace a good
-        checkpoint.
-        """
+        """Raise UserError where a weight or an alpha is not finite, before such a state replaces a good checkpoint."""
         tensors = [*self.supernet.parameters(), *self.supernet.buffers(), *self.alphas.parameters()]
         if not all(bool(p.isfinite().all()) for p in tensors):
             raise UserError(
-                f"weights: not finite after step {self.step_index - 1} of the search; lower --lr and start over with "
-                "--restart"
+                f"weights: not finite after step {self.step_index - 1} "
+                "of the search; lower --lr and start over with --restart"
             )
 
     def assert_same(self) -> None:

@@ -1,5 +1,7 @@
 """The supernet: every candidate of every slot, with its own batch norm and, once attached, its own quantizers."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -69,7 +71,7 @@ class Supernet(nn.Module):
 
         Parameters stay the same objects; `images` (N, C, H, W) gives the input's shape.
         """
-        inner = quant.QuantConfig(**{**config.__dict__, "quantize_input": False})
+        inner = replace(config, quantize_input=False)
         examples = self._examples(images[:1])
         self.stem = quant.attach(self.stem, images[:1], config)
         for stage, inputs in zip(self.stages, examples):
@@ -92,9 +94,7 @@ class Supernet(nn.Module):
         return [*rows, size(self.space.head.in_channels, self.space.head_size)]
 
     def path_state(self, choice: Choice) -> dict[str, Tensor]:
-        """One path's state dict, its keys those of FrostNet(space.architecture(choice)): stem.*, blocks.0.*, ..,
-        head.*.
-        """
+        """The state dict of one path, with the keys of FrostNet(space.architecture(choice)): stem.*, blocks.0.*, .."""
         stem, *blocks, head = self.path(choice)
         named = [("stem", stem), *((f"blocks.{i}", block) for i, block in enumerate(blocks)), ("head", head)]
         state = {f"{prefix}.{key}": value for prefix, module in named for key, value in module.state_dict().items()}

@@ -98,7 +98,9 @@ def save_numbers(
     Returns:
         The metrics.
     """
-    run, target_ms, chosen = evaluator.run, evaluator.search.constraint.target_ms, networks[0]
+    run = evaluator.run
+    target_ms = evaluator.search.constraint.target_ms
+    chosen = networks[0]
     numbers = {"predicted_ms": chosen.latency_ms, "measured_ms": chosen.measured_ms, "target_ms": target_ms}
     run.write_json("latency.json", {"parts": parts_ms, **numbers})
     run.write_json(

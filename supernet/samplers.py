@@ -1,7 +1,7 @@
-"""Which paths through the supernet run in a step. Every draw is a pure function of (seed, step), so a resumed search
-draws the same.
+"""Which paths through the supernet run in a step.
 
-One path, as a Choice, for the steps that train weights:
+Every draw is a pure function of (seed, step), so a resumed search draws the same. One path, as a Choice, for the steps
+that train weights:
 
 largest_choice  the largest candidate of every slot
 fair_choice     strict fairness (arXiv:1907.01845): in each round of `round_length` steps every candidate of every
@@ -41,9 +41,7 @@ def round_length(space: SearchSpace) -> int:
 
 
 def covering_length(space: SearchSpace) -> int:
-    """Steps from the beginning of a round of `fair_choice` in which every candidate of every running slot runs at least
-    once.
-    """
+    """Steps after which `fair_choice` has run every candidate of every running slot at least once in a round."""
     # a round is made of permutations, so a slot of n candidates has run all of them after n steps
     return max(_counts(space))
 
@@ -53,9 +51,7 @@ def _counts(space: SearchSpace) -> list[int]:
 
 
 def largest(slot: Slot) -> int:
-    """The candidate with the most hidden channels and, among these, the most squeeze channels and the largest
-    kernel.
-    """
+    """The candidate with the most hidden channels, then the most squeeze channels, then the largest kernel."""
     specs = slot.candidates
     return max(
         range(len(specs)), key=lambda i: (specs[i].hidden_channels, specs[i].squeeze_channels, specs[i].kernel_size)
@@ -104,10 +100,7 @@ def sampled_choice(alphas: Alphas, temperature: float, uniform_share: float, see
 
 @dataclass(frozen=True)
 class Gates:
-    """How much of which results to add up:
-
-    `indices` and, for each, a 0-dim weight that carries the gradient to the alphas.
-    """
+    """The alternatives to add up, by `indices`; each has a 0-dim weight that carries the gradient to the alphas."""
 
     indices: tuple[int, ...]
     weights: tuple[Tensor, ...]
@@ -116,11 +109,10 @@ class Gates:
 def sampled_gates(
     sampler: str, alphas: Alphas, temperature: float, seed: int, step: int
 ) -> tuple[list[list[Gates]], list[Gates]]:
-    """Gates by a sampler (a key of SAMPLERS) for every slot [stage][slot] and for every stage's depth (indices count
-    from min_depth).
+    """Gates of every slot [stage][slot] and of the depth of every stage, whose indices count from min_depth.
 
-    p = softmax(alpha / temperature) for all of them; they differ in how many alternatives run and in how the gradient
-    reaches alpha.
+    A key of SAMPLERS names the sampler. p = softmax(alpha / temperature) for all of them; they differ in how many
+    alternatives run and in how the gradient reaches alpha.
     """
     generator, gate = generator_for(seed, 3, step), SAMPLERS[sampler]
     ops = alphas.space.each_slot(lambda i, j: gate(alphas.ops[i][j] / temperature, generator))
@@ -136,9 +128,11 @@ def mixture(logits: Tensor, generator: torch.Generator) -> Gates:
 
 
 def straight_through(logits: Tensor, generator: torch.Generator) -> Gates:
-    """One alternative, drawn by Gumbel-softmax (arXiv:1611.01144, as one path: arXiv:1910.04465): with s = softmax(log
-    p + g), k = argmax s, y = (1 + s_k - stop_gradient(s_k)) o_k. The value is that of one path; the gradient is biased,
-    and noisy."""
+    """One alternative, drawn by Gumbel-softmax (arXiv:1611.01144, as one path: arXiv:1910.04465).
+
+    With s = softmax(log p + g), k = argmax s: y = (1 + s_k - stop_gradient(s_k)) o_k. The value is that of one path;
+    the gradient is biased, and noisy.
+    """
     uniform = torch.rand(len(logits), generator=generator).clamp(1e-20, 1 - 1e-7)
     relaxed = torch.softmax(torch.log_softmax(logits, 0) - (-uniform.log()).log(), 0)
     index = int(relaxed.argmax())
@@ -146,9 +140,11 @@ def straight_through(logits: Tensor, generator: torch.Generator) -> Gates:
 
 
 def two_paths(logits: Tensor, generator: torch.Generator) -> Gates:
-    """Two alternatives, drawn by p; the value is that of one of them, the gradient reaches both (ProxylessNAS,
-    arXiv:1812.00332, section 3.2). With q = softmax([logit_i, logit_j]), one made active by q: y = sum_k (active_k +
-    q_k - stop_gradient(q_k)) o_k."""
+    """Two alternatives, drawn by p (ProxylessNAS, arXiv:1812.00332, section 3.2).
+
+    The value is that of one of them, the gradient reaches both. With q = softmax([logit_i, logit_j]), one made active
+    by q: y = sum_k (active_k + q_k - stop_gradient(q_k)) o_k.
+    """
     if len(logits) == 1:
         return Gates((0,), (logits.new_ones(()),))
     p = torch.softmax(logits.detach(), 0).clamp(min=1e-6)

@@ -1,5 +1,6 @@
-"""Scores of candidates and depths by the supernet: the alphas' log probabilities, and the change of the held-out loss
-that each candidate and each depth causes.
+"""Scores of candidates and depths by the supernet.
+
+They blend the alphas' log probabilities and the change of the held-out loss that each candidate and each depth causes.
 """
 
 from collections.abc import Callable, Sequence
@@ -81,9 +82,14 @@ def _untied_losses(
 
     path = supernet.path(base)
     reference = rest(images, path)
-    x, position, ops, depths = path[0](images), 1, [], []
+    x = path[0](images)
+    position = 1
+    ops = []
+    depths = []
     for stage, slots, base_ops in zip(supernet.space.stages, supernet.stages, base.ops, strict=True):
-        end, rows, cut = position + len(slots), [], []
+        end = position + len(slots)
+        rows = []
+        cut = []
         for slot, base_op in zip(slots, base_ops):
             rows.append(
                 [
@@ -164,7 +170,10 @@ def _spread(scores: Scores) -> float:
     """Standard deviation of the scores within their rows, over all slots and stages with a choice; 1 without any."""
     ops = [row for stage in scores.ops for row in stage if len(row) > 1]
     if scores.shared:
-        ops[0] = scores.shared  # counted once among the slots that share it; the zeros of the others count as well
+        # One choice serves len(ops) slots: its squares count once, while the divisor counts every slot, as in a space
+        # that is not tied. Zeros fill the places of the other slots.
+        others = len(ops) - 1
+        ops = [scores.shared] + others * [[0.0] * len(scores.shared)]
     rows = [torch.tensor(row) for row in [*ops, *scores.depths] if len(row) > 1]
     if not rows:
         return 1.0

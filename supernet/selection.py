@@ -1,5 +1,6 @@
-"""Selection: finalists are trained for a few steps, evaluated and measured; the best of those that meet the target as
-measured is chosen.
+"""Selection: finalists are trained for a few steps, evaluated and measured.
+
+The best of those that meet the target as measured is chosen.
 """
 
 import math

@@ -56,7 +56,8 @@ def _log(run: Run, search: Search, row: dict) -> None:
     run.append_log(row)
     plan = search.plan
     every = max(1, plan.joint_steps // (plan.alpha_every * ALPHA_ROWS))
-    number, last = (row["step"] - plan.joint_from) // plan.alpha_every, row["step"] + plan.alpha_every >= plan.steps
+    number = (row["step"] - plan.joint_from) // plan.alpha_every
+    last = row["step"] + plan.alpha_every >= plan.steps
     if "mu" in row and (number % every == 0 or last):
         run.append_log({"step": row["step"], **_probabilities(search)}, ALPHAS)
 

@@ -1,4 +1,4 @@
-"""A network by itself, after the supernet: statistics of its own, a short training of its own, its accuracy."""
+"""A network after the supernet: it recalibrates its statistics, trains for a few steps and is evaluated, alone."""
 
 from collections.abc import Callable, Iterable
 
@@ -20,10 +20,9 @@ PEAK, WARM_UP = 0.5, 0.1  # of the search's learning rate, and of the steps
 def inherited(
     supernet: Supernet, choice: Choice, config: quant.QuantConfig, batches: Iterable[Tensor]
 ) -> fx.GraphModule:
-    """The network of a choice with the supernet's weights, attached, its batch norm and ranges measured anew on
-    `batches` of images.
+    """The attached network of a choice with the supernet's weights; `batches` of images measure its statistics anew.
 
-    It shares nothing with the supernet. The ranges go on from the path's own, quickly.
+    It shares nothing with the supernet. Batch norms start over; the ranges go on from the path's own, quickly.
     """
     batches = list(batches)
     network = FrostNet(supernet.space.architecture(choice)).to(batches[0].device)
@@ -34,11 +33,13 @@ def inherited(
 
 
 def tune(graph: nn.Module, train: Batch, steps: int, plan: Plan, loss: Callable, seed: int = 0) -> bool:
-    """Train an attached network in place for `steps` steps as the search trained its weights; returns whether that went
-    well.
+    """Train an attached network in place for `steps` steps as the search trained its weights.
 
     In the supernet weights serve many networks; a few steps alone tell better which of them are good. The learning rate
     rises to PEAK of the search's and falls straight to 0.
+
+    Returns:
+        Whether all parameters are finite afterwards.
     """
     torch.manual_seed(seed)  # of dropout
     optimizer = torch.optim.SGD(
@@ -57,12 +58,16 @@ def tune(graph: nn.Module, train: Batch, steps: int, plan: Plan, loss: Callable,
     return all(bool(p.isfinite().all()) for p in graph.parameters())
 
 
-@torch.no_grad()
 def top1(graph: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Accuracy in [0, 1] over all batches, in evaluation mode."""
-    graph.eval()
+    """Accuracy in [0, 1] over all batches; leaves the graph in evaluation mode."""
+    return accuracy(graph.eval(), batches)
+
+
+@torch.no_grad()
+def accuracy(logits: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Accuracy in [0, 1] over all batches of a function from images to logits."""
     right = total = 0
     for images, targets in batches:
-        right += (graph(images).argmax(1) == targets).sum().item()
+        right += (logits(images).argmax(1) == targets).sum().item()
         total += len(targets)
     return right / total

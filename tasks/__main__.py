@@ -88,8 +88,7 @@ def export(trained: Trained, format: str, output: Path, checked: Checked) -> Non
     if quant.weight_qmax(engine) < trained.weight_qmax:
         raise UserError(
             f"format: {engine} takes weights up to {quant.weight_qmax(engine)} on this CPU, {trained.name} was trained "
-            "for "
-            f"{trained.config.engine} with weights up to {trained.weight_qmax}; retrain with --engine {engine}"
+            f"for {trained.config.engine} with weights up to {trained.weight_qmax}; retrain with --engine {engine}"
         )
     converted = parts.convert(trained.graph, engine)
     found = compare(trained.graph, converted, checked)

@@ -38,8 +38,8 @@ class Problems:
         words = f"{len(self.found)} bad annotation{'s' if len(self.found) > 1 else ''}: {named}"
         if bad == "refuse":
             raise UserError(
-                f"data_root: {words}; mend them, or add --bad-data skip to leave them out (boxes that reach out are "
-                "clipped)"
+                f"data_root: {words}; mend them, or add --bad-data skip "
+                "to leave them out (boxes that reach out are clipped)"
             )
         print(f"warning: left out or clipped: {words}", file=sys.stderr)
 

@@ -19,10 +19,13 @@ Picture = tuple[int, str, tuple[int, int]]  # id, name of its file, height and w
 
 @dataclass(frozen=True)
 class Table:
-    """What one file says: `names` of the categories in the order of their ids, the pictures, and of each box
+    """The content of one file: categories and images, the columns of the boxes, and what is wrong.
 
-    owner (M,) number of its picture, label (M,) of its category, box (M, 4) x0 y0 x1 y1 float64, crowd (M,) bool; then
-    what is wrong.
+    names  of the categories in the order of their ids
+    owner  (M,) number of the image of each box
+    label  (M,) of its category
+    box    (M, 4) x0 y0 x1 y1 float64
+    crowd  (M,) bool
     """
 
     names: tuple[str, ...]

@@ -33,8 +33,8 @@ def read_voc(root: Path, splits: Sequence[str], problems: Problems) -> tuple[dic
         lists = lists | {"train": _list(years, "trainval") or lists["train"], "val": []}
     if not lists["train"]:
         raise UserError(
-            f"data_root: {years[0] / 'ImageSets/Main'} has no train.txt or trainval.txt with the names of pictures in "
-            "it"
+            f"data_root: {years[0] / 'ImageSets/Main'} has no "
+            "train.txt or trainval.txt with the names of pictures in it"
         )
     found = {name: _split(name, pairs, problems) for name, pairs in lists.items() if pairs}
     return found, tuple(sorted(set(found["train"].names)))
@@ -45,8 +45,8 @@ def _years(root: Path) -> list[Path]:
     years = sorted(path for path in devkit.glob("VOC[0-9][0-9][0-9][0-9]") if path.is_dir())
     if not years:
         raise UserError(
-            f"data_root: {root} holds no VOCdevkit/VOC2007 (or another year) with Annotations, ImageSets/Main and "
-            "JPEGImages"
+            f"data_root: {root} holds no VOCdevkit/VOC2007 (or another "
+            "year) with Annotations, ImageSets/Main and JPEGImages"
         )
     return years
 

@@ -1,9 +1,8 @@
-"""What a detector sees: pictures resized to its square input, and in training the augmentation of SSD
-(arXiv:1512.02325).
+"""What a detector sees: images resized to its square input, in training with SSD's augmentation (arXiv:1512.02325).
 
-Zooming out and cropping only move a window over the picture. So the window is found first, from the boxes alone, and
-the pixels in it are resized once; colours change last, on the few pixels that are left. That is several times as quick
-as one step after the other.
+Zooming out and cropping only move a window over the image. So the window is found first, from the boxes alone, and the
+pixels in it are resized once; colours change last, on the few pixels that are left. That is several times as quick as
+one step after the other.
 """
 
 import math
@@ -92,10 +91,9 @@ def zoomed_out(width: int, height: int) -> Window:
 
 
 def iou_window(canvas: Window, boxes: Tensor) -> Window:
-    """A random part of the canvas that has a drawn least IoU with some box (K, 4) whose centre it holds, or the whole
-    canvas.
+    """A random part of the canvas with a drawn least IoU with some box (K, 4) whose centre it holds, or all of it.
 
-    The law is that of torchvision's RandomIoUCrop; all trials are judged together.
+    The law is that of torchvision's RandomIoUCrop; all trials are evaluated together.
     """
     while len(boxes):
         least = LEAST_IOU[int(torch.randint(len(LEAST_IOU), ()))]
@@ -135,10 +133,7 @@ def seen(target: Target, window: Window, size: int) -> Target:
 
 
 def look(image: Tensor, window: Window, size: int, fill: tuple[int, int, int]) -> Tensor:
-    """What a window shows of a picture (3, H, W) uint8, resized to (3, size, size);
-
-    `fill` where it reaches beyond the picture.
-    """
+    """The window of an image (3, H, W) uint8, resized to (3, size, size); `fill` where it reaches beyond the image."""
     columns, across = _overlap(window.left, window.width, image.shape[-1], size)
     rows, down = _overlap(window.top, window.height, image.shape[-2], size)
     part = v2.functional.resize(image[:, rows, columns], [down.stop - down.start, across.stop - across.start])
@@ -150,9 +145,7 @@ def look(image: Tensor, window: Window, size: int, fill: tuple[int, int, int]) -
 
 
 def _overlap(start: int, length: int, there: int, size: int) -> tuple[slice, slice]:
-    """In one direction: the pixels, of `there`, that a window shows, and where they lie among `size`; at least one of
-    each.
-    """
+    """In one direction: at least one pixel, of `there`, that a window shows, and where it lies among `size`."""
     first, last = max(start, 0), min(start + length, there)
     low = min(math.floor((first - start) / length * size + 0.5), size - 1)
     return slice(first, last), slice(low, max(math.floor((last - start) / length * size + 0.5), low + 1))

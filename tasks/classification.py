@@ -33,10 +33,9 @@ class Classification:
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, pictures: Pictures) -> dict[str, float]:
-        """top1 in [0, 1] and cross-entropy of a float, fake-quant or integer model over all pictures, in evaluation
-        mode.
+        """top1 in [0, 1] and cross-entropy of a float, fake-quant or integer model over all images, in evaluation mode.
 
-        The ranks divide the pictures among themselves and return the same numbers.
+        The ranks divide the images among themselves and return the same numbers.
         """
         model.eval()
         device = pictures.mean.device
@@ -61,9 +60,7 @@ class Classification:
 
     @torch.inference_mode()
     def agreement(self, graph: nn.Module, network: nn.Module, pictures: Pictures) -> float:
-        """Share of pictures to which fake-quant and an INT8 network, converted or read from a file, give the same
-        class.
-        """
+        """Share of images to which fake-quant and an INT8 network, converted or read from a file, give one class."""
         graph.eval()
         same = [self.predict(graph, x) == self.predict(network, x) for x, _ in in_order(pictures, EVALUATION_BATCH)]
         return round(torch.cat(same).double().mean().item(), 6)

@@ -1,4 +1,4 @@
-"""COCO's instances: annotations/instances_NAME.json, pictures in images/NAME, NAME or images;
+"""COCO's instances: annotations/instances_NAME.json, images in images/NAME, NAME or images.
 
 NAME begins with train, val or test.
 """
@@ -19,8 +19,8 @@ def instances_file(root: Path, split: str) -> Path | None:
     files = sorted((root / "annotations").glob(f"instances_{split}*.json"))
     if len(files) > 1:
         raise UserError(
-            f"data_root: {root / 'annotations'} has {files[0].name} and {files[1].name}; keep the one that {split} is "
-            "to be"
+            f"data_root: {root / 'annotations'} has {files[0].name} "
+            f"and {files[1].name}; keep the one that {split} is to be"
         )
     return files[0] if files else None
 

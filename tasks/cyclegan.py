@@ -1,6 +1,4 @@
-"""CycleGAN (arXiv:1703.10593): two generators between two unpaired collections of pictures, each undoing what the other
-does.
-"""
+"""CycleGAN (arXiv:1703.10593): two generators between two unpaired collections of images, each the other's inverse."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,8 +37,9 @@ class CycleGan:
     reported: ClassVar[tuple[str, ...]] = ("distance_a", "distance_b", "distance", "cycle_l1")
 
     def train_step(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss to differentiate, and what to log (equation 3; section 5.2 for the identity); the discriminators take
-        their step first.
+        """Loss to differentiate (equation 3; section 5.2 for the identity), and what to log.
+
+        The discriminators take their step first.
         """
         a, b = both(batch)
         made_b, made_a = model.a_to_b(a).float(), model.b_to_a(b).float()
@@ -70,10 +69,12 @@ class CycleGan:
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, samples: Samples) -> dict[str, float]:
-        """distance_a, distance_b: how far made pictures lie from real ones of that collection in feature space, smaller
-        is better;
-        distance: their mean. cycle_l1 in [0, 1]: what a picture loses on its way there and back. The same numbers on
-        all ranks."""
+        """distance_a, distance_b, distance and cycle_l1; the same numbers on all ranks.
+
+        distance_a, distance_b  how far generated images lie from real ones of that collection in feature space
+        distance                their mean; smaller is better
+        cycle_l1                in [0, 1]: what an image loses on its way there and back
+        """
         model.eval()
         network, device = self.judge or random_features(), samples.mean.device
         distances = {"a": FeatureDistance(network), "b": FeatureDistance(network)}
@@ -94,9 +95,7 @@ class CycleGan:
 
     @torch.inference_mode()
     def agreement(self, graph: nn.Module, network: nn.Module, samples: Samples) -> float:
-        """PSNR in dB of what INT8 generators, converted or read from files, make against what fake-quant ones make,
-        both ways.
-        """
+        """PSNR in dB of what INT8 generators, converted or read from files, make against fake-quant ones, both ways."""
         graph.eval()
         return likeness(lambda batch: _across(graph, batch), lambda batch: _across(network, batch), samples)
 

@@ -205,8 +205,8 @@ def _split(source: _Source, seed: int) -> dict[str, _Source]:
     fewest = Counter(source.labels.tolist()).most_common()[-1][1]
     if fewest < 2:
         raise UserError(
-            "data_root: a class of train has a single picture, so that no validation part can be split off; add a "
-            "folder val"
+            "data_root: a class of train has a single picture, so that "
+            "no validation part can be split off; add a folder val"
         )
     chosen = balanced(source.labels, max(1, round(len(source) * VAL_SHARE)), seed)
     rest = torch.ones(len(source), dtype=torch.bool)

@@ -23,9 +23,7 @@ Found = dict[str, Tensor]  # boxes (K, 4) x0 y0 x1 y1, scores (K,), labels (K,)
 
 
 class Machinery(Protocol):
-    """What surrounds a network that only computes raw outputs: anchors, matching, losses, decoding, suppression
-    (zoo.detectors).
-    """
+    """Anchors, matching, losses, decoding, suppression (zoo.detectors) around a network that computes raw outputs."""
 
     def losses(self, model: nn.Module, images: Tensor, targets: list[Target]) -> dict[str, Tensor]: ...
     def detections(self, model: nn.Module, images: Tensor) -> list[Found]: ...
@@ -42,9 +40,7 @@ class Detection:
     reported: ClassVar[tuple[str, ...]] = ("ap", "ap50", "voc_ap")
 
     def train_step(self, model: nn.Module, batch: tuple[Tensor, list[Target]]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss to differentiate, and its parts to log, for images (B, 3, S, S) and targets with boxes in their
-        pixels.
-        """
+        """Loss to differentiate, and its terms to log, for images (B, 3, S, S) and targets with boxes in pixels."""
         losses = self.machinery.losses(model, *batch)
         return sum(losses.values()), {name: loss.detach() for name, loss in losses.items()}
 
@@ -54,11 +50,10 @@ class Detection:
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, samples: Samples) -> dict[str, float]:
-        """ap, ap50 and voc_ap in [0, 1] (tasks.detection_metrics) of a float, fake-quant or integer model, and of how
-        many pictures.
+        """ap, ap50 and voc_ap in [0, 1] (tasks.detection_metrics) of a float, fake-quant or integer model, and a count.
 
-        The ranks divide the pictures among themselves and return the same numbers. Raises UserError where there are no
-        objects.
+        The count is that of the images, which the ranks divide among themselves; all return the same numbers. Raises
+        UserError where there are no objects.
         """
         model.eval()
         rows = []
@@ -74,10 +69,10 @@ class Detection:
 
     @torch.inference_mode()
     def agreement(self, graph: nn.Module, network: nn.Module, samples: Samples) -> float:
-        """Share of the decisions (boxes with a score from SURE on) of either network that the other has, too; 1 where
-        there are none.
+        """Share of the decisions (boxes with a score from SURE on) of either network that the other has, too.
 
-        It has it if it finds a box of the same class with an IoU of at least SAME and a score of at least HALF_SURE.
+        It has one if it finds a box of the same class with an IoU of at least SAME and a score of at least HALF_SURE. 1
+        where there are no decisions.
         """
         graph.eval()
         counts = torch.zeros(2, dtype=torch.float64)

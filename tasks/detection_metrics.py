@@ -26,10 +26,9 @@ RECALLS = np.linspace(0, 1, 11)  # at which VOC looks at the precision
 
 
 def average_precisions(found: Boxes, truths: Boxes) -> dict[str, float]:
-    """ap (COCO's, over IoU 0.5 to 0.95), ap50 (over IoU 0.5) and voc_ap in [0, 1], each the mean over the classes that
-    have objects.
+    """ap (COCO's, over IoU 0.5 to 0.95), ap50 (over IoU 0.5) and voc_ap in [0, 1].
 
-    Raises UserError where no picture has an object.
+    Each is the mean over the classes that have objects. Raises UserError where no image has an object.
     """
     found, truths = [
         [{name: value.numpy(force=True) for name, value in row.items()} for row in rows] for rows in (found, truths)

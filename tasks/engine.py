@@ -56,9 +56,9 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: phases, optimizer (a key of OPTIMIZERS), peak learning rate, warm-up as a share of all steps,
-    GradBoost's mode.
+    """How to train: phases, optimizer (a key of OPTIMIZERS), peak learning rate, warm-up, GradBoost's mode.
 
+    warmup      share of all steps
     clip_norm   largest norm of all gradients together, 0 for no limit. Deep networks of bottlenecks trained quantized
                 from scratch lose what they have learned to single steps without it.
     decay       how the learning rate falls after the warm-up, a key of DECAYS
@@ -89,9 +89,11 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """`model` is the float model, or the attached graph if training ended quantized; `float_metrics` by split are of
-    the end of the float phase (None without one), `metrics` of the end; `seconds` of training over all sittings,
-    evaluation included."""
+    """The outcome of a training.
+
+    `model` is the float model, or the attached graph if training ended quantized; `float_metrics` by split are of the
+    end of the float phase (None without one), `metrics` of the end; `seconds` are of all sittings, with evaluation.
+    """
 
     model: nn.Module
     float_metrics: dict[str, dict[str, float]] | None
@@ -210,9 +212,7 @@ class _Training:
                 module.training = True
 
     def _enter(self, phase: Phase) -> None:
-        """Put model and optimizer into a phase: attach the quantizers when the first quantized one begins, set every
-        switch.
-        """
+        """Put model and optimizer into a phase: all switches, and the quantizers before the first quantized one."""
         if phase.fake_quant and not self.attached:
             self._attach()
         if phase.bits is not None:
@@ -291,9 +291,7 @@ class _Training:
             self.run.save_checkpoint(self.state_dict())
 
     def _refuse_broken_state(self) -> None:
-        """Raise where a weight, a batch-norm statistic or a range is not finite: such a state must not replace a good
-        checkpoint.
-        """
+        """Raise where a weight, a batch-norm statistic or a range is not finite, to save the last good checkpoint."""
         state = [
             *self.net.parameters(),
             *self.net.buffers(),

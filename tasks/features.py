@@ -1,9 +1,8 @@
-"""How far two sets of pictures are apart: the Frechet distance (arXiv:1706.08500) between Gaussians that are fitted to
-their features.
+"""How far two sets of images are apart: the Frechet distance (arXiv:1706.08500) between Gaussians of their features.
 
 The published figure (FID) takes the features of one downloaded network. Here they are those of a network that the
 figure is named after: one with random weights, which sees colours and textures, or one of the user's own (tasks.judge).
-Figures of two networks, or of unlike numbers of pictures, cannot be compared.
+Figures of two networks, or of unlike numbers of images, cannot be compared.
 """
 
 import functools
@@ -31,9 +30,7 @@ class Features(Protocol):
 
 
 class RandomFeatures:
-    """A fixed network of random weights: convolutions of stride 2 with ReLU, the mean of every channel at each scale a
-    feature.
-    """
+    """A fixed network of random weights: stride-2 convolutions with ReLU. Features are each layer's channel means."""
 
     name, num_features = "random", SCALES * WIDTH
 
@@ -84,20 +81,18 @@ class FeatureDistance:
             )
         if fewest <= features:
             _say(
-                f"note: feature distances of only {fewest} pictures with {features} features each are overestimated; "
-                "compare them only "
-                "with others of as many"
+                f"note: feature distances of only {fewest} pictures with {features} "
+                "features each are overestimated; compare them only with others of as many"
             )
         return round(frechet(*_gaussian(sets[0]), *_gaussian(sets[1])), 6)
 
 
 def frechet(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> float:
-    """|mean_a - mean_b|^2 + tr(A + B - 2 sqrt(AB)) of two Gaussians, means (F,) and covariances (F, F) float64,
-    singular ones too.
+    """|mean_a - mean_b|^2 + tr(A + B - 2 sqrt(AB)) of two Gaussians, singular ones too.
 
-    tr sqrt(AB) is the sum of the singular values of sqrt(A) sqrt(B). The eigenvalues of AB, which torchmetrics takes,
-    are too coarse where A and B are singular: distances as small as between a network and its INT8 form come out wrong
-    by half, or negative.
+    Means are (F,) and covariances (F, F) float64. tr sqrt(AB) is the sum of the singular values of sqrt(A) sqrt(B). The
+    eigenvalues of AB, which torchmetrics takes, are too coarse where A and B are singular: distances as small as
+    between a network and its INT8 form come out wrong by half, or negative.
     """
     if not all(t.isfinite().all() for t in (mean_a, covariance_a, mean_b, covariance_b)):
         return math.nan
@@ -114,9 +109,7 @@ def _root(covariance: Tensor) -> Tensor:
 
 
 def _gaussian(sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (F,) and unbiased covariance (F, F) from the number of features' rows, their sum and that of their outer
-    products.
-    """
+    """Mean (F,) and unbiased covariance (F, F) from the count of rows, their sum and that of their outer products."""
     count, size = sums[0], math.isqrt(len(sums) - 1)
     mean, products = sums[1 : 1 + size] / count, sums[1 + size :].view(size, size)
     return mean, (products - count * mean.outer(mean)) / (count - 1)

@@ -1,6 +1,4 @@
-"""What the readers of pairs and of unpaired pictures share: folders of pictures, a look at them beforehand, the crops
-to train on.
-"""
+"""What the readers of pairs and of unpaired images share: folders, a look at them beforehand, crops to train on."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,9 +67,7 @@ def enlarged(input_size: int) -> int:
 
 
 def augmentation(input_size: int) -> v2.Compose:
-    """Pictures (.., 3, H, W) squeezed into a square and cropped at a random place, mirrored half of the time; a batch
-    in one go.
-    """
+    """Images (.., 3, H, W), a batch at once, squeezed into a square, cropped at random, mirrored half of the time."""
     side = enlarged(input_size)
     return v2.Compose([v2.Resize([side, side]), v2.RandomCrop(input_size), v2.RandomHorizontalFlip()])
 

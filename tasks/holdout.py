@@ -1,6 +1,4 @@
-"""How a search divides the training images: one part trains weights, one moves and scores alphas, one evaluates
-networks.
-"""
+"""How a search divides the training images: to train weights, to train and score alphas, to evaluate networks."""
 
 import functools
 from collections.abc import Callable
@@ -27,8 +25,9 @@ class Split:
 
 
 def split(pictures: Pictures, seed: int) -> Split:
-    """HELD_OUT of the images for alphas and as many, up to MAX_EVALUATION, for evaluation, balanced over the classes;
-    the rest for weights. Raises UserError where a part would hold fewer than two images.
+    """HELD_OUT of the images for alphas and as many, up to MAX_EVALUATION, for evaluation; the rest for weights.
+
+    All are balanced over the classes. Raises UserError where a part would hold fewer than two images.
     """
     labels = pictures.labels.cpu()
     held = balanced(labels, 2 * round(len(pictures) * HELD_OUT), seed)
@@ -49,8 +48,9 @@ def _without(indices: Tensor, others: Tensor) -> Tensor:
 
 
 def even_batches(pictures: Pictures) -> list[Callable[[], tuple[Tensor, Tensor]]]:
-    """All images once, in batches that are made when they are called; nearly equal in size, since batch norm may
-    normalise by the batch.
+    """All images once, in batches of nearly equal size that are made when they are called.
+
+    Batch norm may normalise by the batch, and so no batch may be small.
     """
     most = max(32, BATCH_PIXELS // pictures.input_size**2)
     # shuffled: they are sorted by class, and a batch of one class has other statistics

@@ -32,9 +32,7 @@ LAYERS = (nn.Conv2d, nn.Linear)
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of classes in label pictures: ids (K,) uint8, colours (K, 3) int16 of 0..255, and how far a pixel may
-    be off.
-    """
+    """Colours of classes in label images: ids (K,) uint8, colours (K, 3) int16 of 0..255, a pixel's tolerance."""
 
     ids: Tensor
     colours: Tensor
@@ -87,10 +85,10 @@ class Judge:
 
     @torch.inference_mode()
     def fcn(self, made: Tensor, labels: Tensor) -> Tensor:
-        """Pixels (C, C) float64 of true class (row), by the colours of label pictures, and class that is seen in photos
-        made from them.
+        """Pixels (C, C) float64 of true class (row), by the colours of label images, and of class seen in the photos.
 
-        Counted at the size of the label pictures, without IGNORE. Needs a palette.
+        The photos are made from the label images, at whose size the pixels are counted, without
+        IGNORE. Needs a palette.
         """
         truth, size = self.palette.classes_of(labels), len(self.classes)
         logits = nnF.interpolate(
@@ -99,9 +97,7 @@ class Judge:
         return class_pairs(logits.max(1).indices, truth, size).view(size, size).double()
 
     def _logits(self, pictures: Tensor) -> Tensor:
-        """What the network says of pictures, whole: a segmenter sees them by their shorter side, a classifier as
-        squares.
-        """
+        """The outputs for whole images: a segmenter resizes them by the shorter side, a classifier to squares."""
         size = [self.input_size] * (1 if self.task == "segmentation" else 2)
         mean, std = (torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (self.mean, self.std))
         x = (F.resize((pictures.float() + 1) / 2, size, antialias=True) - mean) / std
@@ -109,15 +105,13 @@ class Judge:
 
 
 class FcnScore:
-    """What a segmenter finds of the labels in the photos made from them, counted over all pixels of all pictures and
-    ranks.
-    """
+    """What a segmenter finds of the labels in the photos made from them: pixels of all images and ranks."""
 
     def __init__(self, judge: Judge):
         if judge.palette is None:
             raise UserError(
-                f"palette: {judge.name} cannot know the classes of label pictures without one; name a JSON file of "
-                "their colours"
+                f"palette: {judge.name} cannot know the classes of label "
+                "pictures without one; name a JSON file of their colours"
             )
         self.judge = judge
         self._counts = torch.zeros(len(judge.classes), len(judge.classes), dtype=torch.float64)
@@ -129,16 +123,17 @@ class FcnScore:
         self._pixels += labels[:, 0].numel()
 
     def compute(self) -> dict[str, float]:
-        """mIoU over the classes that the label pictures show, the share of pixels that are right, and the share of
-        pixels that count, all in [0, 1]: those between two areas of a picture made smaller have no class's colour.
-        Raises UserError where hardly any counts."""
+        """mIoU over the classes that the label images show, and the shares of right and of counted pixels.
+
+        All are in [0, 1]. Pixels between two areas of an image made smaller have no class's colour and do not count.
+        Raises UserError where hardly any counts.
+        """
         counts, pixels = distributed.sum_(self._counts.clone()), distributed.sum_(self._pixels.clone())
         if counts.sum() < LEAST_COUNTED * pixels:
             share = (counts.sum() / pixels).item()
             raise UserError(
-                f"palette: only {share:.1%} of the pixels of the input pictures have one of its colours; name the "
-                "palette that "
-                "they were drawn with, and the --direction that begins with them"
+                f"palette: only {share:.1%} of the pixels of the input pictures have one of its colours; "
+                "name the palette that they were drawn with, and the --direction that begins with them"
             )
         iou, right = iou_of(counts).nanmean(), counts.diag().sum() / counts.sum()
         return {
@@ -152,12 +147,12 @@ class FcnScore:
 
 
 def judge(name: str | Path, runs: str | Path = "runs", palette: str | Path | None = None) -> Judge:
-    """The judge that a finished run of classification or segmentation makes, named by its folder, or by its name in
-    `runs`.
+    """The network that a finished run of classification or segmentation, named by its folder or name in `runs`, makes.
 
-    palette  a JSON file {"class name": [red, green, blue], ..} of some or all classes of a segmenter, as label pictures
+    palette  a JSON file {"class name": [red, green, blue], ..} of some or all classes of a segmenter, as label images
              show them
-    Raises UserError naming file, field and mend.
+
+    Raises UserError naming file, field and fix.
     """
     path = Path(name) if (Path(name) / "config.json").is_file() else Path(runs) / name
     try:
@@ -168,8 +163,8 @@ def judge(name: str | Path, runs: str | Path = "runs", palette: str | Path | Non
         return made
     if made.task != "segmentation":
         raise UserError(
-            f"palette: {path} is a run of {made.task}, which sees no pixels' classes; name a run of segmentation as "
-            "the judge"
+            f"palette: {path} is a run of {made.task}, which sees no "
+            "pixels' classes; name a run of segmentation as the judge"
         )
     return replace(made, palette=read_palette(palette, made.classes))
 
@@ -267,8 +262,8 @@ def _nearness(names: list[str], colours: Tensor, path: str | Path) -> int:
     if not apart.min():
         a, b = apart.eq(0).nonzero()[0].tolist()
         raise UserError(
-            f"{path}: {names[a]} and {names[b]} have the same colour {colours[a].tolist()}; give each class one of its "
-            "own"
+            f"{path}: {names[a]} and {names[b]} have the same colour "
+            f"{colours[a].tolist()}; give each class one of its own"
         )
     return min(NEAR, (int(apart.min()) - 1) // 2)
 

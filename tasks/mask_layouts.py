@@ -1,6 +1,4 @@
-"""Where pictures with masks of classes lie: folders of PNGs (as CamVid is kept), VOC 2012, Cityscapes, COCO, the
-embedded scenes.
-"""
+"""Where images with masks of classes lie: PNG folders (as CamVid), VOC 2012, Cityscapes, COCO, embedded scenes."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -104,8 +102,8 @@ def _checked(pairs: list, path: Path) -> Names:
             raise UserError(f"data_root: {path}: {number} {name} comes twice; each id and each name may come once")
         if int(number) == IGNORE and not void:
             raise UserError(
-                f"data_root: {path}: id {IGNORE} is {name}, but {IGNORE} always means ignored; give the class another "
-                "id"
+                f"data_root: {path}: id {IGNORE} is {name}, but {IGNORE} "
+                "always means ignored; give the class another id"
             )
         names[int(number)] = None if void else name
     if not _real(names):
@@ -210,18 +208,14 @@ def _found(kind: Callable, root: Path, **options):
 
 
 def _coco_names(root: Path) -> Names:
-    """Of semantic_classes.json where there are semantic masks, else background and the categories of the training
-    instances.
-    """
+    """Of semantic_classes.json with semantic masks, else background and the categories of training instances."""
     if (root / "semantic").is_dir():
         return _json_names(root / "semantic_classes.json")
     return category_names(_training_instances(root))
 
 
 def _coco(root: Path) -> Parts:
-    """semantic/NAME/*.png with pictures in images/NAME or NAME, where NAME begins with train, val or test; else
-    instances.
-    """
+    """semantic/NAME/*.png with images in images/NAME or NAME (NAME begins with train, val, test); else instances."""
     if (root / "semantic").is_dir():
         masks = {split: _one(root / "semantic", f"{split}*") or root / "semantic" / split for split in SPLITS}
         return _splits(root, {split: (_images(root, folder.name), folder) for split, folder in masks.items()})

@@ -177,7 +177,7 @@ def drawn(objects: list[tuple[int, list[int]]], height: int, width: int) -> np.n
 
 
 def run_lengths(text: bytes, height: int, width: int) -> list[int] | None:
-    """COCO's run lengths of an outline: pixels outside, inside, outside, .. down the columns;
+    """COCO's run lengths of an outline: pixels outside, inside, outside, .. down the columns.
 
     None for what cannot be drawn.
     """
@@ -207,17 +207,16 @@ def _polygons(lines: list, height: int, width: int) -> list[int] | None:
 
 
 def _stated(shape: dict, height: int, width: int) -> list | None:
-    """Of run lengths, plain or compressed, for a picture of this size. pycocotools writes beyond its memory where they
-    do not fill it.
+    """The run lengths in a file, plain or compressed, for an image of this size.
+
+    pycocotools writes beyond its memory where they do not fill it.
     """
     counts = shape.get("counts") if shape.get("size") == [height, width] else None
     return uncompressed(counts) if isinstance(counts, str) else counts
 
 
 def uncompressed(text: str) -> list[int] | None:
-    """Run lengths out of COCO's text: five bits a letter, the lowest first, from the third on the difference to the
-    last but one.
-    """
+    """Run lengths out of COCO's text: five bits a letter, lowest first; from the third on, differences to two back."""
     counts, value, shift = [], 0, 0
     for letter in text:
         code = ord(letter) - 48

@@ -25,10 +25,11 @@ MODES = ("1", "L", "P", "I;16")  # of masks that hold ids; a palette's colours a
 
 @dataclass(frozen=True)
 class Masked:
-    """Picture files and their masks. ids(index, (H, W)) gives (H, W) unsigned integers, table (65536,) uint8 the class
-    of each id.
+    """Image files and their masks.
 
-    ids raises BadSample for masks that say another size than the picture's, before it fills a single pixel.
+    ids    (index, (H, W)) -> (H, W) unsigned integers; raises BadSample for masks that give another size than the
+           image's, before it fills a single pixel
+    table  (65536,) uint8, the class of each id
     """
 
     pictures: tuple[str, ...]

@@ -128,9 +128,7 @@ class RandomSquare(v2.Transform):
 
 
 def _span(length: int, side: float, start: float, size: int) -> tuple[int, int, int, int]:
-    """What of a line of `length` pixels a window shows that begins at `start` and is `side` long, and where in its
-    `size` pixels.
-    """
+    """What a window of a line shows, `side` of `length` pixels from `start`, and where in its `size` pixels."""
     first = min(round(max(start, 0)), length - 1)
     last = max(round(min(start + side, length)), first + 1)
     at = min(round(max(-start, 0) / side * size), size - 1)
@@ -187,16 +185,14 @@ def _settle(samples: Samples, bad: dict[int, BadSample], unknown: dict[int, dict
         pixels = sum(map(Counter, unknown.values()), Counter())
         first = source.name(next(iter(unknown)))
         print(
-            f"warning: {len(unknown)} masks, the first that of {first}, have ids that no class has; ignored are "
-            f"{in_words(pixels)}",
+            f"warning: {len(unknown)} masks, the first that of {first}, "
+            f"have ids that no class has; ignored are {in_words(pixels)}",
             file=sys.stderr,
         )
 
 
 def class_weights(samples: Samples) -> Tensor:
-    """ENet's weights (num_classes,) 1 / ln(1.02 + share of pixels) (arXiv:1606.02147), from evenly spaced masks of the
-    training part.
-    """
+    """ENet's weights (num_classes,) 1 / ln(1.02 + share of pixels) (arXiv:1606.02147), from spaced training masks."""
     some = samples.select(torch.linspace(0, len(samples) - 1, min(WEIGHED, len(samples))).long())
     pixels = sum(_each(some, _pixels, "weighing classes"))
     if not pixels.any():

@@ -1,6 +1,4 @@
-"""Pairs of pictures, an input and the target it is to become: folders as pix2pix keeps them (arXiv:1611.07004), the
-embedded scenes.
-"""
+"""Pairs of images, an input and its target: folders as pix2pix keeps them (arXiv:1611.07004), embedded scenes."""
 
 import os
 from dataclasses import dataclass
@@ -42,18 +40,19 @@ def pairs(
     bad: Bad = "refuse",
     direction: Direction = "a_to_b",
 ) -> Data:
-    """Inputs and targets of one of DATA, for generators that see `input_size` pixels square; both lie in [-1, 1] once
-    normalised.
+    """Inputs and targets of one of DATA for generators that see squares of `input_size` pixels.
 
-    data        "pairs": FOLDER/train, and val or test or both, with pictures that show A on the left and B on the
-                right;
-                "scenes": A is a line drawing, B the picture
+    Both lie in [-1, 1] once normalised.
+
+    data        "pairs": FOLDER/train, and val or test or both, with images that show A on the left and B on the right;
+                "scenes": A is a line drawing, B the image
     seed        decides what is split off: a validation part where the data has none, the `train_images` kept
-    bad         what becomes of files that are no such pictures (tasks.samples). All are opened here, and read as they
-                are needed.
+    bad         what becomes of files that are no such images (tasks.samples). All are opened here, and read as they are
+                needed.
     direction   which of the two is the input
+
     Inputs and targets are (3, S, S) uint8: in training the same crop of both, mirrored together or not at all; in
-    evaluation whole pictures squeezed into the square. Raises UserError.
+    evaluation whole images squeezed into the square. Raises UserError.
     """
     root = folder_of(data, data_root, DATA)
     refuse_few(train_images)

@@ -1,9 +1,8 @@
-"""Models of one traceable part or of several, such as the two of a two-stage detector: each is quantized, converted and
-frozen by itself.
+"""Models of one traceable part or of several, such as the two of a two-stage detector.
 
-A model of several parts names them in an attribute `PARTS` and gives in `part_examples(images)` an input for each, of
-the right shape. What lies between the parts stays float and untraced. A model without `PARTS` is its own only part,
-called "".
+Each part is quantized, converted and frozen by itself. A model of several parts names them in an attribute `PARTS` and
+gives in `part_examples(images)` an input for each, of the right shape. What lies between the parts stays float and
+untraced. A model without `PARTS` is its own only part, called "".
 """
 
 import copy
@@ -119,9 +118,7 @@ def parity(graph: nn.Module, converted: nn.Module, inputs: Mapping[str, Tensor])
 
 
 class Frozen:
-    """The frozen parts of a model; call it with images, as to be timed: each part runs, the others on example
-    inputs.
-    """
+    """The frozen parts of a model, to be timed: a call with images runs each part, the others on example inputs."""
 
     def __init__(self, parts: Mapping[str, Callable], examples: Mapping[str, Tensor]):
         self.parts = dict(parts)

@@ -11,13 +11,12 @@ MOST_PSNR = 100.0  # dB; of equal pictures it would be infinite, and so would be
 
 
 class PairMetrics:
-    """Means over pairs of pictures (N, 3, H, W) in [-1, 1]: every pair counts alike, in batches of any size and on any
-    number of ranks.
+    """Means over pairs of images (N, 3, H, W) in [-1, 1], in batches of any size and on any number of ranks.
 
     l1    mean absolute difference, as a share of the full range
     psnr  in dB, at most MOST_PSNR
     ssim  of Wang et al. (IEEE Transactions on Image Processing 13, 2004), by channel: a Gaussian window of 11 pixels
-          with sigma 1.5, pictures reflected at their borders
+          with sigma 1.5, images reflected at their borders
     """
 
     def __init__(self):

@@ -39,8 +39,9 @@ def generator(*numbers: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Memory:
-    """Decoded pictures: images (N, 3, S, S) uint8 with S = stored_size(input_size), labels (N,) int64, mean and std
-    (3,) in [0, 1].
+    """Decoded images: images (N, 3, S, S) uint8 with S = stored_size(input_size), labels (N,) int64.
+
+    mean and std are (3,) in [0, 1].
     """
 
     images: Tensor
@@ -221,9 +222,9 @@ def crop_windows(u: Tensor, width: float, height: float) -> Tensor:
 
 
 def resized_crops(images: Tensor, windows: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Cut windows (B, 4) out of square images (B, 3, S, S), mirror where flip (B,), resize bilinearly:
+    """Cut windows (B, 4) out of square images (B, 3, S, S), mirror where flip (B,), resize bilinearly.
 
-    (B, 3, size, size) uint8.
+    Returns (B, 3, size, size) uint8.
     """
     x0, y0, x1, y1 = windows.unbind(1)
     zero, mirror = torch.zeros_like(x0), torch.where(flip, -1.0, 1.0)

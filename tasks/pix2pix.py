@@ -1,6 +1,4 @@
-"""pix2pix (arXiv:1611.07004): a generator learns from pairs, against a discriminator that sees input and output
-together.
-"""
+"""pix2pix (arXiv:1611.07004): a generator learns from pairs, its discriminator sees input and output together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,9 +69,10 @@ class Pix2Pix:
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, samples: Samples) -> dict[str, float]:
-        """l1 in [0, 1], psnr in dB, ssim: means over pictures. distance: how far made pictures lie from real ones in
-        feature space. With a judge that reads label maps, which are the input then, also what it finds of them. The
-        same numbers on all ranks."""
+        """l1 in [0, 1], psnr in dB, ssim, means over images, and distance of generated to real images in feature space.
+
+        With a judge that reads label maps, which are the input then, also its findings. The same numbers on all ranks.
+        """
         model.eval()
         pixels, distance = PairMetrics(), FeatureDistance(self.judge or random_features())
         fcn = FcnScore(self.judge) if self._reads_labels else None

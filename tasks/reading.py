@@ -21,9 +21,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.De
 def opened(
     path: str, name: str | None = None, what: str = "picture", formats: Sequence[str] = PICTURES
 ) -> Iterator[Image.Image]:
-    """The file `path` open; what goes wrong meanwhile is a BadSample of the picture `name`, to which the file
-    belongs.
-    """
+    """The file `path` open; an error inside becomes a BadSample of the image `name` that the file belongs to."""
     it = what if name in (None, path) else f"{what} {path}"
     try:
         with Image.open(path, formats=formats) as image:

@@ -13,11 +13,10 @@ ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 @torch.no_grad()
 def silence_residuals(model: nn.Module) -> list[str]:
-    """Zero the weight of the batch norm that ends each residual branch of a traceable model, in place; returns their
-    names.
+    """Zero the weight of the batch norm that ends each residual branch of a traceable model, in place.
 
-    The branch is the side of an addition with more operations behind it; where that does not end in a batch norm,
-    nothing is done.
+    Returns their names. The branch is the side of an addition with more operations behind it; where that does not end
+    in a batch norm, nothing is done.
     """
     graph, found = fx.symbolic_trace(model).graph, []
     depth: dict[fx.Node, int] = {}

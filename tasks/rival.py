@@ -40,8 +40,9 @@ class Rival:
         self.optimizer = torch.optim.Adam(self.networks.parameters(), lr=LR, betas=BETAS)
 
     def learn(self, real: Mapping[str, Tensor], made: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A training step of each discriminator on real and made pictures (B, C, H, W); its loss, which is half of that
-        on real and on made pictures together, as published.
+        """Train each discriminator for a step on real and generated images (B, C, H, W); returns its loss.
+
+        The loss is half of that on real and on generated images together, as published.
         """
         self.networks.requires_grad_(True)
         losses = {}
@@ -90,11 +91,10 @@ class Rival:
 
 
 class Pool:
-    """Up to `size` pictures made before (arXiv:1612.07828, section 2.3): a discriminator must not forget how it was
-    fooled.
+    """Up to `size` images made before (arXiv:1612.07828, section 2.3): they remind a discriminator how it was fooled.
 
-    What happens to a picture is drawn by its number, so that the memory and that number are all of the state. The ranks
-    (common.distributed) hold the same memory: each has seen the pictures of all.
+    What happens to an image is drawn by its number, so that the memory and that number are all of the state. The ranks
+    (common.distributed) hold the same memory: each has seen the images of all.
     """
 
     def __init__(self, size: int, seed: int, number: int):
@@ -102,9 +102,7 @@ class Pool:
         self.seen, self.memory = 0, torch.empty(0)
 
     def exchange(self, pictures: Tensor) -> Tensor:
-        """For each picture (B, C, H, W) itself or, in one case of two once the memory is full, an older one whose place
-        it takes.
-        """
+        """Each image (B, C, H, W) itself or, in one case of two with a full memory, an older one that it replaces."""
         if not self.size:
             return pictures
         self.memory = self.memory.to(pictures)

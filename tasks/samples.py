@@ -51,15 +51,13 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures number `indices` of a source.
+    """Images number `indices` of a source.
 
-    fit      (picture, target) -> the same as the network is to see them in evaluation
+    fit      (image, target) -> the same as the network is to see them in evaluation
     augment  the same for training, at random: it draws from torch's global generator
     mean std (3,) of the pixels in [0, 1]
-    workers  processes that read training batches ahead, and threads that read for evaluation; 0 reads where it is
-             called
-    bad      "refuse" raises for a picture that cannot be used, "skip" leaves it out, says so once, and notes it in
-             `skipped`
+    workers  processes that read training batches ahead, and threads that read for evaluation; 0: the caller reads
+    bad      "refuse" raises for an image that cannot be used, "skip" leaves it out, prints it and adds it to `skipped`
     """
 
     source: Source
@@ -104,10 +102,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class Data:
-    """Pictures of each split, Samples or for classification Pictures; test is None where the data has none, and then
-    val is what gets reported.
+    """Images of each split, Samples or for classification Pictures.
 
-    `problems` says what was left out of the annotations before a picture was opened, a line each.
+    test is None where the data has none, and then val is what gets reported. `problems` lists what was left out of the
+    annotations before an image was opened.
     """
 
     train: Samples

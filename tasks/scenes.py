@@ -147,9 +147,7 @@ def _box(seen: np.ndarray) -> tuple[int, int, int, int]:
 
 
 class _Canvas:
-    """The picture while layers are painted over each other: colours, line drawing, and which object each pixel
-    shows.
-    """
+    """The image while layers are painted over each other: colours, line drawing, and the object at each pixel."""
 
     def __init__(self, image: np.ndarray, pixel: float):
         self.image, self.pixel = image, pixel
@@ -242,9 +240,7 @@ def _classes(seed: int, indices: np.ndarray) -> np.ndarray:
 
 
 def _hash(seed: int, indices: np.ndarray, stream: int, count: int) -> np.ndarray:
-    """(B, count) uint64, a counter-based generator: the finaliser of SplitMix64 over (seed, stream, index,
-    position).
-    """
+    """(B, count) uint64 by SplitMix64's finaliser, a counter-based generator over (seed, stream, index, position)."""
     key = _finalise(np.array([seed & 0xFFFFFFFF], np.uint64) << np.uint64(8) | np.uint64(stream))
     rows = _finalise(indices.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key)
     return _finalise(rows[:, None] + np.arange(count, dtype=np.uint64) * np.uint64(0xD1342543DE82EF95))

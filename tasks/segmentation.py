@@ -38,9 +38,9 @@ class Segmentation:
         return loss, {"train_pixel_accuracy": _coarse_accuracy(logits.detach(), truth)}
 
     def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """Weighted mean cross-entropy of logits (B, C, H, W) over the pixels of truth (B, H, W) that are not IGNORE;
+        """Weighted mean cross-entropy of logits (B, C, H, W) over the pixels of truth (B, H, W) without IGNORE.
 
-        0 if all are.
+        0 if all pixels are IGNORE.
         """
         truth = truth.long()
         weights = logits.new_ones(len(self.classes)) if self.class_weights is None else self.class_weights.to(logits)
@@ -54,11 +54,10 @@ class Segmentation:
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, samples: Samples) -> dict[str, float]:
-        """mIoU over the classes that occur in the masks, and the share of pixels that are right, both in [0, 1],
-        without IGNORE.
+        """mIoU over the classes that occur in the masks, and the share of pixels that are right; both in [0, 1].
 
-        Counted over all pixels of the whole set at the size of the masks. The ranks divide the pictures and return the
-        same numbers.
+        Counted over all pixels of the whole set but IGNORE, at the size of the masks. The ranks divide the images and
+        return the same numbers.
         """
         counts, pictures = self._confusion(model, samples)
         iou, right = iou_of(counts), counts.diag().sum() / counts.sum()
@@ -72,17 +71,13 @@ class Segmentation:
 
     @torch.inference_mode()
     def agreement(self, graph: nn.Module, network: nn.Module, samples: Samples) -> float:
-        """Share of all pixels of the output to which fake-quant and an INT8 network, converted or read from a file,
-        give the same class.
-        """
+        """Share of output pixels to which fake-quant and an INT8 network, converted or from a file, give one class."""
         graph.eval()
         same = [self.predict(graph, x) == self.predict(network, x) for x, _ in in_order(samples, EVALUATION_BATCH)]
         return round(torch.cat([part.flatten() for part in same]).double().mean().item(), 6)
 
     def _confusion(self, model: nn.Module, samples: Samples) -> tuple[Tensor, int]:
-        """Pixels (C, C) float64 of true class (row) and predicted class over the pictures of all ranks, and how many
-        pictures these are.
-        """
+        """Pixels (C, C) float64 of true class (row) and predicted class over all ranks, and the number of images."""
         model.eval()
         size, device = len(self.classes), samples.mean.device
         counts, pictures = torch.zeros(size * size, dtype=torch.float64, device=device), torch.zeros(1, device=device)

@@ -1,6 +1,4 @@
-"""Contact sheets: pictures side by side, such as an input, its target, and what the float and the INT8 network make of
-it.
-"""
+"""Sample grids: images side by side, such as an input, its target, and what the float and the INT8 network make."""
 
 import io
 import textwrap
@@ -20,10 +18,9 @@ DPI, POINTS, LETTER = 100, 9, 7  # the text's size, and about the width of one o
 
 
 def contact_sheet(rows: Sequence[Mapping[str, Tensor]], path: str | Path, note: str = "") -> None:
-    """Write pictures (3, H, W) in [-1, 1] as a PNG: a row each of `rows`, a column a name, titles above and `note`
-    below, atomically.
+    """Write images (3, H, W) in [-1, 1] as a PNG, atomically: `rows` by named columns, titles above, `note` below.
 
-    Every pixel becomes a square of whole pixels, as large for all pictures of the sheet; smaller pictures stand in the
+    Every pixel becomes a square of whole pixels, as large for all images of the grid; smaller images stand in the
     middle of their place, and where a row has none it stays empty. Raises UserError.
     """
     if Path(path).suffix.lower() != ".png":

@@ -1,6 +1,4 @@
-"""From a trained graph to the files that are shipped: converted, compared with what was trained, written whole or not
-at all.
-"""
+"""From a trained graph to the files that are shipped: converted, compared with the trained graph, written whole."""
 
 import errno
 import io
@@ -51,9 +49,9 @@ class Checked:
 
 
 def compare(graph: nn.Module, converted: nn.Module, checked: Checked) -> dict:
-    """Does INT8 compute what was trained? Layer by layer on a batch, end to end on more pictures;
+    """Does INT8 compute what was trained? Layer by layer on a batch, end to end on more images.
 
-    "refused" says what is off, or None.
+    "refused" describes what is off, or is None.
     """
     reports = parts.parity(graph, converted, checked.inputs(graph))
     refused = None
@@ -90,8 +88,8 @@ def doubts(
     parity, file = found.get("parity", {}), found.get("onnx", {})
     shares = {"INT8": (parity.get("agreement"), parity), "int8.onnx": (file.get("agreement_with_fake_quant"), file)}
     words = [
-        f"{name}: only {likeness.says(agreement)} of {seen['pictures']} pictures, {likeness.amount(likeness.least)} "
-        "are expected"
+        f"{name}: only {likeness.says(agreement)} of {seen['pictures']} "
+        f"pictures, {likeness.amount(likeness.least)} are expected"
         for name, (agreement, seen) in shares.items()
         if agreement is not None and agreement < likeness.least
     ]
@@ -106,8 +104,9 @@ def doubts(
 
 
 def ship(trained: Trained, frozen: parts.Frozen | None, folder: Path, checked: Checked, refused: str | None) -> dict:
-    """Leave int8.onnx in a run's folder, and int8.pt where `frozen` is for one of torch's engines: {"onnx": what its
-    check found}.
+    """Leave int8.onnx in a run's folder, and int8.pt where `frozen` is for one of torch's engines.
+
+    Returns {"onnx": what its check found}.
 
     refused  why the network does not compute what was trained, if so: then it is not shipped
     """
@@ -155,11 +154,11 @@ def save_frozen(frozen: quant.Frozen, path: Path) -> None:
 
 
 def save_onnx(trained: Trained, path: Path, checked: Checked) -> dict:
-    """Write the network as ONNX, checked on some pictures; what was found. Raises UserError, and QuantError where it is
-    refused.
+    """Write the network as ONNX, checked on some images; returns what was found.
 
     The file is compared with the integer reference, layer by layer on a batch, and with fake-quant by its answers on
-    more pictures. A network of several parts becomes a file for each (`part_path`).
+    more images. A network of several parts becomes a file for each (`part_path`). Raises UserError, and QuantError
+    where it is refused.
     """
     inputs, reports, loaded = checked.inputs(trained.graph), [], {}
     for name, part in parts.parts_of(trained.graph).items():
@@ -231,10 +230,9 @@ def onnx_words(found: dict, likeness: Likeness = ANSWERS) -> str:
     if "refused" in found:
         return f"not written, {found['refused']}"
     return (
-        f"{found['bytes']:,} bytes, {found['integer_layers']} integer layers, in float: {_few(found['float_ops'])}; in "
-        "onnxruntime "
-        f"layers within {found['layer_steps']:g} steps of the integer reference, output within "
-        f"{found['output_steps']:.1f}, "
+        f"{found['bytes']:,} bytes, {found['integer_layers']} integer layers, in float: "
+        f"{_few(found['float_ops'])}; in onnxruntime layers within {found['layer_steps']:g} "
+        f"steps of the integer reference, output within {found['output_steps']:.1f}, "
         f"{likeness.says(found['agreement_with_fake_quant'])} of {found['pictures']} pictures"
     )
 

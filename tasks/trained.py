@@ -1,5 +1,4 @@
-"""The network of a run: found by its name, written into the run's folder, and built again from there with what was
-trained.
+"""The network of a run: found by its name, written into the run's folder, and built again from there.
 
 A run's folder holds network.json (task, name, input size, classes, normalisation) and, for a FrostNet or a network
 around one, arch.json; the weights are in checkpoint.pt, or after post-training quantization in calibrated.pt. Folders
@@ -45,8 +44,7 @@ class Network:
     """A network for one of TASKS.
 
     name  of a comparison network or a FrostNet; of a detector or segmenter its form and, where it has one, its
-          backbone, as in
-          "ssdlite:frostnet_a"
+          backbone, as in "ssdlite:frostnet_a"
     arch  of the FrostNet that it is or that is its backbone; None where there is none
     """
 
@@ -156,9 +154,8 @@ def _find_form(name: str, num_classes: int, input_size: int, runs: str | Path, t
     if not colon or not FORMS[task].knows(f"{form}:{backbones.MOBILENETS[0]}") or backbones.is_mobilenet(backbone):
         if not FORMS[task].knows(name):
             raise UserError(
-                f"arch: {name!r} is no network for {task}; choose from {', '.join(FORMS[task].NAMES)}, where a "
-                "backbone is a "
-                "FrostNet (a run, a file, a shipped or published name) or a MobileNet"
+                f"arch: {name!r} is no network for {task}; choose from {', '.join(FORMS[task].NAMES)}, "
+                "where a backbone is a FrostNet (a run, a file, a shipped or published name) or a MobileNet"
             )
         return Network(name, input_size, num_classes, task=task)
     arch = backbones.find(backbone, runs)
@@ -236,8 +233,8 @@ def load_network(run: Run) -> tuple[Network, dict[str, Any]]:
         network = Network(data["name"], data["input_size"], len(data["classes"]), arch, data["task"])
         if arch is not None and not _agree(network, arch):
             raise UserError(
-                "name, input_size or classes differ from arch.json beside it; restore the file that belongs to the "
-                "checkpoint"
+                "name, input_size or classes differ from arch.json beside "
+                "it; restore the file that belongs to the checkpoint"
             )
     except UserError as error:
         raise UserError(f"{run.path / NETWORK}: {error}") from error
@@ -309,8 +306,7 @@ def _float_state(name: str, runs: str | Path) -> tuple[Path, dict]:
 
 
 def load_backbone(network: Network, model: nn.Module, name: str, runs: str | Path) -> tuple[Tensor, Tensor]:
-    """Give the backbone of a detector or segmenter the weights of a classification run; the (mean, std) of the pictures
-    it was trained on.
+    """Give the backbone of a detector or segmenter the weights of a classification run; the run's (mean, std).
 
     The run is named by its folder, or by its name in `runs`. Raises UserError where it trained another network.
     """
@@ -321,8 +317,8 @@ def load_backbone(network: Network, model: nn.Module, name: str, runs: str | Pat
     holder = next((module for path, module in model.named_modules() if path.split(".")[-1] == "backbone"), None)
     if other.task != "classification" or holder is None:
         raise UserError(
-            f"backbone: {run.path} is a run of {other.task}; {network.name} needs one of classification, of its own "
-            "backbone"
+            f"backbone: {run.path} is a run of {other.task}; {network.name} "
+            "needs one of classification, of its own backbone"
         )
     wanted = holder.state_dict()
     found = {_in_backbone(key): value for key, value in run.load_checkpoint()["model"].items()}
@@ -359,9 +355,8 @@ def load(path: str | Path) -> Trained:
     state = run.load_checkpoint(CALIBRATED if settings.get("calibrate") else CHECKPOINT)
     if state.get("attached") is False:
         raise UserError(
-            f"run: {path} trained a float network; quantize it first, with retrain.py --from-float {path}/{CHECKPOINT} "
-            "and, if "
-            "it is not to be trained further, --calibrate minmax"
+            f"run: {path} trained a float network; quantize it first, with retrain.py --from-float "
+            f"{path}/{CHECKPOINT} and, if it is not to be trained further, --calibrate minmax"
         )
     # an engine's own limit follows the CPU
     same_codes = dataclasses.replace(config, engine=ENGINE_OF_LIMIT[known["weight_qmax"]])
@@ -389,8 +384,8 @@ def finished_run(path: str | Path) -> tuple[Run, dict]:
         raise UserError(f"run: {path} is not a run of retrain.py; train what it found first: retrain.py --arch {path}")
     if not run.has("metrics.json") or not run.has(NETWORK):
         raise UserError(
-            f"run: {path} has not ended; give its command again (it stands in config.json), which goes on from the "
-            "checkpoint"
+            f"run: {path} has not ended; give its command again (it "
+            "stands in config.json), which goes on from the checkpoint"
         )
     return run, config
 

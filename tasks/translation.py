@@ -44,9 +44,8 @@ def check_parts(held_out: Mapping[str, Samples]) -> None:
     for name, part in held_out.items():
         if len(part) < 2:
             raise UserError(
-                f"data_root: the {name} part has {len(part)} picture, must be at least 2; add some (without a part of "
-                "its own, "
-                f"val is {VAL_SHARE:.0%} of train)"
+                f"data_root: the {name} part has {len(part)} picture, must be at least 2; "
+                f"add some (without a part of its own, val is {VAL_SHARE:.0%} of train)"
             )
 
 

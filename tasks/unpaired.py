@@ -1,6 +1,4 @@
-"""Pictures of two kinds, A and B, that do not belong together: folders as CycleGAN keeps them (arXiv:1703.10593),
-scenes in two styles.
-"""
+"""Images of two kinds, A and B, unpaired: folders as CycleGAN keeps them (arXiv:1703.10593), scenes in two styles."""
 
 import os
 from collections.abc import Callable
@@ -43,20 +41,21 @@ def unpaired(
     workers: int = 0,
     bad: Bad = "refuse",
 ) -> Data:
-    """Pictures A and B of one of DATA, for generators that see `input_size` pixels square; both lie in [-1, 1] once
-    normalised.
+    """Images A and B of one of DATA for generators that see squares of `input_size` pixels.
 
-    data          "unpaired": FOLDER/trainA and trainB, and valA and valB or testA and testB or all of them, with
-                  pictures of any size;
-                  "scenes": A are pictures, B cartoons of other scenes
+    Both lie in [-1, 1] once normalised.
+
+    data          "unpaired": FOLDER/trainA and trainB, and valA and valB or testA and testB or all of them, with images
+                  of any size; "scenes": A are images, B cartoons of other scenes
     seed          decides what is split off (a validation part where the data has none, the `train_images` kept) and the
                   order of trainB
     train_images  how many are kept of A and how many of B
-    bad           what becomes of files that are no pictures (tasks.samples). All are opened here, and read as they are
+    bad           what becomes of files that are no images (tasks.samples). All are opened here, and read as they are
                   needed.
-    Sample i is picture i of A and, as its target, picture i of B; where one side has fewer it begins
-    again. Both are (3, S, S) uint8: in training a crop of each, mirrored or not, independently; in evaluation whole
-    pictures squeezed into the square. Raises UserError.
+
+    Sample i is image i of A and, as its target, image i of B; where one side has fewer it begins again. Both are (3, S,
+    S) uint8: in training a crop of each, mirrored or not, independently; in evaluation whole images squeezed into the
+    square. Raises UserError.
     """
     root = folder_of(data, data_root, DATA)
     refuse_few(train_images)
@@ -81,9 +80,7 @@ def _parts(
 
 
 def _shuffled(samples: Samples, seed: int) -> Samples:
-    """In another order: else neighbours by name, which may be frames of one film, would meet in every batch as if they
-    were a pair.
-    """
+    """In another order: else neighbours by name, maybe frames of one film, would meet in every batch like a pair."""
     return samples.select(torch.randperm(len(samples), generator=generator(seed, 4)))
 
 
@@ -143,9 +140,9 @@ class Files(PictureFiles):
 
 
 def _scenes(input_size: int) -> dict[str, list["Scenes"]]:
-    """Painted at the size they are needed at, so that lines are as wide in evaluation as in training;
+    """Painted at the size they are needed at, so that lines are as wide in evaluation as in training.
 
-    B shows worlds of its own.
+    B shows other worlds than A.
     """
     sizes = {"train": enlarged(input_size)}
     return {

@@ -18,12 +18,11 @@ FLOAT_PHASE = "float_phase.pt"
 
 @dataclass(frozen=True)
 class Watcher:
-    """Draws what a model makes of a few pictures into the run's figures: every so many steps as sheet_STEP.png, in the
-    end as contact.png.
+    """Draws what a model makes of a few images into the run's figures.
 
-    task      has `rows(models by name, samples)` -> pictures by column, a row a sample
+    task      has `rows(models by name, samples)` -> images by column, a row a sample
     build     makes the float model, of which the weights at the end of the float phase are kept
-    every     steps
+    every     steps between two figures sheet_STEP.png; contact.png compares all models in the end
     """
 
     run: Run

@@ -56,8 +56,8 @@ class GraphConfig:
                 check_int(field, getattr(self, field), 1, 100_000)
         if self.dry_run and (self.dot or self.json):
             raise UserError(
-                "--dry-run: nothing is attached, so there is no graph to write; leave out --dot and --json, or "
-                "--dry-run"
+                "--dry-run: nothing is attached, so there is no graph "
+                "to write; leave out --dot and --json, or --dry-run"
             )
         if not self.picture and (self.start or self.nodes):
             raise UserError("--from, --nodes: they choose what to draw; add --picture FILE.png")

@@ -84,8 +84,8 @@ def _frostnet(arch: frostnet.Architecture, output_stride: int) -> Backbone:
     strides = frostnet.nominal_strides(arch.blocks)
     if sorted(set(strides) - {2}) != list(STRIDES):
         raise UserError(
-            f"arch: {arch.name!r} has blocks at strides {sorted(set(strides))}, must have some at each of 4, 8, 16, 32 "
-            "and none above"
+            f"arch: {arch.name!r} has blocks at strides {sorted(set(strides))}, "
+            "must have some at each of 4, 8, 16, 32 and none above"
         )
     return Backbone(net.stem, list(net.blocks), strides, output_stride)
 

@@ -31,9 +31,7 @@ def build(name: str, num_classes: int, input_size: int) -> nn.Module:
 
 
 def _take_apart(model: nn.Module) -> None:
-    """Replace timm's subclasses of torch's layers, in place: batch norm that has its activation inside, and the linear
-    layer.
-    """
+    """Replace timm's subclasses of torch's layers, in place: the linear layer, batch norm with an activation."""
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.BatchNorm2d) and type(module) is not nn.BatchNorm2d:
             norm = nn.BatchNorm2d(module.num_features, module.eps, module.momentum)

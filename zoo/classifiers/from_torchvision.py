@@ -25,9 +25,9 @@ NAMES = (
 
 
 def split_width(name: str) -> tuple[str, float | None]:
-    """A MobileNet's name and its width multiplier:
+    """A MobileNet's name and its width multiplier: "mobilenet_v2_x0_75" is 0.75 times as wide.
 
-    "mobilenet_v2_x0_75" is 0.75 times as wide; None where the name says none.
+    The multiplier is None where the name says none.
     """
     found = re.fullmatch(r"(mobilenet_v\w+?)_x(\d+)_(\d+)", name)
     if not found or found[1] not in NAMES or not 0 < float(f"{found[2]}.{found[3]}") <= 4:
@@ -36,8 +36,10 @@ def split_width(name: str) -> tuple[str, float | None]:
 
 
 def build(name: str, num_classes: int, input_size: int) -> nn.Module:
-    """torchvision's network, untrained; a MobileNet also at another width, see `split_width`. Up to 64 px its first
-    layers keep the resolution."""
+    """torchvision's network, untrained; a MobileNet also at another width, see `split_width`.
+
+    Up to 64 px its first layers keep the resolution.
+    """
     name, width = split_width(name)
     options = {} if width is None else {"width_mult": width}
     model = getattr(models, RELU_ONLY.get(name, name))(weights=None, num_classes=num_classes, **options)
@@ -57,9 +59,11 @@ def keep_resolution(model: nn.Module) -> None:
     That of AlexNet and of the ResNets, 11x11 and 7x7, becomes a 3x3 one, and the max-pool behind it goes.
     """
     if isinstance(model, models.AlexNet):
-        model.features[0], model.features[2] = nn.Conv2d(3, 64, 3, padding=1), nn.Identity()
+        model.features[0] = nn.Conv2d(3, 64, 3, padding=1)
+        model.features[2] = nn.Identity()
     elif isinstance(model, models.ResNet):
-        model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+        model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        model.maxpool = nn.Identity()
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     else:
         first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))

@@ -15,7 +15,7 @@ CHANNELS = (64, 128, 256, 512)
 
 
 class Unit(nn.Module):
-    """conv(relu(bn(x))) twice, plus the shortcut:
+    """conv(relu(bn(x))) twice, plus the shortcut.
 
     (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride).
     """

@@ -15,7 +15,7 @@ CHANNELS = (16, 32, 64)
 
 
 class Block(nn.Module):
-    """relu(conv-bn-relu-conv-bn(x) + shortcut(x)):
+    """relu(conv-bn-relu-conv-bn(x) + shortcut(x)).
 
     (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride).
     """

@@ -50,11 +50,11 @@ class Machinery(ABC):
 
 @final
 class SSDMachinery(Machinery):
-    """Of SSDLite and Tiny-DSOD: softmax over classes and background, three hard negatives for each positive, boxes at
-    variances .1 and .2.
+    """Of SSDLite and Tiny-DSOD: softmax over classes and background, boxes at variances .1 and .2.
 
-    Cells divide the image evenly whatever its size; SSD's fixed steps hold for 300 px, and put the last of
-    Tiny-DSOD's 2 x 2 cells outside. In an image without objects there is no positive and so no loss.
+    Each positive comes with three hard negatives. Cells divide the image evenly whatever its size; SSD's fixed steps
+    hold for 300 px, and put the last of Tiny-DSOD's 2 x 2 cells outside. In an image without objects there is no
+    positive and so no loss.
     """
 
     def __init__(self, num_classes: int, input_size: int):
@@ -107,9 +107,11 @@ class SSDMachinery(Machinery):
 
 
 class LevelAnchors(AnchorGenerator):
-    """torchvision's anchors around the cells of maps of known strides. (It divides the image's size by the map's
-    itself, rounded down, which is wrong by up to a pixel a cell where the stride does not divide the image's
-    size.)"""
+    """torchvision's anchors around the cells of maps of known strides.
+
+    torchvision divides the image's size by the map's, rounded down. That is wrong by up to a pixel a cell where the
+    stride does not divide the image's size.
+    """
 
     def __init__(self, input_size: int, sizes: Sequence[float]):
         self.strides = pyramid.strides(input_size)
@@ -123,10 +125,7 @@ class LevelAnchors(AnchorGenerator):
         return self.grid_anchors([list(x.shape[-2:]) for x in maps], [[stride, stride] for stride in self.strides])
 
     def forward(self, images: ImageList, features: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
-        """For each image;
-
-        `features` are tuples that begin with the level's map, as the region proposals have them.
-        """
+        """The anchors of each image; `features` are tuples that begin with a level's map, as for region proposals."""
         return [torch.cat(self.levels([level[0] for level in features]))] * len(images.image_sizes)
 
 
@@ -196,9 +195,7 @@ class RegionMachinery(Machinery):
         return _without_background(found)
 
     def _propose(self, model: Callable, images: Tensor, targets: Boxes | None):
-        """The maps to pool from, the images' sizes, proposals for each image, and where there are targets their
-        losses.
-        """
+        """The maps to pool from, the images' sizes, the proposals of each image and, with targets, their losses."""
         outputs = model.features(images)
         maps = {str(i): x.float() for i, x in enumerate(outputs[: pyramid.REGION_LEVELS])}
         objectness, boxes = _split(outputs[pyramid.REGION_LEVELS :], 2)

@@ -37,9 +37,9 @@ BACKGROUND = 0.99  # how sure RetinaNet is at first that an anchor holds nothing
 
 
 def strides(input_size: int) -> list[int]:
-    """The levels' strides for an image of that size:
+    """The levels' strides for an image of that size.
 
-    8, 16, 32, and on while RetinaNet's next anchors begin below the image's size.
+    They are 8, 16, 32, and on while RetinaNet's next anchors begin below the image's size.
     """
     found = [8, 16, 32]
     while 2 * RETINA_SIZES[0] * found[-1] < input_size:
@@ -48,9 +48,7 @@ def strides(input_size: int) -> list[int]:
 
 
 class Pyramid(nn.Module):
-    """A backbone's maps at strides 8, 16, 32 -> maps of CHANNELS channels at the same strides, then at `extra` coarser
-    ones.
-    """
+    """A backbone's maps at strides 8, 16, 32 -> maps of CHANNELS channels there and at `extra` coarser strides."""
 
     def __init__(self, channels: list[int], extra: int):
         super().__init__()
@@ -70,9 +68,7 @@ class Pyramid(nn.Module):
 
 
 class Tower(nn.Module):
-    """`depth` times 3x3 convolution, batch norm, ReLU: the convolutions are those of all levels, the batch norms each
-    level's own.
-    """
+    """`depth` times 3x3 convolution, batch norm, ReLU: all levels share the convolutions, not the batch norms."""
 
     def __init__(self, depth: int, levels: int):
         super().__init__()
@@ -91,9 +87,7 @@ class Tower(nn.Module):
 
 
 class RetinaNet(nn.Module):
-    """(N, 3, H, W) -> class logits (N, 9 num_classes, h, w) of each level, then box regressions (N, 36, h, w) of each
-    level.
-    """
+    """(N, 3, H, W) -> class logits (N, 9 num_classes, h, w), then box regressions (N, 36, h, w), of each level."""
 
     def __init__(self, backbone: Backbone, num_classes: int, input_size: int):
         super().__init__()
@@ -101,7 +95,8 @@ class RetinaNet(nn.Module):
         self.backbone = backbone
         self.pyramid = Pyramid(backbone.feature_channels[1:], levels - 3)
         self.class_tower, self.box_tower = Tower(DEPTH, levels), Tower(DEPTH, levels)
-        self.classes, self.boxes = _output(anchors * num_classes, 3), _output(anchors * 4, 3)
+        self.classes = _output(anchors * num_classes, 3)
+        self.boxes = _output(anchors * 4, 3)
         nn.init.constant_(self.classes.bias, math.log((1 - BACKGROUND) / BACKGROUND))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -111,8 +106,10 @@ class RetinaNet(nn.Module):
 
 
 class Regions(nn.Module):
-    """(N, 3, H, W) -> the three finest maps (N, CHANNELS, h, w), then objectness (N, 3, h, w) of each level, then box
-    regressions (N, 12, h, w) of each."""
+    """(N, 3, H, W) -> the three finest maps (N, CHANNELS, h, w), then the proposals' outputs.
+
+    These are objectness (N, 3, h, w) of each level, then box regressions (N, 12, h, w) of each.
+    """
 
     def __init__(self, backbone: Backbone, levels: int):
         super().__init__()
@@ -129,10 +126,9 @@ class Regions(nn.Module):
 
 
 class BoxHead(nn.Module):
-    """Regions' pooled features (R, CHANNELS, 7, 7) -> class logits (R, num_classes + 1) and box regressions (R, 4
-    (num_classes + 1)).
+    """Regions' pooled features (R, CHANNELS, 7, 7) -> class logits and box regressions.
 
-    Class 0 is the background.
+    The shapes are (R, num_classes + 1) and (R, 4 (num_classes + 1)); class 0 is the background.
     """
 
     def __init__(self, num_classes: int):
@@ -142,7 +138,8 @@ class BoxHead(nn.Module):
         self.flatten = nn.Flatten()
         self.hidden = nn.Linear(CHANNELS * side**2, HIDDEN, bias=False)
         self.norm, self.act = nn.BatchNorm1d(HIDDEN), nn.ReLU()
-        self.classes, self.boxes = nn.Linear(HIDDEN, num_classes + 1), nn.Linear(HIDDEN, 4 * (num_classes + 1))
+        self.classes = nn.Linear(HIDDEN, num_classes + 1)
+        self.boxes = nn.Linear(HIDDEN, 4 * (num_classes + 1))
         init_weights(self)
         for layer, std in ((self.classes, 0.01), (self.boxes, 0.001)):
             nn.init.normal_(layer.weight, std=std)
@@ -154,8 +151,10 @@ class BoxHead(nn.Module):
 
 
 class FasterRCNN(nn.Module):
-    """Two traceable parts, `features` (Regions) and `box_head` (BoxHead). What is between them is no network
-    (zoo/detectors/postprocess.py): proposals, non-maximum suppression, pooling of regions."""
+    """Two traceable parts, `features` (Regions) and `box_head` (BoxHead).
+
+    What is between them is no network (zoo/detectors/postprocess.py): proposals, suppression, pooling.
+    """
 
     PARTS = ("features", "box_head")
 

@@ -21,10 +21,9 @@ PYRAMID = 128  # channels of the pyramid's maps, half of them from each branch o
 
 
 class TDSOD(nn.Module):
-    """(N, 3, H, W) -> class logits (N, boxes x (num_classes + 1), h, w) of the six maps, then regressions (N, boxes x
-    4, h, w) of the six.
+    """(N, 3, H, W) -> class logits of the six maps, then box regressions of the six.
 
-    Class 0 of the logits is the background.
+    Their shapes: (N, boxes x (num_classes + 1), h, w) and (N, boxes x 4, h, w). Class 0 is the background.
     """
 
     def __init__(self, num_classes: int):

@@ -57,9 +57,7 @@ def graph_figure(
 
 
 def _clean(graph: fx.GraphModule, sizes: set[str]) -> nx.DiGraph:
-    """The network of a graph without the nodes `sizes`, which hold no float tensors, and without those that hand their
-    input on.
-    """
+    """The network without the nodes `sizes`, which hold no float tensors, and without those that hand input on."""
     flow = network(graph)
     flow.remove_nodes_from(sizes)
     for n in [n for n, at in flow.nodes(data=True) if at["title"] == "identity"]:

@@ -79,9 +79,7 @@ def section(
 
 
 def cut(flow: nx.DiGraph, members: set[str]) -> nx.DiGraph:
-    """The members of a graph; what they read from outside, and who outside reads them, become nodes of the kind
-    "elsewhere".
-    """
+    """The members of a graph; what is outside and reads from or feeds them becomes a node of kind "elsewhere"."""
     part = nx.DiGraph()
     part.add_nodes_from((n, flow.nodes[n]) for n in flow if n in members)
     for a, b in flow.edges:

@@ -26,9 +26,7 @@ def rows_of(flow: nx.DiGraph, at_least: dict[str, int]) -> dict[str, int]:
 
 
 def cuts(flow: nx.DiGraph, rows: dict[str, int], most: int = ROWS) -> list[int]:
-    """First rows of the columns, and the end: as few columns as possible, cut near equal lengths where the fewest
-    tensors cross.
-    """
+    """First rows of the columns, and the end: few columns of near equal lengths, cut where few tensors cross."""
     end = max(rows.values()) + 1
     columns = math.ceil(end / most)
     length = end / columns
@@ -40,9 +38,7 @@ def cuts(flow: nx.DiGraph, rows: dict[str, int], most: int = ROWS) -> list[int]:
 
 
 def _crossing(flow: nx.DiGraph, rows: dict[str, int], row: int) -> tuple[int, int]:
-    """How many tensors made above `row` are read from there on, and how many of them by a quantizer, which had better
-    stay with them.
-    """
+    """How many tensors made above `row` are read from there on, and how many by a quantizer, best kept with them."""
     edges = [(a, b) for a, b in flow.edges if rows[a] < row <= rows[b]]
     return len({a for a, _ in edges}), sum(flow.nodes[b]["kind"] == "quantizer" for _, b in edges)
 
@@ -73,10 +69,10 @@ def layout(flow: nx.DiGraph, rows: dict[str, int]) -> Layout:
 
 
 def _place_nodes(flow: nx.DiGraph, rows: dict[str, int]) -> dict[str, int]:
-    """The longest path in lane 0, then the longest of what remains in the first lane that is free beside it, and
-    so on.
-    """
-    rest, lanes, taken = flow.copy(), {}, set()
+    """The longest path in lane 0, then the longest of what remains in the first free lane beside it, and so on."""
+    rest = flow.copy()
+    lanes = {}
+    taken = set()
     while rest:
         path = nx.dag_longest_path(rest)
         above = [rows[p] + 1 for p in flow.pred[path[0]]]

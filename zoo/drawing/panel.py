@@ -40,7 +40,10 @@ class Panel:
 
     def _lanes(self) -> tuple[list[float], list[float], float]:
         """x of each lane's boxes and of the lines that only pass through it, and the width of all."""
-        plan, centres, lefts, x = self.plan, [], [], 0.0
+        plan = self.plan
+        centres = []
+        lefts = []
+        x = 0.0
         for lane in range(1 + max([*plan.lanes.values(), *plan.via.values()])):
             inside = [n for n in plan.flow if plan.lanes[n] == lane]
             half = max([self.half[n] for n in inside], default=0.03)
@@ -70,9 +73,11 @@ class Panel:
         ax.add_patch(FancyArrowPatch(path=path, color=SKIP if skips else LINE, lw=1.1 if skips else 0.8, **ARROW))
 
     def _turn(self, n: str, via: int, x: float, down: int) -> list[tuple[float, float]]:
-        """The points of a line from n's box to x in the lane `via`: straight down, out of its side where no box is in
-        the way, else through the gap between the rows. `down` is 1, or -1 for the same upwards: a line that arrives,
-        backwards."""
+        """The points of a line from n's box to x in the lane `via`.
+
+        The line goes straight down, out of the box's side where no box is in the way, else through the gap between the
+        rows. `down` is 1, or -1 for the same upwards: a line that arrives, backwards.
+        """
         middle, y = self.at[n]
         end, half_way = y + down * HEIGHT / 2, y + down * PITCH / 2
         if via == self.plan.lanes[n]:

@@ -10,8 +10,11 @@ from zoo.drawing.style import colour
 
 
 def as_json(graph: fx.GraphModule) -> dict:
-    """{"nodes": [{"id", "kind", "title", "name", ..}], "edges": [[from, to]],
-    "quantizers": [{"name", "quantizer", "kind" (weight or activation), "of", "read_by"}]}."""
+    """The graph as JSON: nodes, edges and quantizers.
+
+    {"nodes": [{"id", "kind", "title", "name", ..}], "edges": [[from, to]],
+     "quantizers": [{"name", "quantizer", "kind" (weight or activation), "of", "read_by"}]}
+    """
     flow = network(graph)
     whole, quantizers = _with_weights(flow), []
     for n, at in whole.nodes(data=True):

@@ -68,17 +68,15 @@ def build(name: str, dropout: float = 0.0) -> nn.Module:
 
 
 def check_size(name: str, input_size: int) -> None:
-    """Raise UserError where the generator `name` cannot halve and double images of `input_size` pixels a side as
-    often as it does.
-    """
+    """Raise UserError where the generator `name` cannot halve images of `input_size` pixels as often as it does."""
     base, norm = _split(name)
     row = GENERATORS[base]
     least = row.least_instance if norm == "instance" else row.least
     if input_size % row.multiple or input_size < least:
         nearest = max(least, round(input_size / row.multiple) * row.multiple)
         raise UserError(
-            f"input_size: {input_size!r}, must be a multiple of {row.multiple} from {least} for {base!r}, such as "
-            f"{nearest}"
+            f"input_size: {input_size!r}, must be a multiple of "
+            f"{row.multiple} from {least} for {base!r}, such as {nearest}"
         )
 
 

@@ -19,7 +19,8 @@ def _patch(in_channels: int, channels: int) -> list[nn.Module]:
     """70 = the receptive field of kernels of 4 at strides 2, 2, 2, 1, 1."""
     layers = [nn.Conv2d(in_channels, channels, 4, 2, 1), nn.LeakyReLU(0.2)]
     for width, stride in ((2, 2), (4, 2), (8, 1)):
-        before, norm = width // 2 * channels, nn.BatchNorm2d(width * channels, track_running_stats=False)
+        before = width // 2 * channels
+        norm = nn.BatchNorm2d(width * channels, track_running_stats=False)
         layers += [nn.Conv2d(before, width * channels, 4, stride, 1, bias=False), norm, nn.LeakyReLU(0.2)]
     return [*layers, nn.Conv2d(8 * channels, 1, 4, 1, 1)]
 
@@ -48,9 +49,10 @@ NAMES = tuple(DISCRIMINATORS)
 
 
 def build(name: str, in_channels: int, norm: str = "batch", channels: int = 64) -> nn.Module:
-    """(N, in_channels, H, W) -> logits: "patch" gives one for each of the overlapping squares of 70 x 70 pixels that
-    lie 8 apart, (N, 1, H / 8 - 2, W / 8 - 2), "pixel" one for each pixel, (N, 1, H, W). Weights as
-    zoo.generators.norms.init_weights has them. Raises UserError.
+    """(N, in_channels, H, W) -> logits, with weights as zoo.generators.norms.init_weights has them.
+
+    "patch" gives one logit for each of the overlapping squares of 70 x 70 pixels that lie 8 apart, (N, 1, H / 8 - 2, W
+    / 8 - 2), "pixel" one for each pixel, (N, 1, H, W). Raises UserError.
     """
     for field, value, choices in (("discriminator", name, NAMES), ("norm", norm, NORMS)):
         if value not in choices:

@@ -1,6 +1,4 @@
-"""A light generator of Frost bottlenecks, our own: the shape of the residual one (zoo.generators), for a small part of
-its cost.
-"""
+"""A light generator of Frost bottlenecks, our own: the residual generator's shape at a small part of its cost."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,8 +15,7 @@ class FrostGenerator(nn.Module):
     """(N, 3, H, W) -> (N, 3, H, W) in [-1, 1], H and W multiples of 8.
 
     Down to stride 8 in three steps, blocks there, up again. Each step up but the last is a convolution, a bilinear
-    upsampling and the addition of what the way down had at that size. Nothing but the last convolution runs at full
-    resolution.
+    upsampling and the addition of what the way down had at that size. Only the last one runs at full size.
     """
 
     def __init__(self, dropout: float = 0.0):
@@ -45,9 +42,7 @@ class FrostGenerator(nn.Module):
 
 
 class Up(nn.Module):
-    """(N, in_channels, H, W), (N, out_channels, 2 H, 2 W) -> the second plus what a 1x1 convolution makes of the first,
-    upsampled.
-    """
+    """(N, in_channels, H, W), (N, out_channels, 2 H, 2 W) -> the second plus the first, projected and upsampled."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -70,11 +65,10 @@ def _residuals(channels: int, count: int, dropout: float) -> nn.Sequential:
 
 
 def init_without_norms(model: FrostGenerator) -> None:
-    """Weights, in place, that keep values of one size from layer to layer where no norm does, by fan-in; residual
-    branches begin small.
+    """Initialise weights by fan-in, in place, so that values keep their size from layer to layer without norms.
 
-    The published N(0, 0.02) is for wide kernels with norms behind them: a depthwise convolution's 25 weights would
-    leave next to nothing.
+    Residual branches begin small. The published N(0, 0.02) is for wide kernels with norms behind them: a depthwise
+    convolution's 25 weights would leave next to nothing.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

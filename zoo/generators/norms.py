@@ -6,8 +6,9 @@ NORMS = ("batch", "instance", "none")
 
 
 class NoNorm(nn.Module):
-    """What it is given. torch.fx sees through it, and so a convolution and its ReLU stay one group; nn.Identity would
-    part them.
+    """What it is given. torch.fx sees through it, so a convolution and its ReLU stay one group.
+
+    nn.Identity would part them.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -15,9 +16,7 @@ class NoNorm(nn.Module):
 
 
 def with_norm(model: nn.Module, norm: str) -> nn.Module:
-    """The model, changed in place: its batch norms replaced by instance norms (without weights, as published), or by
-    convolution biases.
-    """
+    """Replace the model's batch norms, in place, by instance norms without weights (as published) or by biases."""
     for parent in [*model.modules()] if norm != "batch" else ():
         for name, module in parent.named_children():
             if isinstance(module, nn.BatchNorm2d):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ResNetGenerator(nn.Sequential):
-    """Down to stride 4, `blocks` residual blocks there, up again;
+    """Down to stride 4, `blocks` residual blocks there, up again.
 
     `channels` at full resolution. H and W are multiples of 4.
     """

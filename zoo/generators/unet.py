@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class UNet(nn.Module):
-    """`halvings` times down to half the size and up again, with skip connections: each map on the way down is
-    concatenated to that of the same size on the way up.
+    """`halvings` times down to half the size and up again, with skip connections.
 
-    H and W are multiples of 2 ** halvings. The first and the innermost convolution have no norm.
+    Each map on the way down is concatenated to that of the same size on the way up. H and W are multiples of 2 **
+    halvings. The first and the innermost convolution have no norm.
     """
 
     def __init__(self, halvings: int, dropout: float = 0.0, channels: int = 64):

@@ -31,8 +31,9 @@ knows = CATALOG.knows
 
 
 def build(name: str, num_classes: int, runs: str | Path = "runs", arch: Architecture | None = None) -> nn.Module:
-    """A float segmenter with fresh weights: images (N, 3, H, W), 64 pixels or more a side -> logits (N, num_classes,
-    h, w).
+    """A float segmenter with fresh weights.
+
+    Images are (N, 3, H, W), 64 pixels or more a side, and logits (N, num_classes, h, w).
 
     Args:
         name: One of NAMES, with a backbone that `zoo.backbones` knows in place of <backbone>; "espnetv2" is

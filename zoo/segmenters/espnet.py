@@ -20,12 +20,11 @@ LEAST_WIDTH = 8  # channels of the decoder, which otherwise has as many as there
 
 
 class ESP(nn.Module):
-    """Reduce to a fifth, five dilated 3x3 convolutions side by side, join: (N, in_channels, H, W) -> (N, out_channels,
-    H / stride, ..).
+    """Reduce to a fifth, five dilated 3x3 convolutions side by side, join.
 
-    All but the first are summed up, each to those of smaller dilation, which fills the gaps between a dilated kernel's
-    taps. With `residual` the input is added before the last convolution. The first convolution of all is 1x1, or 3x3
-    where it strides.
+    (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride). All but the first are summed up, each to those
+    of smaller dilation, which fills the gaps between a dilated kernel's taps. With `residual` the input is added before
+    the last convolution. The first convolution of all is 1x1, or 3x3 where it strides.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, residual: bool = False):

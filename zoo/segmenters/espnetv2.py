@@ -20,11 +20,10 @@ SCALES = (0.5, 1.0, 1.5, 2.0)
 
 
 class EESP(nn.Module):
-    """Reduce to a quarter, four dilated depthwise convolutions, each added to the one before, join and mix; plus the
-    input where it fits.
+    """Reduce to a quarter, four dilated depthwise convolutions, each added to the one before, join and mix.
 
-    (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride), a ReLU to follow. The first and last
-    convolutions have 4 groups.
+    (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride), a ReLU to follow; the input is added where it
+    fits. The first and last convolutions have 4 groups.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilations: tuple[int, ...], stride: int = 1):
@@ -47,9 +46,7 @@ class EESP(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the resolution: averages beside a strided EESP, plus what two convolutions make of the image at the new
-    size.
-    """
+    """Half the resolution: averages beside a strided EESP, plus two convolutions of the image at the new size."""
 
     def __init__(self, in_channels: int, out_channels: int, dilations: tuple[int, ...]):
         super().__init__()
@@ -63,9 +60,7 @@ class Down(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """A map beside depthwise convolutions of its averages at a half, a quarter, an eighth and a sixteenth of its size,
-    joined.
-    """
+    """A map beside depthwise convolutions of its averages at 1/2, 1/4, 1/8 and 1/16 of its size, joined."""
 
     def __init__(self, channels: int):
         super().__init__()

@@ -15,10 +15,10 @@ from zoo.backbones import Backbone
 
 
 class LRASPP(nn.Module):
-    """(N, 3, H, W) -> logits (N, num_classes, H / 8, W / 8): coarse features, gated by their mean, and finer ones, each
-    classified.
+    """(N, 3, H, W) -> logits (N, num_classes, H / 8, W / 8).
 
-    The gate is a hard sigmoid: no exponential for integers to imitate.
+    Coarse features, gated by their mean, and finer ones are classified and added. The gate is a hard sigmoid: no
+    exponential for integers to imitate.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, channels: int = 128):
@@ -39,11 +39,10 @@ class LRASPP(nn.Module):
 
 
 class RASPP(nn.Module):
-    """(N, 3, H, W) -> logits (N, num_classes, H / 16, W / 16): a 1x1 convolution of the coarse features beside their
-    mean, classified.
+    """(N, 3, H, W) -> logits (N, num_classes, H / 16, W / 16).
 
-    Of the five branches of ASPP these are the two that arXiv:1801.04381 keeps for mobile networks; the three atrous
-    ones double the cost of MobileNetV2, for little.
+    A 1x1 convolution of the coarse features beside their mean, classified. Of the five branches of ASPP these are the
+    two that arXiv:1801.04381 keeps for mobile networks; the three atrous ones double its cost, for little.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, channels: int = 256):
