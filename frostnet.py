@@ -185,16 +185,12 @@ class Config:
     """The arguments of the program."""
 
     arch: str = option("frostnet_small_1_0", f"for example {', '.join(PUBLISHED)}", positional=True)
-    released: str | None = option(None, "has moved: python -m zoo released FILE")
-
-    def __post_init__(self):
-        if self.released:
-            raise UserError(f"--released: has moved; run python -m zoo released {self.released}")
 
 
 @guard
 def main(argv: Sequence[str] | None = None) -> None:
-    config = parse(Config, argv, "frostnet.py", "Show rows and cost of a network, by file or name.")
+    about = "Show rows and cost of a network, by file or name. Of the authors' checkpoint: python -m zoo released FILE."
+    config = parse(Config, argv, "frostnet.py", about)
     print(table(find(config.arch)))
 
 

@@ -65,6 +65,20 @@ def parse(config: type[Config], argv: Sequence[str] | None, prog: str, descripti
     return config(**{k: tuple(sum(v, ())) if isinstance(v, list) else v for k, v in values.items()})
 
 
+def arguments(config: Any) -> list[str]:
+    """The flags from which `parse` reads this config; those at their default are left out."""
+    words = []
+    for field in dataclasses.fields(config):
+        value, flag = getattr(config, field.name), _name(field)
+        if value == field.default:
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            words += [flag, *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
+
+
 def run_command(
     commands: Mapping[str, tuple[str, Callable | str]], argv: Sequence[str] | None, prog: str, description: str
 ) -> Any:
@@ -117,8 +131,11 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any) -
         arguments.pop("metavar", None)  # the name of the field
         parser.add_argument(field.name, **({} if required else {"nargs": "?"}) | arguments)
     else:
-        name = field.metadata.get("flag") or "--" + field.name.replace("_", "-")
-        parser.add_argument(name, dest=field.name, **arguments)
+        parser.add_argument(_name(field), dest=field.name, **arguments)
+
+
+def _name(field: dataclasses.Field) -> str:
+    return field.metadata.get("flag") or "--" + field.name.replace("_", "-")
 
 
 def _flag(field: dataclasses.Field, hint: Any) -> dict:

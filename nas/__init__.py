@@ -1,5 +1,6 @@
 """The language of architectures: specs and their JSON, search spaces, blocks, costs, derivation, reports."""
 
+from common.errors import UserError  # for modules of users' own spaces, which raise it
 from nas.arch import Architecture, BlockSpec, HeadSpec, StemSpec, resolve, signature
 from nas.blocks import build_block, build_head, build_stem, init_weights
 from nas.cost import Cost, cost, count
@@ -18,6 +19,7 @@ __all__ = [
     "Slot",
     "Stage",
     "StemSpec",
+    "UserError",
     "bottleneck_space",
     "build_block",
     "build_head",

@@ -5,11 +5,13 @@ The frost bottleneck is the one of StatAssist & GradBoost (arXiv:2006.09679): a 
 concatenated with the input before the expansion, hidden = expand_ratio * (in_channels + squeeze_channels).
 """
 
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.checks import check_format, check_list, check_object, failure
+from common.checks import check_choice, check_format, check_int, check_list, check_number, check_object, failure
 from common.errors import UserError
 from common.files import read_json, write_json
 from nas.ops import OPS
@@ -18,7 +20,6 @@ FORMAT, VERSION = "architecture", 1
 ACTIVATIONS = ("relu", "hard_swish")
 MAX_BLOCKS = 512
 SHIPPED = Path(__file__).parent / "archs"  # architectures that come with the program
-_NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
 def round8(channels: float) -> int:
@@ -32,54 +33,37 @@ def stem_stride(input_size: int) -> int:
     return 1 if input_size <= 64 else 2
 
 
-# ---- rules: what a field may hold, by field name -----------------------------------------------------------
+# ---- rules: the check of each field, by field name ---------------------------------------------------------
 
 
-def _whole(low: int, high: int):
-    return (lambda v: type(v) is int and low <= v <= high), f"a whole number from {low} to {high}"
-
-
-def _one_of(*values):
-    words = ", ".join(map(repr, values[:-1])) + " or " + repr(values[-1]) if len(values) > 1 else repr(values[0])
-    return (lambda v: type(v) is type(values[0]) and v in values), words
-
-
-def _fraction(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < 1
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 100 and set(value) <= _NAME_CHARACTERS and value[0] not in ".-"
+def _check_name(path: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", value):
+        raise failure(path, value, "1 to 100 letters, digits, '_', '.' or '-', not starting with '.' or '-'")
+    return value
 
 
 RULES = {
-    "name": (_is_name, "1 to 100 letters, digits, '_', '.' or '-', not starting with '.' or '-'"),
-    "input_size": _whole(8, 4096),
-    "op": _one_of(*OPS),
-    "kernel_size": _one_of(1, 3, 5, 7),
-    "stride": _one_of(1, 2),
-    "activation": _one_of(*ACTIVATIONS),
-    "in_channels": _whole(1, 8192),
-    "out_channels": _whole(1, 8192),
-    "channels": _whole(1, 8192),
-    "expand_ratio": _whole(1, 16),
-    "squeeze_factor": _whole(0, 16),
-    "num_classes": _whole(1, 100_000),
-    "dropout": (_fraction, "a number from 0 up to, not including, 1"),
-    "provenance": ((lambda v: isinstance(v, dict)), "an object"),
-}
-
-
-def _check_field(name: str, value: Any) -> None:
-    is_valid, must_be = RULES[name]
-    if not is_valid(value):
-        raise failure(name, value, must_be)
+    "name": _check_name,
+    "input_size": partial(check_int, low=8, high=4096),
+    "op": partial(check_choice, choices=tuple(OPS)),
+    "kernel_size": partial(check_choice, choices=(1, 3, 5, 7)),
+    "stride": partial(check_choice, choices=(1, 2)),
+    "activation": partial(check_choice, choices=ACTIVATIONS),
+    "in_channels": partial(check_int, low=1, high=8192),
+    "out_channels": partial(check_int, low=1, high=8192),
+    "channels": partial(check_int, low=1, high=8192),
+    "expand_ratio": partial(check_int, low=1, high=16),
+    "squeeze_factor": partial(check_int, low=0, high=16),
+    "num_classes": partial(check_int, low=1, high=100_000),
+    "dropout": partial(check_number, low=0, below=1),
+    "provenance": check_object,
+}  # called with the field's path and value
 
 
 def _check_fields(spec: Any) -> None:
     for f in fields(spec):
         if f.name in RULES:
-            _check_field(f.name, getattr(spec, f.name))
+            RULES[f.name](f.name, getattr(spec, f.name))
 
 
 # ---- the specs ---------------------------------------------------------------------------------------------
@@ -201,7 +185,7 @@ class Architecture:
 
     def for_input(self, size: int) -> "Architecture":
         """The same blocks for pictures of `size` pixels; only the stem's stride depends on it."""
-        _check_field("input_size", size)
+        RULES["input_size"]("input_size", size)
         return replace(self, input_size=size, stem=replace(self.stem, stride=stem_stride(size)))
 
     def with_classes(self, num_classes: int) -> "Architecture":

@@ -22,7 +22,8 @@ class Op:
         writes: Layers of `nas.blocks.Block` whose output channels are the squeezed ones.
         reads: Layers whose input channels are the squeezed ones. If "expand" is one, the block concatenates them with
             its input.
-        factors: The squeeze factors of its candidates in the bottleneck space.
+        factors: The squeeze factors of its candidates in the bottleneck space, (0,) without a squeeze. They enlarge
+            that space, so that tables measured of it before are refused; () keeps the op out.
     """
 
     title: str

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import frostnet
 import quant
 import zoo
-from common.checks import check_choice, check_format, check_list, check_number, check_str, failure
+from common.checks import check_choice, check_format, check_list, check_number, check_str
 from common.errors import UserError
 from common.runs import CHECKPOINT, Run
 from nas import Architecture, count
@@ -400,18 +400,10 @@ def _quantizers(run: Run, settings: dict) -> quant.QuantConfig:
 # ---- checks ------------------------------------------------------------------------------------------------
 
 
-def _check_by_rule(rule: str, path: str, value: Any) -> Any:
-    """A value that may stand in an architecture under the name `rule`."""
-    is_valid, must_be = RULES[rule]
-    if not is_valid(value):
-        raise failure(path, value, must_be)
-    return value
-
-
 def _check_name(path: str, value: Any) -> str:
     """The name of a network, or those of a form and its backbone with ":" between them."""
     for name in check_str(path, value).split(":", 1):
-        _check_by_rule("name", path, name)
+        RULES["name"](path, name)
     return value
 
 
@@ -430,8 +422,8 @@ FIELDS = ("task", "name", "input_size", "classes", "mean", "std", "weight_qmax")
 CHECKS = {
     "task": partial(check_choice, choices=TASKS),
     "name": _check_name,
-    "input_size": partial(_check_by_rule, "input_size"),
-    "num_classes": partial(_check_by_rule, "num_classes"),
+    "input_size": RULES["input_size"],
+    "num_classes": RULES["num_classes"],
     "classes": _check_classes,
     "mean": _check_channels,
     "std": partial(_check_channels, above=0),

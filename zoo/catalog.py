@@ -46,6 +46,4 @@ def near(name: str, known: Sequence[str]) -> str:
 def check(**values: Any) -> None:
     """Raise UserError for the first value that an architecture's field of that name could not hold."""
     for field, value in values.items():
-        allowed, meaning = RULES[field]
-        if not allowed(value):
-            raise UserError(f"{field}: {value!r}, must be {meaning}")
+        RULES[field](field, value)

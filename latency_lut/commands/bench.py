@@ -7,7 +7,6 @@ Writes bench.json, bench.csv and bench.png after each network. The same command 
 
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch
 import frostnet
 import quant
 import zoo
-from common.cli import guard, option, parse
+from common.cli import option
 from common.errors import UserError
 from common.files import read_json
 from latency_lut.bench import report
@@ -78,25 +77,14 @@ class BenchConfig:
         return tuple(dict.fromkeys(e for name in self.engine for e in (usual if name == ALL else (name,))))
 
 
-def command(words: Sequence[str]) -> Results | None:
-    """The command line, its own name first.
-
-    With --restart the results are emptied first, so that resuming does not start over again.
-    """
-    if "--restart" in words:
-        guard(_start_over, errors=(quant.QuantError,))(words)
-    return _bench([word for word in words if word != "--restart"])
-
-
-def _start_over(words: Sequence[str]) -> None:
-    config = _parsed(words)
+def start_over(config: BenchConfig) -> None:
+    """Empty the results."""
     jobs(config)  # a mistyped name must not cost the old results
     Results.new(config.output).save()
 
 
-@guard(errors=(quant.QuantError,))
-def _bench(words: Sequence[str]) -> Results:
-    config = _parsed(words)
+def command(config: BenchConfig) -> Results:
+    """Time the networks that the results lack, and write them after each."""
     results = Results.open(config.output)
     todo = jobs(config)
     results.save()  # a folder that cannot be written to shows now, not after the first network
@@ -165,7 +153,3 @@ def _check_engine(name: str) -> None:
         raise UserError(f"engine: {name!r} is not one of {', '.join((ALL, *known))}")
     if name != ALL and name not in quant.available():
         raise UserError(f"engine: {name!r} does not run here; choose from {', '.join((ALL, *quant.available()))}")
-
-
-def _parsed(words: Sequence[str]) -> BenchConfig:
-    return parse(BenchConfig, words[1:], "python -m latency_lut bench", __doc__)

@@ -7,17 +7,16 @@ Writes every few seconds. The same command goes on where it was stopped.
 """
 
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import quant
-from common.cli import first_paragraph, guard, option, parse
+from common.cli import arguments, option
 from common.errors import UserError
 from latency_lut.advice import Advice, heads
 from latency_lut.build import NETWORKS, begun, build_section
-from latency_lut.commands import COMMANDS
 from latency_lut.machine import FINGERPRINT
 from latency_lut.report import odd_pairs, table_text
 from latency_lut.sections import CALL, Section, space_key
@@ -71,19 +70,10 @@ class BuildConfig:
         return self.num_classes or (10 if size <= SMALL_INPUT else 1000,)
 
 
-def command(words: Sequence[str]) -> LatencyTable:
-    """Measure what the file lacks, save it and print the result. `words` may begin with "build"."""
-    words = list(words[1:] if words[:1] == ["build"] else words)
-    if "--restart" in words:
-        guard(_start_over)(words)
-    return _build([word for word in words if word != "--restart"])  # so that resuming does not start over again
-
-
-@guard(errors=(quant.QuantError,))
-def _build(words: list[str]) -> LatencyTable:
-    config = _parsed(words)
+def command(config: BuildConfig) -> LatencyTable:
+    """Measure what the file lacks, save it and print the result."""
     spaces = config.spaces()
-    table = LatencyTable.load(config.output) if Path(config.output).exists() else _new(config, words)
+    table = LatencyTable.load(config.output) if Path(config.output).exists() else _new(config)
     table.check(config.engine, config.threads, batch=config.batch)
     if config.threads > 1:
         print("note: on several threads it is wall time that counts; leave the machine alone meanwhile")
@@ -95,24 +85,17 @@ def _build(words: list[str]) -> LatencyTable:
     return table
 
 
-def _new(config: BuildConfig, words: Sequence[str]) -> LatencyTable:
-    made_by = shlex.join(["python", "-m", "latency_lut", *words])
+def _new(config: BuildConfig) -> LatencyTable:
+    made_by = shlex.join(["python", "-m", "latency_lut", *arguments(replace(config, restart=False))])
     return LatencyTable.new(config.engine, config.threads, config.output, config.batch, made_by)
-
-
-def _parsed(words: Sequence[str]) -> BuildConfig:
-    others = ", ".join(name for name in COMMANDS if name != "build")
-    about = f"{first_paragraph(__doc__)} Other commands: {others}; each has --help."
-    return parse(BuildConfig, words, "python -m latency_lut", about)
 
 
 # ---- restart -----------------------------------------------------------------------------------------------
 
 
-def _start_over(words: list[str]) -> None:
+def start_over(config: BuildConfig) -> None:
     """Forget the sections that the flags name; nothing is touched before all that can be wrong has been checked."""
-    config = _parsed(words)
-    spaces, table = config.spaces(), _new(config, [word for word in words if word != "--restart"])
+    spaces, table = config.spaces(), _new(config)
     if Path(config.output).exists():
         table = without(LatencyTable.load(config.output), [space_key(space) for space in spaces], table)
     for space in spaces:

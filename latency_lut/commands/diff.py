@@ -3,12 +3,11 @@
 python -m latency_lut diff --lut laptop.json server.json
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from common.cli import guard, option, parse
+from common.cli import option
 from common.errors import UserError
 from latency_lut.fitting import spearman
 from latency_lut.machine import FINGERPRINT, shown
@@ -45,10 +44,8 @@ class Difference:
         return float(np.quantile(list(self.ratios.values()), share))
 
 
-@guard
-def command(words: Sequence[str]) -> Difference:
+def command(config: DiffConfig) -> Difference:
     """Print how two tables differ."""
-    config = parse(DiffConfig, words[1:], "python -m latency_lut diff", __doc__)
     first, second = (LatencyTable.load(path) for path in config.lut)
     difference = diff(first, second)
     print(text(first, second, difference, config.top))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from common.cli import guard, option, parse
+from common.cli import option
 from common.errors import UserError
 from latency_lut.fitting import refitted
 from latency_lut.machine import FINGERPRINT
@@ -41,10 +41,8 @@ class MergeConfig:
             )
 
 
-@guard
-def command(words: Sequence[str]) -> LatencyTable:
+def command(config: MergeConfig) -> LatencyTable:
     """Merge tables into one file."""
-    config = parse(MergeConfig, words[1:], "python -m latency_lut merge", __doc__)
     table = merge([LatencyTable.load(path) for path in config.lut], Path(config.output))
     table.save()
     print(table_text(table))

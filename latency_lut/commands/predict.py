@@ -3,11 +3,10 @@
 python -m latency_lut predict --lut fbgemm.json --arch frostnet_small_1_0 --input-size 32
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import frostnet
-from common.cli import guard, option, parse
+from common.cli import option
 from common.errors import UserError
 from latency_lut.sections import Section, parts
 from latency_lut.table import LatencyTable, Prediction
@@ -30,10 +29,8 @@ class PredictConfig:
     width: float | None = option(None, "take the ratio of the section of this width")
 
 
-@guard
-def command(words: Sequence[str]) -> Prediction:
+def command(config: PredictConfig) -> Prediction:
     """Print the calibrated latency of every part of a network."""
-    config = parse(PredictConfig, words[1:], "python -m latency_lut predict", __doc__)
     table, arch = LatencyTable.load(config.lut), frostnet.find(config.arch)
     arch = arch.for_input(config.input_size) if config.input_size is not None else arch
     arch = arch.with_classes(config.num_classes) if config.num_classes is not None else arch

@@ -3,13 +3,12 @@
 python -m latency_lut show --lut fbgemm.json --picture fbgemm.png
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.cli import guard, option, parse
+from common.cli import option
 from common.errors import UserError
 from latency_lut.report import figures_text, odd_pairs, table_text
 from latency_lut.table import LatencyTable
@@ -25,10 +24,8 @@ class ShowConfig:
     picture: str = option("", "PNG file to draw: slots by candidates, in milliseconds")
 
 
-@guard
-def command(words: Sequence[str]) -> LatencyTable:
+def command(config: ShowConfig) -> LatencyTable:
     """Print a table and, if asked for, draw it."""
-    config = parse(ShowConfig, words[1:], "python -m latency_lut show", __doc__)
     table = LatencyTable.load(config.lut)
     grids = {key: Grid(table, space_of(table, key)) for key, section in table.sections.items() if section.complete}
     print(table_text(table))

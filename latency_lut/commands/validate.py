@@ -7,12 +7,10 @@ The result is kept in the table. The same command goes on where it was stopped.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import quant
-from common.cli import guard, option, parse
+from common.cli import option
 from common.errors import UserError
 from latency_lut.build import measure, sample_networks
 from latency_lut.fitting import validated
@@ -82,32 +80,24 @@ def _gate(text: str) -> Gate:
     return Gate(found[1], found[2], float(found[3]))
 
 
-def command(words: Sequence[str]) -> LatencyTable:
-    """Validate the sections of a table; exits with 1 where a gate fails."""
-    if "--restart" in words:
-        guard(_forget)(words)
-    return _validate([word for word in words if word != "--restart"])  # so that resuming does not start over again
-
-
-def _opened(words: Sequence[str]) -> tuple[ValidateConfig, LatencyTable, list[str]]:
-    """The settings, the table, and the names of the sections to validate."""
-    config = parse(ValidateConfig, words[1:], "python -m latency_lut validate", __doc__)
+def _opened(config: ValidateConfig) -> tuple[LatencyTable, list[str]]:
+    """The table, and the names of the sections to validate."""
     table = LatencyTable.load(config.lut)
     table.check(batch=table.meta["batch"])
-    return config, table, _sections(table, config.input_size)
+    return table, _sections(table, config.input_size)
 
 
-def _forget(words: Sequence[str]) -> None:
+def start_over(config: ValidateConfig) -> None:
     """Drop what was validated before."""
-    _, table, keys = _opened(words)
+    table, keys = _opened(config)
     for key in keys:
         table = table.with_section(replace(table.sections[key], validated=None))
     table.save()
 
 
-@guard(errors=(quant.QuantError,))
-def _validate(words: Sequence[str]) -> LatencyTable:
-    config, table, keys = _opened(words)
+def command(config: ValidateConfig) -> LatencyTable:
+    """Validate the sections of a table; exits with 1 where a gate fails."""
+    table, keys = _opened(config)
     failed = []
     for key in keys:
         table = validate(table, key, config.networks, config.seed)

@@ -2,7 +2,7 @@
 
 config.json   "command" and settings
 latency.json  {"parts": {"stem": ms, "blocks.0": ms, .., "head": ms}, further facts}
-front.json    see `nas.report.page.front`
+front.json    see `nas.report.front`
 space.json    {"tied": bool, "stages": [{"min_depth": int, "slots": [[label of each candidate, ..], ..]}, ..]}
 alphas.jsonl  rows {"step", "ops": [stage][slot][candidate] probabilities, "depths": [stage][depth] probabilities}
 metrics.json  any numbers, words and tables; "health": {"warnings": [text, ..], numbers}

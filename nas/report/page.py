@@ -1,4 +1,4 @@
-"""report.html of a run: one self-contained page from the files in its folder, which `nas.report.page.data` reads.
+"""report.html of a run: one self-contained page from the files in its folder, which `nas.report.data` reads.
 
 A section is left out where the run has nothing for it. Pictures are also written to figures/*.png.
 """

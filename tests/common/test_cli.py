@@ -7,7 +7,7 @@ from typing import Literal, Optional  # both spellings of an optional field are 
 
 import pytest
 
-from common.cli import guard, option, parse, run_command
+from common.cli import arguments, guard, option, parse, run_command
 from common.errors import UserError
 
 
@@ -44,6 +44,11 @@ def test_help_shows_the_first_paragraph_of_a_docstring_whole(capsys):
 def test_every_kind_of_field_is_read():
     config = _parse("--lut a --epochs 5 --target-ms 2.5 --seed 1 --no-boost --engine x86 --input-size 64")
     assert config == Config("a", 5, 2.5, 1, False, "x86", (64,))
+
+
+def test_the_arguments_of_a_config_are_read_as_the_same_config():
+    words = "--lut a --target-ms 2.5 --no-boost --input-size 64 96"
+    assert arguments(_parse(words)) == words.split()
 
 
 @pytest.mark.parametrize("text", ["32 64 96", "32,64,96", "32,64 96", "32, 64, 96"])

@@ -11,7 +11,6 @@ from torch import nn
 
 from common.errors import UserError
 from frostnet import PUBLISHED, TABLES, architecture, frostnet
-from frostnet import main as frostnet_main
 from zoo.__main__ import main
 from zoo.released import load_released, released_names
 
@@ -280,13 +279,6 @@ def test_the_command_line_shows_which_network_a_file_holds(tmp_path, capsys):
     torch.save(trained("frostnet_small_0_35").state_dict(), tmp_path / "a.pt")
     main(["released", str(tmp_path / "a.pt")])
     assert capsys.readouterr().out.startswith("frostnet_small_0_35, 224 px, 7 classes")
-
-
-def test_the_flag_of_frostnet_names_the_command_that_reads_released_files(capsys):
-    with pytest.raises(SystemExit) as stop:
-        frostnet_main(["--released", "a.pt"])
-    assert stop.value.code == 2
-    assert "run python -m zoo released a.pt" in capsys.readouterr().err
 
 
 def test_an_empty_average_beside_good_weights_is_passed_over(tmp_path):
