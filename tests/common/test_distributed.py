@@ -185,17 +185,20 @@ def as_rank(number: int, port: int) -> None:
     torch.set_num_threads(1)
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def free_ports(count: int) -> list[int]:
+    """Different ports that nothing listens on: all sockets are open until the last is drawn."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What each of two ranks found, and their folder."""
     path = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(one_rank, (free_port(), path), nprocs=2)
+    torch.multiprocessing.spawn(one_rank, (*free_ports(1), path), nprocs=2)
     return [torch.load(path / f"{number}.pt", weights_only=True) for number in range(2)], path
 
 
@@ -335,7 +338,8 @@ def test_a_run_of_two_ranks_is_not_continued_by_one(two):
 
 
 def test_what_ends_one_rank_ends_all_and_is_said_once(tmp_path):
-    ports = {case: free_port() for case in ("rank 0", "rank 1", "all", "Ctrl-C", "kill")}
+    cases = ("rank 0", "rank 1", "all", "Ctrl-C", "kill")
+    ports = dict(zip(cases, free_ports(len(cases)), strict=True))
     context = torch.multiprocessing.spawn(troubled_rank, (ports, tmp_path), nprocs=2, join=False)
     for process in context.processes:
         process.join(120)
