@@ -157,7 +157,7 @@ def test_networks_that_decide_nothing_agree():
 def test_ranks_divide_the_pictures(monkeypatch):
     task, shares = Detection(Machine(missed=(2, 5), shift=0.5), ("a", "b")), []
     expected = task.evaluate(Told(), samples())
-    monkeypatch.setattr(module.ranks, "gather", lambda rows: shares.append(rows) or sum(shares, []))
+    monkeypatch.setattr(module.distributed, "gather", lambda rows: shares.append(rows) or sum(shares, []))
     for rank in range(2):
         monkeypatch.setattr(distributed, "share", lambda rank=rank: slice(rank, None, 2))
         found = task.evaluate(Told(), samples())  # of the last one, when all have brought their share
@@ -191,7 +191,7 @@ def test_two_processes_return_what_one_does(tmp_path):
 
 def test_the_order_in_which_ranks_bring_pictures_does_not_matter(monkeypatch):
     seen = []
-    monkeypatch.setattr(module.ranks, "gather", lambda rows: rows[::-1])
+    monkeypatch.setattr(module.distributed, "gather", lambda rows: rows[::-1])
     monkeypatch.setattr(
         module, "average_precisions", lambda found, truths: seen.extend(int(t["number"]) for t in truths) or {}
     )

@@ -109,7 +109,7 @@ def test_ranks_divide_the_pictures(monkeypatch):
         part.update(real[rows], True)
         part.update(made[rows], False)
     expected, others = distance(real, made), itertools.cycle(second._sums.values())
-    monkeypatch.setattr(features.ranks, "sum_", lambda mine: mine.add_(next(others)))
+    monkeypatch.setattr(features.distributed, "sum_", lambda mine: mine.add_(next(others)))
     for _ in range(2):  # what was summed up is not summed up again
         assert first.compute() == pytest.approx(expected, abs=1e-6)
 

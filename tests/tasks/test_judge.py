@@ -116,7 +116,7 @@ def test_ranks_divide_the_pictures(monkeypatch):
     first.update(painted(ids()), painted(ids()))
     second.update(painted(ids().clamp(max=1)), painted(ids()))
     monkeypatch.setattr(
-        module.ranks, "sum_", lambda mine: mine.add_(second._counts if mine.dim() == 2 else second._pixels)
+        module.distributed, "sum_", lambda mine: mine.add_(second._counts if mine.dim() == 2 else second._pixels)
     )
     for _ in range(2):  # what was counted is not counted again
         assert first.compute()["fcn_pixel_accuracy"] == 0.875

@@ -96,7 +96,7 @@ def test_ranks_divide_the_pairs(monkeypatch):
     first.update(made[:2], wanted[:2])
     second.update(made[2:], wanted[2:])
     expected = whole.compute()
-    monkeypatch.setattr(picture_metrics.ranks, "sum_", lambda mine: mine.add_(second._sums))
+    monkeypatch.setattr(picture_metrics.distributed, "sum_", lambda mine: mine.add_(second._sums))
     assert first.compute() == pytest.approx(expected, abs=1e-6)
     assert first.compute() == pytest.approx(expected, abs=1e-6)  # what was summed up is not summed up again
 
