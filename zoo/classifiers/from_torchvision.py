@@ -1,6 +1,7 @@
-"""Networks by torchvision: AlexNet (arXiv:1404.5997), VGG (arXiv:1409.1556), ResNet (arXiv:1512.03385), ResNeXt
-(arXiv:1611.05431), ShuffleNet V2 (arXiv:1807.11164), MobileNet V2 (arXiv:1801.04381) and V3 (arXiv:1905.02244), the
-last two also with ReLU alone.
+"""Networks by torchvision, the MobileNets also with ReLU alone.
+
+AlexNet (arXiv:1404.5997), VGG (arXiv:1409.1556), ResNet (arXiv:1512.03385), ResNeXt (arXiv:1611.05431), ShuffleNet V2
+(arXiv:1807.11164), MobileNet V2 (arXiv:1801.04381) and V3 (arXiv:1905.02244).
 """
 
 import re
