@@ -12,8 +12,7 @@ from torchvision import models
 from nas.arch import stem_stride
 
 # MobileNets in which every ReLU6 and hard-swish is a ReLU, which costs nothing in integers. In the ReLU variants that
-# StatAssist's authors measured (arXiv:2006.09679) the head of MobileNet V3 kept its hard-swish; here it has none
-# either.
+# StatAssist's authors measured (arXiv:2006.09679) the head of MobileNet V3 kept its hard-swish; here it has none.
 RELU_ONLY = {f"{name}_relu": name for name in ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")}
 NAMES = (
     "alexnet",
