@@ -63,7 +63,7 @@ PRESETS = {
                  "train_images": None, "rescored": 12, "controls": 8, "score_images": 2000, "tune_steps": 500,
                  "batch_size": 128, "lr": 0.1, "input_size": 224},
 }  # fmt: skip
-DEFAULTS = {"batch_size": 32, "lr": 0.04, "input_size": 32}  # where neither the command line nor the preset says
+DEFAULTS = {"batch_size": 32, "lr": 0.04, "input_size": 32}  # where neither the command line nor the preset has a value
 RECALIBRATION_BATCHES = 16
 
 # Fields of SearchConfig that may differ when a search is resumed, because they do not change its result. The last two
@@ -87,8 +87,8 @@ class SearchConfig:
         None, "latency that the network should take (default: that of FrostNet-Small at this input)"
     )
     name: str = option("frostnet_a", "name of the network and of its folder in --runs")
-    data: Literal[DATA] = option("scenes", "pictures to search on")
-    data_root: str | None = option(None, "folder of the pictures")
+    data: Literal[DATA] = option("scenes", "images to search on")
+    data_root: str | None = option(None, "folder of the images")
     download: bool = option(False, "fetch the data set into --data-root if it is not there")
     space: str = option(
         "frostnet", "search space: frostnet, bottleneck, or module:function of your own (docs/search.md)"
@@ -98,19 +98,19 @@ class SearchConfig:
     input_size: int | None = option(
         None, "pixels at which the network will run: the latency is looked up for this size (default: 32)"
     )
-    train_size: int | None = option(None, "pixels of the training pictures (default: the input size)")
+    train_size: int | None = option(None, "pixels of the training images (default: the input size)")
     preset: Literal[tuple(PRESETS)] = option("small", "how much to train")
     base_steps: int | None = option(None, "weight steps of the largest candidates, which the others then start from")
     float_steps: int | None = option(None, "weight steps in float, all candidates in turn")
     quant_steps: int | None = option(None, "weight steps under fake-quant before alphas move")
     joint_steps: int | None = option(None, "weight steps while alphas move")
-    train_images: int | None = option(None, "pictures used of the training part")
+    train_images: int | None = option(None, "images used of the training part")
     rescored: int | None = option(None, "derived networks that are re-scored and measured")
     controls: int | None = option(None, "random networks of equal latency that are scored and measured beside them")
-    score_images: int | None = option(None, "held-out pictures for each of the scores of ops and depths")
+    score_images: int | None = option(None, "held-out images for each of the scores of ops and depths")
     tune_steps: int | None = option(None, "steps that each of these networks trains alone before it is evaluated")
     pareto: int = option(0, "also write the best networks for so many targets, from the fastest to the slowest")
-    batch_size: int | None = option(None, "pictures in a step, of each process under torchrun (default: 32)")
+    batch_size: int | None = option(None, "images in a step, of each process under torchrun (default: 32)")
     lr: float | None = option(None, "peak learning rate of the weights (default: 0.04)")
     sampler: Literal[tuple(supernet.SAMPLERS)] = option(
         "proxyless",
@@ -151,8 +151,8 @@ def main(argv=None) -> Path:
     """Run a search, or go on with one; returns its folder."""
     with distributed.joined():
         config = parse(SearchConfig, argv, "search.py", __doc__).filled()
-        words = sys.argv[1:] if argv is None else argv
-        return run_search(config, shlex.join([*distributed.launcher(), "search.py", *words]))
+        given = sys.argv[1:] if argv is None else argv
+        return run_search(config, shlex.join([*distributed.launcher(), "search.py", *given]))
 
 
 def run_search(config: SearchConfig, command: str) -> Path:

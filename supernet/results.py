@@ -87,7 +87,7 @@ def shared_block(space: SearchSpace, network: Finalist) -> BlockSpec:
 def save_numbers(
     evaluator: Evaluator, networks: list[Finalist], points: list[Point], parts_ms: dict[str, float]
 ) -> dict:
-    """Write latency.json, front.json and, last, metrics.json, whose presence says that a network was chosen.
+    """Write latency.json, front.json and, last, metrics.json, which exists only after a network was chosen.
 
     Args:
         evaluator: Of the search.

@@ -44,11 +44,18 @@ class Backbone(nn.Module):
 
 
 def backbone(name: str | frostnet.Architecture, output_stride: int = 32, runs: str | Path = "runs") -> Backbone:
-    """The backbone of a name, untrained: a MobileNet ("mobilenet_v2_relu_x0_5"), else what `frostnet.find` knows; or of
-    an architecture.
+    """The untrained backbone of a name or of an architecture.
 
-    output_stride  8, 16 or 32. The parameters of a FrostNet's have the names they have in `frostnet.FrostNet`.
-    Raises UserError.
+    A name is that of a MobileNet ("mobilenet_v2_relu_x0_5"), else what `frostnet.find` knows. The parameters of a
+    FrostNet's backbone have the names they have in `frostnet.FrostNet`.
+
+    Args:
+        name: Of the network, or the architecture.
+        output_stride: 8, 16 or 32.
+        runs: The folder of the runs, whose names are FrostNets too.
+
+    Raises:
+        UserError: The name is unknown, or the stride is none of these.
     """
     if output_stride not in (8, 16, 32):
         raise UserError(f"output_stride: {output_stride!r}, must be 8, 16 or 32")

@@ -1,5 +1,7 @@
-"""Networks by timm: GhostNet (arXiv:1911.11907) and EfficientNet-Lite, the EfficientNets (arXiv:1905.11946) without
-squeeze-and-excitation and with ReLU6. timm's fused layers are taken apart, so that a trace shows torch's own.
+"""Networks by timm: GhostNet (arXiv:1911.11907) and EfficientNet-Lite.
+
+EfficientNet-Lite is the EfficientNets (arXiv:1905.11946) without squeeze-and-excitation and with ReLU6. timm's fused
+layers are taken apart, so that a trace shows torch's own.
 """
 
 from torch import nn

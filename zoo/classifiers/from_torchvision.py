@@ -1,6 +1,7 @@
-"""Networks by torchvision: AlexNet (arXiv:1404.5997), VGG (arXiv:1409.1556), ResNet (arXiv:1512.03385), ResNeXt
-(arXiv:1611.05431), ShuffleNet V2 (arXiv:1807.11164), MobileNet V2 (arXiv:1801.04381) and V3 (arXiv:1905.02244), the
-last two also with ReLU alone.
+"""Networks by torchvision, the MobileNets also with ReLU alone.
+
+AlexNet (arXiv:1404.5997), VGG (arXiv:1409.1556), ResNet (arXiv:1512.03385), ResNeXt (arXiv:1611.05431), ShuffleNet V2
+(arXiv:1807.11164), MobileNet V2 (arXiv:1801.04381) and V3 (arXiv:1905.02244).
 """
 
 import re
@@ -11,8 +12,7 @@ from torchvision import models
 from nas.arch import stem_stride
 
 # MobileNets in which every ReLU6 and hard-swish is a ReLU, which costs nothing in integers. In the ReLU variants that
-# StatAssist's authors measured (arXiv:2006.09679) the head of MobileNet V3 kept its hard-swish; here it has none
-# either.
+# StatAssist's authors measured (arXiv:2006.09679) the head of MobileNet V3 kept its hard-swish; here it has none.
 RELU_ONLY = {f"{name}_relu": name for name in ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")}
 NAMES = (
     "alexnet",

@@ -1,8 +1,8 @@
-"""What turns the outputs of detectors into losses and detections: torchvision's anchors, matching, losses, decoding and
-non-maximum suppression. Float, without parameters.
+"""From the outputs of detectors to losses and detections, by torchvision; float, without parameters.
 
-A machinery calls `model` whatever it is: the float network, the same with quantizers attached, an integer network.
-Labels are 0 .. num_classes - 1; the background is no label.
+These are anchors, matching, losses, decoding and non-maximum suppression. A machinery calls `model` whatever it is: the
+float network, the same with quantizers attached, an integer network. Labels are 0 .. num_classes - 1; the background is
+no label.
 """
 
 from abc import ABC, abstractmethod

@@ -1,5 +1,4 @@
-"""RetinaNet (arXiv:1708.02002) and Faster R-CNN (arXiv:1506.01497) on a feature pyramid (arXiv:1612.03144), light
-enough for a CPU.
+"""RetinaNet (arXiv:1708.02002) and Faster R-CNN (arXiv:1506.01497) on a light feature pyramid (arXiv:1612.03144).
 
 The pyramid has CHANNELS channels at strides 8, 16, 32 and on. How it differs from the papers':
 * 64 channels, not 256, and two convolutions before each of RetinaNet's outputs, not four.

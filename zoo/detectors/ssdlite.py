@@ -1,9 +1,8 @@
-"""SSDLite (arXiv:1512.02325, arXiv:1801.04381): a backbone, four coarser maps, and two convolutions on each of the six,
-as the authors of StatAssist (arXiv:2006.09679) measured it.
+"""SSDLite (arXiv:1512.02325, arXiv:1801.04381) as the authors of StatAssist (arXiv:2006.09679) measured it.
 
-Sources are the backbone's last block at stride 8 and its last map at output stride 16 (where MobileNet V2 has 32 and
-1280 channels, at 300 px 38 x 38 and 19 x 19), then three pairs of a 1x1 and a strided 3x3 convolution (10, 5, 3 pixels
-a side), then the mean over the image.
+It has a backbone, four coarser maps, and two convolutions on each of the six. Sources are the backbone's last block at
+stride 8 and its last map at output stride 16 (where MobileNet V2 has 32 and 1280 channels, at 300 px 38 x 38 and 19 x
+19), then three pairs of a 1x1 and a strided 3x3 convolution (10, 5, 3 pixels a side), then the mean over the image.
 
 How it differs from its namesakes:
 * The heads' 3x3 convolutions are dense, without bias, and with batch norm behind them, as those that were measured;

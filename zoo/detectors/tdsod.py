@@ -1,5 +1,4 @@
-"""Tiny-DSOD (arXiv:1807.11013): a detector of depthwise dense blocks and a depthwise feature pyramid, to be trained
-from scratch.
+"""Tiny-DSOD (arXiv:1807.11013): depthwise dense blocks and a depthwise feature pyramid, trained from scratch.
 
 Laid out as the authors of StatAssist (arXiv:2006.09679) measured it: the heads are those of zoo/detectors/ssdlite.py,
 convolutions without bias with batch norm behind them. At 300 px the six maps have 38, 19, 10, 5, 3 and 2 pixels a side,

@@ -104,7 +104,7 @@ class Panel:
 
 
 def _shown(at: dict[str, str]) -> str:
-    """Where a node stands, less what its title says already, the outermost modules left out where it is long."""
+    """Where a node stands, less what its title has already, the outermost modules left out where it is long."""
     place = at["name"].removesuffix(at["title"]).removesuffix(".")
     while len(place) > LONGEST and "." in place:
         place = f"…{place.partition('.')[2]}"

@@ -1,7 +1,7 @@
-"""Discriminators of pix2pix (arXiv:1611.07004) and CycleGAN (arXiv:1703.10593): `build("patch", 6)`; plain float
-modules, never shipped.
+"""Discriminators of pix2pix (arXiv:1611.07004) and CycleGAN (arXiv:1703.10593): `build("patch", 6)`.
 
-Batch norms keep no running statistics: discriminators never leave training.
+They are plain float modules, never shipped. Batch norms keep no running statistics: discriminators never leave
+training.
 """
 
 from collections.abc import Callable

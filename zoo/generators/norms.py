@@ -6,7 +6,7 @@ NORMS = ("batch", "instance", "none")
 
 
 class NoNorm(nn.Module):
-    """What it is given. torch.fx sees through it, so a convolution and its ReLU stay one group.
+    """The identity. torch.fx sees through it, so a convolution and its ReLU stay one group.
 
     nn.Identity would part them.
     """

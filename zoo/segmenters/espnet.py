@@ -1,6 +1,7 @@
-"""ESPNet (arXiv:1803.06815), a segmenter of spatial pyramids of dilated convolutions, in the quantizable form of
-StatAssist's authors (arXiv:2006.09679): ReLU for PReLU, no batch norm but in front of a ReLU, bilinear upsampling for
-transposed convolutions.
+"""ESPNet (arXiv:1803.06815), a segmenter of spatial pyramids of dilated convolutions, in a quantizable form.
+
+The form is that of StatAssist's authors (arXiv:2006.09679): ReLU for PReLU, no batch norm but in front of a ReLU,
+bilinear upsampling for transposed convolutions.
 
 Here the bilinear grids have no aligned corners: a weight is then a fraction of the ratio of sizes, for a factor of two
 1/4 or 3/4.

@@ -1,5 +1,7 @@
-"""ESPNetv2 (arXiv:1811.11431) as a segmenter, in the quantizable form of StatAssist's authors (arXiv:2006.09679): ReLU
-for PReLU, no batch norm behind the dilated convolutions, a whole 1x1 convolution behind their concatenation.
+"""ESPNetv2 (arXiv:1811.11431) as a segmenter, in the quantizable form of StatAssist's authors (arXiv:2006.09679).
+
+That form has ReLU for PReLU, no batch norm behind the dilated convolutions, and a whole 1x1 convolution behind their
+concatenation.
 
 The dilated convolutions are fused, each added to the next, as in the paper; what those authors measured drops the sums.
 """
