@@ -61,6 +61,11 @@ def check_list(path: str, value: Any, least: int = 0, most: float = math.inf) ->
     return value
 
 
+def is_number(value: Any, largest: float = sys.float_info.max) -> bool:
+    """Whether this is an int or a float from -largest to largest: not NaN, no whole number of 400 digits, no bool."""
+    return type(value) in (int, float) and abs(value) <= largest
+
+
 def check_number(
     path: str,
     value: Any,
@@ -71,7 +76,7 @@ def check_number(
     below: float = math.inf,
 ) -> float:
     """A finite number from `low` to `high`, greater than `above` and less than `below`."""
-    if not (_is_finite(value) and low <= value <= high and above < value < below):
+    if not (is_number(value) and low <= value <= high and above < value < below):
         raise failure(path, value, "a number" + _bounds(low, high, above, below))
     return float(value)
 
@@ -125,11 +130,6 @@ def shown(value: Any) -> str:
 
 _SHORT = reprlib.Repr()  # also for values nested too deeply for repr
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 2 * LONGEST
-
-
-def _is_finite(value: Any) -> bool:
-    """A number that fits a float: not NaN, no whole number of 400 digits, no bool."""
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _length(least: int, most: float) -> str:
