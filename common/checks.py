@@ -10,7 +10,7 @@ means the whole file. A file's own loader adds the name of the file.
 import math
 import reprlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.errors import UserError
@@ -107,6 +107,20 @@ def check_str(path: str, value: Any, choices: Sequence[str] | None = None, longe
 def check_strs(path: str, value: Any, least: int = 0, most: float = math.inf) -> tuple[str, ...]:
     """A list of `least` to `most` texts."""
     return tuple(check_str(f"{path}[{i}]", item) for i, item in enumerate(check_list(path, value, least, most)))
+
+
+def check_fields(config: Any, bounds: Mapping[str, tuple[float, float]]) -> None:
+    """Numbers in fields of a config, from low to high: every item of a tuple; None passes.
+
+    Args:
+        config: An object.
+        bounds: Field -> (low, high).
+    """
+    for field, (low, high) in bounds.items():
+        values = getattr(config, field)
+        for value in values if isinstance(values, tuple) else (values,):
+            if value is not None:
+                check_number(field, value, low, high)
 
 
 def check_choice(path: str, value: Any, choices: Sequence) -> Any:

@@ -1,11 +1,13 @@
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from common.checks import (
     check_bool,
     check_choice,
+    check_fields,
     check_format,
     check_int,
     check_list,
@@ -103,3 +105,10 @@ def test_a_long_or_deeply_nested_value_is_shown_by_its_start():
         deep = [deep]
     for value in ("x" * 1000, list(range(1000)), {"a" * 50: "b" * 50}, deep):
         assert len(shown(value)) <= 60
+
+
+def test_the_fields_of_a_config_are_checked_each_item_of_a_tuple_and_none_passes():
+    config = SimpleNamespace(threads=4, sizes=(16, 8), seed=None)
+    check_fields(config, {"threads": (1, 4), "seed": (0, 9)})
+    with pytest.raises(UserError, match="sizes: 8, must be a number from 16 to 64"):
+        check_fields(config, {"sizes": (16, 64)})
