@@ -88,13 +88,6 @@ def check_int(path: str, value: Any, low: float = -math.inf, high: float = math.
     return value
 
 
-def check_bool(path: str, value: Any) -> bool:
-    """true or false."""
-    if not isinstance(value, bool):
-        raise failure(path, value, "true or false")
-    return value
-
-
 def check_str(path: str, value: Any, choices: Sequence[str] | None = None, longest: float = math.inf) -> str:
     """A text of at most `longest` characters. If `choices` is given, one of these."""
     if choices is not None:
@@ -104,9 +97,9 @@ def check_str(path: str, value: Any, choices: Sequence[str] | None = None, longe
     return value
 
 
-def check_strs(path: str, value: Any, least: int = 0, most: float = math.inf) -> tuple[str, ...]:
-    """A list of `least` to `most` texts."""
-    return tuple(check_str(f"{path}[{i}]", item) for i, item in enumerate(check_list(path, value, least, most)))
+def check_strs(path: str, value: Any, least: int = 0) -> tuple[str, ...]:
+    """A list of at least `least` texts."""
+    return tuple(check_str(f"{path}[{i}]", item) for i, item in enumerate(check_list(path, value, least)))
 
 
 def check_fields(config: Any, bounds: Mapping[str, tuple[float, float]]) -> None:

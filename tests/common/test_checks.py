@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 
 from common.checks import (
-    check_bool,
     check_choice,
     check_fields,
     check_format,
@@ -27,7 +26,6 @@ from common.errors import UserError
         (check_list, [1], [1]),
         (check_number, 2.5, [0, 3]),
         (check_int, -3, []),
-        (check_bool, False, []),
         (check_str, "text", []),
         (check_choice, 3, [(1, 3)]),
     ],
@@ -61,7 +59,6 @@ def test_numbers_become_floats_and_lists_of_texts_tuples():
         (lambda v: check_int("a", v, 1, 8192), 2.0, "a: 2.0, must be a whole number from 1 to 8192"),
         (lambda v: check_int("a", v, 1), 0, "a: 0, must be a whole number from 1"),
         (lambda v: check_int("a", v, 0, 1), True, "a: True, must be a whole number from 0 to 1"),
-        (lambda v: check_bool("a", v), 1, "a: 1, must be true or false"),
         (lambda v: check_str("a", v), None, "a: None, must be a text"),
         (lambda v: check_str("a", v, longest=2), "abc", "a: 'abc', must be a text of at most 2 characters"),
         (lambda v: check_str("a", v, ("x", "y", "z")), "w", "a: 'w', must be 'x', 'y' or 'z'"),
