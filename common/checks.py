@@ -10,7 +10,7 @@ means the whole file. A file's own loader adds the name of the file.
 import math
 import reprlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.errors import UserError
@@ -61,6 +61,11 @@ def check_list(path: str, value: Any, least: int = 0, most: float = math.inf) ->
     return value
 
 
+def is_number(value: Any, largest: float = sys.float_info.max) -> bool:
+    """Whether this is an int or a float from -largest to largest: not NaN, no whole number of 400 digits, no bool."""
+    return type(value) in (int, float) and abs(value) <= largest
+
+
 def check_number(
     path: str,
     value: Any,
@@ -71,7 +76,7 @@ def check_number(
     below: float = math.inf,
 ) -> float:
     """A finite number from `low` to `high`, greater than `above` and less than `below`."""
-    if not (_is_finite(value) and low <= value <= high and above < value < below):
+    if not (is_number(value) and low <= value <= high and above < value < below):
         raise failure(path, value, "a number" + _bounds(low, high, above, below))
     return float(value)
 
@@ -80,13 +85,6 @@ def check_int(path: str, value: Any, low: float = -math.inf, high: float = math.
     """A whole number from `low` to `high`, written without a decimal point."""
     if type(value) is not int or not low <= value <= high:
         raise failure(path, value, "a whole number" + _bounds(low, high))
-    return value
-
-
-def check_bool(path: str, value: Any) -> bool:
-    """true or false."""
-    if not isinstance(value, bool):
-        raise failure(path, value, "true or false")
     return value
 
 
@@ -99,9 +97,23 @@ def check_str(path: str, value: Any, choices: Sequence[str] | None = None, longe
     return value
 
 
-def check_strs(path: str, value: Any, least: int = 0, most: float = math.inf) -> tuple[str, ...]:
-    """A list of `least` to `most` texts."""
-    return tuple(check_str(f"{path}[{i}]", item) for i, item in enumerate(check_list(path, value, least, most)))
+def check_strs(path: str, value: Any, least: int = 0) -> tuple[str, ...]:
+    """A list of at least `least` texts."""
+    return tuple(check_str(f"{path}[{i}]", item) for i, item in enumerate(check_list(path, value, least)))
+
+
+def check_fields(config: Any, bounds: Mapping[str, tuple[float, float]]) -> None:
+    """Numbers in fields of a config, from low to high: every item of a tuple; None passes.
+
+    Args:
+        config: An object.
+        bounds: Field -> (low, high).
+    """
+    for field, (low, high) in bounds.items():
+        values = getattr(config, field)
+        for value in values if isinstance(values, tuple) else (values,):
+            if value is not None:
+                check_number(field, value, low, high)
 
 
 def check_choice(path: str, value: Any, choices: Sequence) -> Any:
@@ -125,11 +137,6 @@ def shown(value: Any) -> str:
 
 _SHORT = reprlib.Repr()  # also for values nested too deeply for repr
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 2 * LONGEST
-
-
-def _is_finite(value: Any) -> bool:
-    """A number that fits a float: not NaN, no whole number of 400 digits, no bool."""
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _length(least: int, most: float) -> str:

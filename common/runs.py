@@ -173,12 +173,12 @@ class Run:
         torch.save({**_FORMAT, "state": state}, buffer)
         write_bytes(self.path / name, buffer.getvalue())
 
-    def load_checkpoint(self, name: str = CHECKPOINT, map_location: str = "cpu") -> dict:
+    def load_checkpoint(self, name: str = CHECKPOINT) -> dict:
         """The saved dict. Nothing in the file is executed. Raises UserError for a broken or foreign file."""
         path = self.path / name
         data = read_bytes(path)
         try:
-            saved = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+            saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises a dozen kinds for broken bytes, all with one meaning
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{path}: not a whole checkpoint ({first}); delete it to start again") from error

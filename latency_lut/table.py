@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import quant
-from common.checks import check_int, check_object, check_str, check_strs
+from common.checks import check_format, check_int, check_object, check_str, check_strs
 from common.errors import UserError
 from common.files import read_json, write_json
 from frostnet import WIDTHS
@@ -277,12 +277,7 @@ def _home_of(arch: Architecture) -> tuple[str, float] | None:
 
 
 def _table(data: Any, path: Path) -> LatencyTable:
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        shown = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise UserError(f"format: {shown!r}, must be {FORMAT!r}: this is not a latency table")
-    check_object("", data, ("format", "version", "unit", "meta", "entries", "sections"))
-    if data["version"] != VERSION:
-        raise UserError(f"version: {data['version']!r}, must be {VERSION}: the method of measuring has changed since")
+    check_format(data, FORMAT, VERSION, ("unit", "meta", "entries", "sections"))
     check_str("unit", data["unit"], (UNIT,))
     _check_meta(data["meta"])
     entries = {

@@ -172,7 +172,7 @@ def _knapsack(
         history.append(lists)
     return [
         Point(float(latency), float(score), choice)
-        for latency, score, choice in zip(current.latency, current.score, _choices(space, history), strict=True)
+        for latency, score, choice in zip(current.latency, current.score, _choices(history), strict=True)
     ]
 
 
@@ -223,7 +223,7 @@ def _take(entries: _List, index: np.ndarray) -> _List:
     return _List(*(column[index] for column in entries))
 
 
-def _choices(space: SearchSpace, history: list[_StageLists]) -> list[Choice]:
+def _choices(history: list[_StageLists]) -> list[Choice]:
     """The choices of the last list, read back through the parents, last stage first."""
     at = np.arange(len(history[-1].end.latency))
     depths, ops = [], []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.checks import check_int, check_list, check_number, check_object, check_str, check_strs
+from common.checks import check_format, check_int, check_list, check_number, check_object, check_str, check_strs
 from common.errors import UserError
 from common.files import read_json, write_json
 from latency_lut.bench.contenders import FLOATS
@@ -95,10 +95,7 @@ def file_prefix(prefix: str | Path) -> Path:
 
 def _checked(data: Any, any_machine: bool) -> tuple[dict, list[dict]]:
     """(meta, results) of a file. Raises UserError naming the field."""
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise UserError(f"format: must be {FORMAT!r}: this is no file of this benchmark; choose another --output")
-    check_object("", data, ("format", "version", "meta", "results"))
-    check_int("version", data["version"], VERSION, VERSION)
+    check_format(data, FORMAT, VERSION, ("meta", "results"))
     here = describe()
     meta = _checked_meta(data["meta"], here)
     for field in () if any_machine else SAME:

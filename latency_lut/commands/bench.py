@@ -15,6 +15,7 @@ import torch
 import frostnet
 import quant
 import zoo
+from common.checks import check_fields
 from common.cli import option
 from common.errors import UserError
 from common.files import read_json
@@ -57,13 +58,7 @@ class BenchConfig:
     restart: bool = option(False, "start over where the output file exists")
 
     def __post_init__(self):
-        for field, (low, high) in _BOUNDS.items():
-            values = getattr(self, field)
-            for value in values if isinstance(values, tuple) else (values,):
-                if not low <= value <= high:
-                    raise UserError(
-                        f"{field}: {value}, must be {low} to {high}" + " (the CPUs here)" * (field == "threads")
-                    )
+        check_fields(self, _BOUNDS)
         for field in ("arch", "engine", "threads", "batch"):
             if not getattr(self, field):
                 raise UserError(f"{field}: an empty list; give one or several, separated by commas or spaces")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import quant
+from common.checks import check_fields
 from common.cli import arguments, option
 from common.errors import UserError
 from latency_lut.advice import Advice, heads
@@ -24,7 +25,13 @@ from latency_lut.table import ENGINES, LatencyTable
 from nas import SPACES, SearchSpace, find_space
 
 SMALL_INPUT = 64  # pixels; up to there the default head has 10 classes, above 1000
-_BOUNDS = {"threads": (1, 1024), "batch": (1, 1024), "networks": (24, 1000), "seed": (0, 2**63 - 1)}
+_BOUNDS = {
+    "threads": (1, 1024),
+    "batch": (1, 1024),
+    "networks": (24, 1000),
+    "seed": (0, 2**63 - 1),
+    "input_size": (16, 1024),  # pixels
+}
 
 
 @dataclass(frozen=True)
@@ -48,12 +55,7 @@ class BuildConfig:
     )
 
     def __post_init__(self):
-        for field, (low, high) in _BOUNDS.items():
-            if not low <= getattr(self, field) <= high:
-                raise UserError(f"{field}: {getattr(self, field)}, must be {low} to {high}")
-        for size in self.input_size:
-            if not 16 <= size <= 1024:
-                raise UserError(f"input_size: {size}, must be 16 to 1024 pixels")
+        check_fields(self, _BOUNDS)
         if not Path(self.output).name or self.output.endswith("/") or Path(self.output).is_dir():
             raise UserError(
                 f"output: {self.output!r} is a folder or no name; give the name of a file, such as {self.engine}.json"

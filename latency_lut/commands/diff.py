@@ -3,10 +3,12 @@
 python -m latency_lut diff --lut laptop.json server.json
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from common.checks import check_fields
 from common.cli import option
 from common.errors import UserError
 from latency_lut.fitting import spearman
@@ -27,8 +29,7 @@ class DiffConfig:
     def __post_init__(self):
         if len(self.lut) != 2:
             raise UserError(f"lut: {len(self.lut)} tables, must be two")
-        if self.top < 0:
-            raise UserError(f"top: {self.top}, must be 0 or more")
+        check_fields(self, {"top": (0, math.inf)})
 
 
 @dataclass(frozen=True)

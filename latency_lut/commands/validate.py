@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from common.checks import check_fields
 from common.cli import option
 from common.errors import UserError
 from latency_lut.build import measure, sample_networks
@@ -19,7 +20,8 @@ from latency_lut.sections import Network, Section, Validated, parts
 from latency_lut.table import LatencyTable
 from nas import Architecture, SearchSpace, find_space
 
-NETWORKS, FEWEST = 32, 8
+NETWORKS = 32
+_BOUNDS = {"networks": (8, 1000), "seed": (0, 2**63 - 1)}
 PERCENT = ("bias", "mape", "within_5", "within_10")  # figures that a gate states in percent; bias by its size
 GATED = (*PERCENT, "rmse_ms", "spearman", "kendall")
 
@@ -40,10 +42,7 @@ class ValidateConfig:
     restart: bool = option(False, "time again what was validated before")
 
     def __post_init__(self):
-        if not FEWEST <= self.networks <= 1000:
-            raise UserError(f"networks: {self.networks}, must be {FEWEST} to 1000")
-        if self.seed is not None and not 0 <= self.seed < 2**63:
-            raise UserError(f"seed: {self.seed}, must be 0 to 2**63 - 1")
+        check_fields(self, _BOUNDS)
         gates(self.fail_if)
 
 

@@ -13,6 +13,7 @@ from nas.ops import OPS
 from nas.report.style import FAINT, FILLS, INK, SOFT
 
 _BAR_AT, _BAR_WIDTH = 6.6, 3.4  # inches
+_TEXT_BAR = 40  # characters of the longest bar
 
 
 # ---- one part in words -------------------------------------------------------------------------------------
@@ -53,17 +54,14 @@ def full_name(spec: StemSpec | BlockSpec | HeadSpec) -> str:
     return words(spec).block + (f" e{expand}" if expand else "") + (f" r{squeeze}" if squeeze else "")
 
 
-def text_drawing(arch: Architecture, unicode: bool = True, width: int = 40) -> str:
-    """The network for a terminal: one line a part, its bar as long as its multiply-accumulates;
-
-    ASCII alone if not `unicode`.
-    """
+def text_drawing(arch: Architecture, unicode: bool = True) -> str:
+    """The network for a terminal: one line a part with a bar for its MACs; ASCII alone if not `unicode`."""
     rows = cost(arch).rows
     longest = max(row.macs for row in rows)
     lines, size = [], None
     for row in rows:
         pixels = f"{row.size} px" if row.size != size else ""
-        bar = "█" * max(1, round(width * row.macs / longest))
+        bar = "█" * max(1, round(_TEXT_BAR * row.macs / longest))
         lines.append(
             f"{pixels:>8}  {full_name(row.spec):<25} {words(row.spec).channels:>12}  {bar} {row.macs / 1e6:.2f} M"
         )

@@ -11,11 +11,11 @@ metrics.json  any numbers, words and tables; "health": {"warnings": [text, ..], 
 from dataclasses import dataclass
 from typing import Any
 
-from common.checks import check_int, check_list, check_number, check_object, check_str, check_strs, failure
+from common.checks import check_int, check_list, check_number, check_object, check_str, check_strs
 from common.runs import ALPHAS, Run
 from nas.arch import Architecture
 from nas.cost import cost
-from nas.report.style import is_number
+from nas.report.style import LARGEST
 
 
 def read_object(run: Run, name: str) -> dict:
@@ -33,8 +33,7 @@ def read_architecture(run: Run) -> tuple[Architecture | None, dict[str, float] |
         return arch, None, facts
     path = f"{run.path / 'latency.json'}: parts"
     for name, value in check_object(path, parts, names).items():
-        if not is_number(value) or value <= 0:
-            raise failure(f"{path}.{name}", value, "milliseconds above 0")
+        check_number(f"{path}.{name}", value, high=LARGEST, above=0)
     return arch, {name: parts[name] for name in names}, facts
 
 
@@ -46,7 +45,7 @@ def read_front(run: Run) -> dict:
         for i, row in enumerate(check_list(path, data.get(field, []))):
             check_object(f"{path}[{i}]", row)
             for key in keys:
-                _check_drawable(f"{path}[{i}].{key}", row.get(key))
+                check_number(f"{path}[{i}].{key}", row.get(key), -LARGEST, LARGEST)
             for key in ("name", "kind"):
                 check_str(f"{path}[{i}].{key}", row.get(key, ""))
     return data
@@ -60,11 +59,6 @@ def read_health(run: Run, metrics: dict) -> tuple[dict, list[str]]:
     health = check_object(f"{path}health", metrics.pop("health", {}))
     warnings = check_strs(f"{path}warnings", metrics.pop("warnings", []))
     return health, [*warnings, *check_strs(f"{path}health.warnings", health.pop("warnings", []))]
-
-
-def _check_drawable(path: str, value: Any) -> None:
-    if not is_number(value):
-        raise failure(path, value, "a number")
 
 
 # ---- alphas ------------------------------------------------------------------------------------------------
@@ -144,7 +138,7 @@ def _space(run: Run) -> dict:
 
 def _check_row(path: str, row: dict, stages: list[dict]) -> None:
     """Raise UserError unless the row has one probability for each depth and candidate of the space."""
-    _check_drawable(f"{path}: step", row.get("step"))
+    check_number(f"{path}: step", row.get("step"), -LARGEST, LARGEST)
     for field in ("ops", "depths"):
         check_list(f"{path}: {field}", row.get(field), len(stages), len(stages))
     for i, stage in enumerate(stages):

@@ -9,7 +9,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from nas.report.style import COLOURS, FILLS
+from nas.report.style import COLOURS, FILLS, is_number
 
 # Whatever a file of a run says, the page loads nothing and runs nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -106,12 +106,8 @@ def _column(key: str, values: list[Any]) -> list[str]:
     def write(v):
         return f"{v:.{decimals}f}" if even and isinstance(v, float) else text(v)
 
-    kind = " class=number" if all(_is_number(v) or v is None for v in values) else ""
+    kind = " class=number" if all(is_number(v) or v is None for v in values) else ""
     return [f"<th{kind}>{escape(label(key))}</th>", *(f"<td{kind}>{write(v)}</td>" for v in values)]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def label(key: str) -> str:

@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common import checks
 from common.errors import UserError
 from common.files import write_bytes
 from nas.ops import OPS
@@ -39,6 +40,7 @@ PAPER, INK, SOFT, GRID, FAINT, ACCENT = (
 LINES = tuple(light for name, (light, _) in COLOURS.items() if name.startswith("line"))
 FILLS = {name: COLOURS[name][0] for name in (*OPS, "ends")}  # of blocks, by op, and of stem and head
 
+LARGEST = 1e30  # what can be drawn
 Draw = Callable[[Axes], None]  # one panel of a picture
 
 
@@ -78,8 +80,8 @@ def word(text: Any) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """A number that can be drawn."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30  # false for nan
+    """Whether this is a number that can be drawn."""
+    return checks.is_number(value, LARGEST)
 
 
 def save(figure: Figure, path: str | Path) -> None:

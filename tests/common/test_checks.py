@@ -1,11 +1,12 @@
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from common.checks import (
-    check_bool,
     check_choice,
+    check_fields,
     check_format,
     check_int,
     check_list,
@@ -25,7 +26,6 @@ from common.errors import UserError
         (check_list, [1], [1]),
         (check_number, 2.5, [0, 3]),
         (check_int, -3, []),
-        (check_bool, False, []),
         (check_str, "text", []),
         (check_choice, 3, [(1, 3)]),
     ],
@@ -59,7 +59,6 @@ def test_numbers_become_floats_and_lists_of_texts_tuples():
         (lambda v: check_int("a", v, 1, 8192), 2.0, "a: 2.0, must be a whole number from 1 to 8192"),
         (lambda v: check_int("a", v, 1), 0, "a: 0, must be a whole number from 1"),
         (lambda v: check_int("a", v, 0, 1), True, "a: True, must be a whole number from 0 to 1"),
-        (lambda v: check_bool("a", v), 1, "a: 1, must be true or false"),
         (lambda v: check_str("a", v), None, "a: None, must be a text"),
         (lambda v: check_str("a", v, longest=2), "abc", "a: 'abc', must be a text of at most 2 characters"),
         (lambda v: check_str("a", v, ("x", "y", "z")), "w", "a: 'w', must be 'x', 'y' or 'z'"),
@@ -103,3 +102,10 @@ def test_a_long_or_deeply_nested_value_is_shown_by_its_start():
         deep = [deep]
     for value in ("x" * 1000, list(range(1000)), {"a" * 50: "b" * 50}, deep):
         assert len(shown(value)) <= 60
+
+
+def test_the_fields_of_a_config_are_checked_each_item_of_a_tuple_and_none_passes():
+    config = SimpleNamespace(threads=4, sizes=(16, 8), seed=None)
+    check_fields(config, {"threads": (1, 4), "seed": (0, 9)})
+    with pytest.raises(UserError, match="sizes: 8, must be a number from 16 to 64"):
+        check_fields(config, {"sizes": (16, 64)})

@@ -34,7 +34,7 @@ def test_a_result_is_found_again_under_equal_settings_only(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda d: d.update(format="x"), "format: must be 'latency_bench'"),
+        (lambda d: d.update(format="x"), "format: 'x', must be 'latency_bench'"),
         (lambda d: d.update(version=2), "version: 2"),
         (lambda d: d["meta"].update(cpu="Other CPU"), "meta.cpu: measured with Other CPU"),
         (lambda d: d["meta"].pop("flags"), "meta.flags: missing"),

@@ -114,9 +114,9 @@ def test_ctrl_c_exits_with_130_and_the_command_that_goes_on(tmp_path, fakes, sma
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--networks", "5"], "networks: 5, must be 24 to 1000"),
-        (["--threads", "0"], "threads: 0, must be 1"),
-        (["--input-size", "8"], "input_size: 8, must be 16 to 1024"),
+        (["--networks", "5"], "networks: 5, must be a number from 24 to 1000"),
+        (["--threads", "0"], "threads: 0, must be a number from 1"),
+        (["--input-size", "8"], "input_size: 8, must be a number from 16 to 1024"),
         (["--num-classes", "0"], "num_classes: 0"),
         (["--width", "9"], "width: 9.0"),
     ],
