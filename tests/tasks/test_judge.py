@@ -315,7 +315,7 @@ def spoil_weights(change):
         (lambda run: (run.path / "checkpoint.pt").unlink(), "checkpoint.pt: no such file"),
         (lambda run: (run.path / "checkpoint.pt").write_bytes(b"junk"), "not a whole checkpoint"),
         (spoil_config(program="search"), "not a run of retrain.py"),
-        (spoil_network(std=[0, 1, 1]), "std: .*above 0"),
+        (spoil_network(std=[0, 1, 1]), r"std\[0\]: 0, must be a number above 0"),
         (spoil_network(classes=["sky"]), "weights of another network"),
         (spoil_network(classes=[str(i) for i in range(256)]), "256 classes, must be at most 255"),
         (spoil_network(name="espnet"), "weights of another network"),
