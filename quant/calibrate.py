@@ -1,7 +1,7 @@
 """Post-training quantization: ranges for a trained float network from some pictures, without training.
 
-    graph = calibrate(model, batches, QuantConfig(engine="fbgemm"), method="mse")    # then quant.convert(graph,
-    "fbgemm")
+    graph = calibrate(model, batches, QuantConfig(engine="fbgemm"), method="mse")
+    int8 = quant.convert(graph, "fbgemm")
 
 Every activation quantizer takes its range from all values that the float network sends it, in all batches, whatever
 their order:

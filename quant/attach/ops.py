@@ -140,7 +140,7 @@ def is_nonnegative(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def zero_padding(layer: nn.Module) -> tuple[int, int] | None:
-    """Rows and columns of zeros on either side of a convolution's input;
+    """Rows and columns of zeros on either side of a convolution's input.
 
     None where it pads otherwise, which no engine does as integers.
     """

@@ -46,9 +46,8 @@ def fast_form(op: Op, engine: str) -> tuple[Op, int]:
     if by_channel and reach in _BY_CHANNEL:
         return replace(op, weight=_spread(op.weight, dilation, reach), attrs=op.attrs | {"dilation": (1, 1)}), 1
     if by_channel and kernel in _BY_CHANNEL and dilation[0] == dilation[1] and _keeps_size(op, reach):
-        return replace(op, attrs=op.attrs | {"dilation": (1, 1), "padding": [size // 2 for size in kernel]}), dilation[
-            0
-        ]
+        dense = {"dilation": (1, 1), "padding": [size // 2 for size in kernel]}
+        return replace(op, attrs=op.attrs | dense), dilation[0]
     block = max(
         size for size in range(1, groups + 1) if groups % size == 0 and (size == 1 or size * inputs <= _LARGEST_BLOCK)
     )

@@ -6,11 +6,11 @@ Rounding up with probability equal to the fraction is unbiased: E[dx] = g. u = 1
 whose range is zero passes unchanged, so nothing here divides by zero: behind a batch norm that starts at weight 0 every
 gradient is zero.
 
-    dorefa   base = -M, step = 2 M / (2^b - 1), M the largest |g| of each sample                      arXiv:1606.06160,
-             equation 12
-    minmax   base = min g, step = (max g - min g) / (2^b - 1), over the whole tensor                  arXiv:1805.11046
-    minmax, zero_point=True   base = 0 and a step over 2^b - 2, so that zeros (ReLU's) stay zero and both ends stay
-                              inside the codes
+    dorefa   base = -M, step = 2 M / (2^b - 1), M the largest |g| of each sample        (arXiv:1606.06160, equation 12)
+    minmax   base = min g, step = (max g - min g) / (2^b - 1), over the whole tensor    (arXiv:1805.11046)
+
+minmax with zero_point=True has base = 0 and a step over 2^b - 2: zeros (ReLU's) stay zero, and both ends stay inside
+the codes.
 
 Example:
     >>> layer = nn.Sequential(nn.Conv2d(3, 8, 3), DorefaGradient(6), nn.ReLU(inplace=True))

@@ -1,7 +1,9 @@
 """`pact`, arXiv:1805.06085: a ReLU whose ceiling is learned.
 
-    y = round(clip(x, 0, alpha) n / alpha) alpha / n,  n = 2^bits - 1        dx = g [0 <= x < alpha]        d alpha =
-                                                       sum g [x >= alpha]
+    y = round(clip(x, 0, alpha) n / alpha) alpha / n, n = 2^bits - 1
+    dx = g [0 <= x < alpha]
+    d alpha = sum g [x >= alpha]
+
 Loss + l2 * alpha^2 pulls alpha down (the paper: with the coefficient of the weights' L2 term). Where values can be
 negative (a sum without ReLU, the pictures) the clip is to [-alpha, alpha], with 2^(bits-1) - 1 levels on either side.
 """
