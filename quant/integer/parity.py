@@ -1,6 +1,4 @@
-"""Does the integer network compute what was trained? Layer by layer on equal integer inputs, and end to end on real
-ones.
-"""
+"""Parity of the integer network with what was trained: by layer on equal integer inputs, and end to end."""
 
 from dataclasses import dataclass
 
@@ -129,9 +127,7 @@ def engine_steps(executor: Executor, values: dict[str, object]) -> dict[str, int
 
 
 class _FakeQuantSteps(fx.Interpreter):
-    """Runs the attached graph; behind each quantizer it notes the distance to the reference and goes on with the
-    reference's value.
-    """
+    """Runs the attached graph; notes how far each quantizer is from the reference and goes on with that one's value."""
 
     def __init__(self, graph: fx.GraphModule, reference: Reference, values: dict[str, object]):
         super().__init__(graph)

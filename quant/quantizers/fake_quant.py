@@ -74,9 +74,7 @@ def fake_quantize_weight(w: Tensor, scale: Tensor) -> Tensor:
 
 
 def straight_through(x: Tensor, y: Tensor) -> Tensor:
-    """The values of y, with the gradient of x: exactly y, where the usual x + (y - x).detach() is off by a rounding
-    error.
-    """
+    """The values of y with the gradient of x. Exactly y: the usual x + (y - x).detach() has a rounding error."""
     z = x.clone()
     z.detach().copy_(y)
     return z
@@ -100,9 +98,7 @@ def clamp_backward(
 
 
 def numbers(*values: Tensor) -> tuple[Number, ...]:
-    """0-dim tensors as Python numbers on a CPU, where asking costs nothing; as they are elsewhere and where they have
-    several elements.
-    """
+    """0-dim tensors on a CPU as Python numbers, since asking costs nothing there; others as they are."""
     return tuple(v.item() if v.device.type == "cpu" and v.dim() == 0 else v.detach() for v in values)
 
 

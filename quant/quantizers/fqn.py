@@ -1,5 +1,4 @@
-"""`fqn`, Fully Quantized Network for object detection (Li et al., CVPR 2019): affine grids over ranges without their
-outliers.
+"""`fqn`, Fully Quantized Network for object detection (Li et al., CVPR 2019): affine grids, ranges without outliers.
 
 Weights      nudged affine grid over [min w_c, max w_c] of each output channel
 Activations  bounds are the (1-percentile, percentile) quantiles of the batch: averaged over the first `calib_batches`,

@@ -53,9 +53,7 @@ class _WeightInterval(torch.autograd.Function):
 
 
 class _LinearInterval(torch.autograd.Function):
-    """The same with gamma = 1, in few passes: sign(x) max(0, min(|x|, c + d) - (c - d)) is the difference of two
-    clamps.
-    """
+    """The same with gamma = 1: sign(x) max(0, min(|x|, c + d) - (c - d)) is the difference of two clamps."""
 
     @staticmethod
     def forward(ctx, x, c, d, q, signed):
