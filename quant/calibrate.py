@@ -111,8 +111,9 @@ def _watch(graph: fx.GraphModule, batches: Iterable[Tensor], histogram: bool) ->
 
 
 class _Seen:
-    """What one quantizer saw, its activation function applied: the extremes and, if asked for, how many values in each
-    bin. A forward pre-hook."""
+    """A forward pre-hook: what one quantizer saw, its activation function applied.
+
+    The extremes and, if asked for, how many values in each bin."""
 
     def __init__(self, quantizer: Int8Activation, histogram: bool):
         self.magnitudes = quantizer.scheme == "symmetric"  # the sign does not matter to that grid
