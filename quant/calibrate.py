@@ -1,7 +1,7 @@
 """Post-training quantization: ranges for a trained float network from some pictures, without training.
 
-    graph = calibrate(model, batches, QuantConfig(engine="fbgemm"), method="mse")    # then quant.convert(graph,
-    "fbgemm")
+    graph = calibrate(model, batches, QuantConfig(engine="fbgemm"), method="mse")
+    int8 = quant.convert(graph, "fbgemm")
 
 Every activation quantizer takes its range from all values that the float network sends it, in all batches, whatever
 their order:
@@ -53,8 +53,7 @@ def calibrate(
     method: str = "minmax",
     percentile: float = 99.99,
 ) -> fx.GraphModule:
-    """A quantized copy of a trained float network, in evaluation mode, its ranges set from data: ready for
-    quant.convert.
+    """A quantized copy of a trained float network, its ranges set from data, in evaluation mode.
 
     batches     tensors of images (N, C, H, W), or tuples that begin with one, as a DataLoader gives; read once, moved
                 to the model's device
@@ -112,8 +111,9 @@ def _watch(graph: fx.GraphModule, batches: Iterable[Tensor], histogram: bool) ->
 
 
 class _Seen:
-    """What one quantizer saw, its activation function applied: the extremes and, if asked for, how many values in each
-    bin. A forward pre-hook."""
+    """A forward pre-hook: what one quantizer saw, its activation function applied.
+
+    The extremes and, if asked for, how many values in each bin."""
 
     def __init__(self, quantizer: Int8Activation, histogram: bool):
         self.magnitudes = quantizer.scheme == "symmetric"  # the sign does not matter to that grid
@@ -174,9 +174,7 @@ def _bins(seen: _Seen, lo: float, hi: float) -> _Bins:
 
 
 def _holding(share: float, bins: _Bins) -> tuple[float, float]:
-    """The range that holds a share of the values: cut at one end where all values lie on one side of zero, else alike
-    at both.
-    """
+    """The range that holds a share of the values: cut at both ends alike, or at one if all have one sign."""
     one_sided = bins.left[0] >= 0 or bins.right[-1] <= 0
     outside = (1 - share) if one_sided else (1 - share) / 2
     return _quantile(outside, bins), _quantile(1 - outside, bins)
@@ -191,9 +189,7 @@ def _quantile(share: float, bins: _Bins) -> float:
 
 
 def _least_error(quantizer: Int8Activation, bins: _Bins) -> tuple[float, float]:
-    """The range whose grid has the least squared error: all pairs of coarse candidates, then of finer ones around the
-    best.
-    """
+    """The range whose grid has the least squared error among coarse candidates, then finer ones around the best."""
     whole = min(bins.left[0].item(), 0.0), max(bins.right[-1].item(), 0.0)
     large = torch.maximum(bins.left.abs(), bins.right.abs()) > NEGLIGIBLE * max(-whole[0], whole[1])
     bins = _Bins(*(field[large] for field in bins))

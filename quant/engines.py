@@ -89,8 +89,7 @@ def available() -> tuple[str, ...]:
 
 
 def weight_qmax(engine: str) -> int:
-    """The largest quantized weight for an engine: 63 where its kernels add pairs of 8-bit products in 16 bits, else
-    127.
+    """The largest quantized weight: 63 where an engine adds pairs of 8-bit products in 16 bits, else 127.
 
     fbgemm and x86 do so in depthwise convolutions on any x86 CPU. On CPUs without VNNI onednn, onnxruntime and openvino
     do so, too. With weights up to 63 the largest pair is 2 * 255 * 63 = 32130 < 2^15: nothing can saturate, whatever

@@ -52,9 +52,7 @@ def range_constant(n: int, constant: str = "gauss") -> float:
 
 
 def gaussian_range(n: int) -> float:
-    """E[max - min] of n standard Gaussians: the integral of 1 - P^n - (1 - P)^n over the line, P the normal
-    distribution function.
-    """
+    """E[max - min] of n standard Gaussians: the integral of 1 - P^n - (1 - P)^n, P the normal distribution function."""
     below = torch.special.ndtr(torch.linspace(-12.0, 12.0, 4801, dtype=torch.float64, device="cpu"))
     return float((1.0 - below**n - (1.0 - below) ** n).sum() * 0.005)
 

@@ -18,8 +18,9 @@ OP_TYPES = ("conv", "linear", "deconv", "add", "mul", "cat", "pool", "relu", "fu
 
 @dataclass(frozen=True)
 class Override:
-    """Exceptions for the layers and nodes whose name matches the glob `match`: a spec, or "float" for no quantizer;
-    None leaves as is.
+    """Exceptions for the layers and nodes whose name matches the glob `match`.
+
+    A spec, "float" for no quantizer, or None for what the configuration says.
 
     weight      of the layer's weight
     activation  of the tensors that the layer reads
@@ -43,8 +44,7 @@ class Override:
 class QuantConfig:
     """How `attach` quantizes. Quantizers are written as specs, "method:bits" (quant.quantizers.parse_spec).
 
-    engine          the engine the network is meant for (quant.engines.ENGINES); decides the range of the
-                    weights
+    engine          that the network is meant for (quant.engines.ENGINES); decides the range of the weights
     weight          of the weights of convolutions, linear layers and transposed convolutions
     activation      of tensors as those layers read them
     residual        of every other tensor: sums, skip connections, outputs. Where it equals `activation`, or only layers
@@ -61,7 +61,8 @@ class QuantConfig:
     freeze_bn       batch norms keep to their running statistics, in training too
     quantize_input  False where the input already lies on a grid (a block inside a quantized network)
     seed            of the noise in stochastic gradient quantizers
-    Raises QuantError for a word that names nothing.
+
+    Raises QuantError for a name of nothing.
 
     What op_types, quantize_input=False and an override of an output to "float" leave off every grid trains, but
     converts only where no integer layer reads it.

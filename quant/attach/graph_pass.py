@@ -35,8 +35,9 @@ from quant.statistics import FROZEN
 def attach(
     model: nn.Module, example_inputs: tuple[Tensor, ...] | Tensor, config: QuantConfig = QuantConfig()
 ) -> fx.GraphModule:
-    """The model as a graph with quantizers attached; it shares every Parameter and buffer with `model`, which stays as
-    it was.
+    """The model as a graph with quantizers attached.
+
+    It shares every Parameter and buffer with `model`, which stays as it was.
 
     example_inputs: one batch (or a tuple of inputs) of the shapes to expect, (N, C, H, W) for an image model; runs once
     in evaluation mode. The graph's `plan_rows` say what each node got. Raises QuantError where the model cannot be
@@ -111,8 +112,9 @@ def extra_loss(graph: nn.Module) -> Tensor | float:
 
 
 def quantizer_parameters(graph: nn.Module, lr: float | None = None) -> list[dict]:
-    """Parameter groups for an optimizer: what quantizers learn, without weight decay and GradBoost, one per relative
-    learning rate.
+    """Parameter groups for an optimizer: what quantizers learn, one group per relative learning rate.
+
+    They are without weight decay and GradBoost.
 
     Args:
         graph: An attached model.
@@ -164,9 +166,7 @@ def _dropout_to_module(graph: fx.GraphModule, node: fx.Node) -> None:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs the graph once and notes on each node whether its value is a float tensor (or several), and one tensor's
-    shape.
-    """
+    """Runs the graph once. Notes on each node whether its value is float tensors, and the shape of a single one."""
 
     def run_node(self, node):
         value = super().run_node(node)

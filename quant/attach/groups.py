@@ -12,9 +12,7 @@ from quant.attach import ops
 
 
 def node_names(nodes: list[fx.Node]) -> dict[fx.Node, str]:
-    """A name for each node: the module that it calls, or `block.add` for an operation in the forward of `block`;
-    numbered if repeated.
-    """
+    """A name for each node: the module that it calls, or `block.add` for an operation of it; numbered if repeated."""
     taken, names = set(), {}
     for node in nodes:
         base = node.target if node.op in ("call_module", "placeholder") else _scoped(node)

@@ -11,18 +11,14 @@ from quant.quantizers import WeightQuantizer
 
 
 class _QuantizedWeight:
-    """Mixed into a float layer class: the float layer's fields and Parameters, plus a weight quantizer and perhaps one
-    for gradients.
-    """
+    """Mixed into a float layer class: adds a weight quantizer and perhaps one for gradients."""
 
     weight_quant: WeightQuantizer
     channel_axis = 0  # of the weight's output channels
 
     @classmethod
     def from_float(cls, layer: nn.Module, quantizer: WeightQuantizer) -> nn.Module:
-        """The layer with `quantizer` on its weight; weight and bias stay the same objects, so optimizer state stays
-        valid.
-        """
+        """The layer with `quantizer` on its weight. Weight and bias stay the same objects, as optimizers need."""
         new = take_over(cls, layer)
         new.weight_quant, new.gradient_quant = quantizer, nn.Identity()
         quantizer.init_from(layer.weight)
@@ -54,8 +50,7 @@ QUANTIZED = {nn.Conv2d: QuantConv2d, nn.Linear: QuantLinear, nn.ConvTranspose2d:
 
 
 def take_over(cls: type, layer: nn.Module) -> nn.Module:
-    """A `cls` (a subclass of the layer's class) with the layer's settings and the very Parameter and buffer objects of
-    it.
+    """A `cls` (a subclass of the layer's class) with the settings, Parameters and buffers of `layer`, the same objects.
 
     Raises QuantError where the layer has hooks.
     """

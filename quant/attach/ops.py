@@ -105,9 +105,7 @@ def kind(graph: fx.GraphModule, node: fx.Node) -> str:
 
 
 def folds(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a batch norm behind a node scales its output channels: behind a convolution, and a linear layer on
-    vectors.
-    """
+    """Whether a batch norm behind a node scales its output channels: of a convolution, or a linear layer on vectors."""
     behind = node.args[0] if kind(graph, node) == "batch_norm" else node
     name = kind(graph, behind)
     return name in LAYERS and (name != "linear" or len(behind.meta["shape"]) == 2)
@@ -119,9 +117,7 @@ def target(graph: fx.GraphModule, node: fx.Node):
 
 
 def op_type(graph: fx.GraphModule, node: fx.Node) -> str:
-    """The kind of a node as settings name it (quant.attach.config.OP_TYPES): pooling of either sort is "pool", resizing
-    a "function".
-    """
+    """The kind of a node as settings name it (OP_TYPES): pooling of either sort is "pool", resizing a "function"."""
     if node.op.startswith("call") and target(graph, node) in AVERAGES + MAXIMA:
         return "pool"
     name = kind(graph, node)
@@ -140,7 +136,7 @@ def is_nonnegative(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def zero_padding(layer: nn.Module) -> tuple[int, int] | None:
-    """Rows and columns of zeros on either side of a convolution's input;
+    """Rows and columns of zeros on either side of a convolution's input.
 
     None where it pads otherwise, which no engine does as integers.
     """
@@ -153,9 +149,7 @@ def zero_padding(layer: nn.Module) -> tuple[int, int] | None:
 
 
 def padding(graph: fx.GraphModule, node: fx.Node) -> tuple[tuple[int, int, int, int], str] | None:
-    """(columns left and right, rows above and below) and mode of a node that pads pictures with values of their own or
-    with zeros.
-    """
+    """(columns left and right, rows above and below) and mode of a node that pads images with their values or zeros."""
     module = graph.get_submodule(node.target) if node.op == "call_module" else None
     if type(module) in PADS:
         sides, mode, value = module.padding, PADS[type(module)], getattr(module, "value", 0)

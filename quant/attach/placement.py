@@ -1,6 +1,4 @@
-"""Where quantizers go: the decisions of `attach`, for each node of a traced graph a quantizer or the reason for
-none.
-"""
+"""Where quantizers go: for each node of a traced graph a quantizer, or the reason for none."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -28,9 +26,7 @@ def decide(graph: fx.GraphModule, config: QuantConfig) -> Plan:
 
 
 class _Placement:
-    """Sites of activation quantizers: one for each tensor that nodes make, then further ones for readers of another
-    method.
-    """
+    """Sites of activation quantizers: one for each tensor, then further ones for readers of another method."""
 
     def __init__(self, graph: fx.GraphModule, specs: NodeSpecs):
         self.graph, self.specs, self.names, self.config = graph, specs, specs.names, specs.config

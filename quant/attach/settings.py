@@ -21,9 +21,14 @@ from quant.errors import QuantError
 
 
 def load_settings(path: str | Path, **defaults: Any) -> QuantConfig:
-    """The configuration in a JSON file;
+    """Read a configuration from a JSON file.
 
-    `defaults` stand for the fields that it leaves out. Raises QuantError naming file and field.
+    Args:
+        path: the file.
+        defaults: for the fields that it leaves out.
+
+    Raises:
+        QuantError: the file is not one of settings; the message names file and field.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")

@@ -127,9 +127,7 @@ def _is_convolution(function: object) -> bool:
 
 
 def _expiring(graph: IntGraph) -> list[list[str]]:
-    """For each operation the values that nothing reads after it: a network needs the memory of its widest place, not of
-    its length.
-    """
+    """For each operation the values that nothing reads after it, so that their memory is freed."""
     last = {}
     for i, op in enumerate(graph.ops):
         behind = [

@@ -1,5 +1,4 @@
-"""Convolutions of many groups in forms that fbgemm has kernels for. The values are the same: what is added is weights
-of zero.
+"""Convolutions of many groups in forms that fbgemm has kernels for. Added weights are zero: values stay the same.
 
 Its kernels for groups know no dilation, those for one channel a group no odd numbers of channels and no even windows;
 the way around them takes several hundred times as long (64 channels of 56x56, each for itself, 3x3: 86 ms with dilation
@@ -32,9 +31,7 @@ _ONEDNN_GROUPS = 100  # up to so many, engine x86 takes oneDNN, which is as fast
 
 
 def fast_form(op: Op, engine: str) -> tuple[Op, int]:
-    """The convolution `op` as torch's engine `engine` is to pack it, and into how many phases a side its input falls
-    (see `apart`).
-    """
+    """The convolution `op` as `engine` is to pack it, and the number of phases a side of its input (see `apart`)."""
     dilation, groups, inputs = ops.pair(op.attrs["dilation"]), op.attrs["groups"], op.weight.shape[1]
     kernel, outputs = list(op.weight.shape[2:]), len(op.weight)
     by_fbgemm = engine == "fbgemm" or (engine == "x86" and (groups > _ONEDNN_GROUPS or not has_vnni()))
@@ -46,9 +43,8 @@ def fast_form(op: Op, engine: str) -> tuple[Op, int]:
     if by_channel and reach in _BY_CHANNEL:
         return replace(op, weight=_spread(op.weight, dilation, reach), attrs=op.attrs | {"dilation": (1, 1)}), 1
     if by_channel and kernel in _BY_CHANNEL and dilation[0] == dilation[1] and _keeps_size(op, reach):
-        return replace(op, attrs=op.attrs | {"dilation": (1, 1), "padding": [size // 2 for size in kernel]}), dilation[
-            0
-        ]
+        dense = {"dilation": (1, 1), "padding": [size // 2 for size in kernel]}
+        return replace(op, attrs=op.attrs | dense), dilation[0]
     block = max(
         size for size in range(1, groups + 1) if groups % size == 0 and (size == 1 or size * inputs <= _LARGEST_BLOCK)
     )
@@ -56,9 +52,7 @@ def fast_form(op: Op, engine: str) -> tuple[Op, int]:
 
 
 def apart(x: Tensor, phases: int) -> Tensor:
-    """(N, C, H, W) -> (phases^2 N, C, h, w): every phases-th row and column as a picture of its own, filled up with
-    real zeros.
-    """
+    """(N, C, H, W) -> (phases^2 N, C, h, w): an image of each phase of rows and columns, filled up with real zeros."""
     x = _filled(x, phases)
     n, c, height, width = x.shape
     x = x.permute(0, 2, 3, 1).reshape(n, height // phases, phases, width // phases, phases, c).permute(2, 4, 0, 1, 3, 5)

@@ -1,11 +1,12 @@
-"""The oracle: plain integer arithmetic in torch, no engine, no quantized tensor types. Slow, exact, works wherever
-torch does.
+"""The oracle: plain integer arithmetic in torch. Slow, exact, runs wherever torch does.
 
-Codes are uint8 tensors. A layer computes its int32 accumulator exactly:
-    acc = sum W_code (x_code - x_zero) + round(b / (s_x s_w)),   y_code = clamp(round(acc s_x s_w / s_y) + y_zero, qmin,
-    qmax)
-(arXiv:1712.05877, equations 4 to 8), in float32 where every partial sum is below 2^24 and in float64 elsewhere: both
-are exact there.
+It uses no engine and no quantized tensor types. Codes are uint8 tensors. A layer computes its int32 accumulator exactly
+(arXiv:1712.05877, equations 4 to 8):
+
+    acc = sum W_code (x_code - x_zero) + round(b / (s_x s_w))
+    y_code = clamp(round(acc s_x s_w / s_y) + y_zero, qmin, qmax)
+
+in float32 where every partial sum is below 2^24 and in float64 elsewhere: both are exact there.
 """
 
 import torch

@@ -1,5 +1,4 @@
-"""torch's own integer kernels: fbgemm, qnnpack, x86 and onednn. Every call to torch's quantized operators is in this
-file.
+"""torch's integer kernels: fbgemm, qnnpack, x86, onednn. Every call of torch's quantized operators is in this file.
 
 That API is announced for removal (pytorch/pytorch#184982): `runs_here` asks torch what it has, and nothing else in
 the package needs this file.
@@ -22,8 +21,7 @@ from quant.quantizers.grid import QParams
 
 @contextlib.contextmanager
 def use_engine(engine: str):
-    """Make `engine` the one that torch's quantized operators run on, and keep torch's notice about their future out of
-    the way.
+    """Make `engine` the one that torch's quantized operators run on, and silence torch's notice about their future.
 
     torch has one engine for the whole process: networks for two of them cannot run in two threads at a time.
     """

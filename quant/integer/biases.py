@@ -1,5 +1,4 @@
-"""Biases that integer arithmetic can hold: the last step of training, after which every engine adds the very numbers
-that fake-quant adds.
+"""Biases that integer arithmetic can hold, so that every engine adds what fake-quant adds: the last step of training.
 
 An engine adds a bias to the sum of integer products, so it rounds it to a multiple of input scale times weight scale
 (arXiv:1712.05877, section 2.4). Some engines do, some add the real number. Where a channel's scale is large beside its

@@ -4,12 +4,11 @@ A list of operations in order. Each names its inputs by the names of earlier ope
 tensor carry its grid.
 
 kind         makes                                                  fields used
-input        an input of the network: real, with qparams codes      attrs: shape (of the example that it was attached
-             with)
+input        an input of the network: real, with qparams codes      attrs: shape (of the example at attaching)
 quantize     codes of a real tensor                                 qparams
 dequantize   real values of codes                                   -
-conv         W * x + b, requantized; also averages over windows     weight, weight_scale, bias, attrs: stride padding
-             dilation groups
+conv         W * x + b, requantized; also averages over windows     weight, weight_scale, bias,
+                                                                    attrs: stride padding dilation groups
 linear       W x + b, requantized                                   weight, weight_scale, bias
 batch_norm   a x + b by channel, requantized                        weight_scale (a, of either sign), bias
 instance_norm  the same after (x - mean) / deviation by picture     weight_scale, bias, attrs: eps
@@ -17,8 +16,7 @@ add mul cat  of codes on unlike grids, requantized                  attrs (cat):
 relu         codes not below the zero point                         -
 function     any function of real values, requantized               attrs: call
 resize       averages of codes of one tensor, rounded, same grid    attrs: call (a bilinear resizing)
-move         any selection or rearrangement, on codes               attrs: call, several (whether it makes several
-             tensors)
+move         any selection or rearrangement, on codes               attrs: call, several (whether it makes several)
 float        any function, its result real or not a tensor at all   attrs: call, computes (whether it does arithmetic)
 """
 

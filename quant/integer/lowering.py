@@ -1,5 +1,4 @@
-"""Lower a trained, attached graph to an integer graph: fold batch norm, turn weights into codes, give each tensor its
-grid.
+"""Lower a trained, attached graph to an integer graph: fold batch norm, code weights, give each tensor its grid.
 
 A group of operations (a layer, its batch norm, its ReLU) ends at a quantizer. Rules (quant/integer/rules.py) say what
 the operations become; the quantizer, here, puts the group's result on its grid.

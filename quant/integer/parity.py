@@ -1,6 +1,4 @@
-"""Does the integer network compute what was trained? Layer by layer on equal integer inputs, and end to end on real
-ones.
-"""
+"""Parity of the integer network with what was trained: by layer on equal integer inputs, and end to end."""
 
 from dataclasses import dataclass
 
@@ -54,17 +52,15 @@ class ParityReport:
         worst = self.worst
         return (
             f"parity on {self.engine}, {self.images} images: at most {self.layer_steps:g} steps in a layer "
-            f"({worst.kind} {worst.name}), "
-            f"{self.output_steps:g} at the output, {100 * self.agreement:.1f} % of equal argmax"
+            f"({worst.kind} {worst.name}), {self.output_steps:g} at the output, "
+            f"{100 * self.agreement:.1f} % of equal argmax"
         )
 
     def check(self, max_layer_steps: float = MAX_LAYER_STEPS) -> "ParityReport":
         """Return the report; raise QuantError naming the layer where one is further off than `max_layer_steps`."""
         if not self.layer_steps <= max_layer_steps:  # NaN is no small difference
-            w = self.worst
             raise QuantError(
-                f"parity on {self.engine}: {w.kind} {w.name} is off by {max(w.fake_quant_steps, w.engine_steps):g} "
-                "steps "
+                f"parity on {self.engine}: {self.worst.kind} {self.worst.name} is off by {self.layer_steps:g} steps "
                 f"(at most {max_layer_steps:g}); train for this engine, or convert for another one"
             )
         return self
@@ -131,9 +127,7 @@ def engine_steps(executor: Executor, values: dict[str, object]) -> dict[str, int
 
 
 class _FakeQuantSteps(fx.Interpreter):
-    """Runs the attached graph; behind each quantizer it notes the distance to the reference and goes on with the
-    reference's value.
-    """
+    """Runs the attached graph; notes how far each quantizer is from the reference and goes on with that one's value."""
 
     def __init__(self, graph: fx.GraphModule, reference: Reference, values: dict[str, object]):
         super().__init__(graph)

@@ -125,9 +125,7 @@ Sides = tuple[int, int, int, int]  # columns on the left and right, rows above a
 
 
 def pad_codes(codes: Tensor, sides: Sides, mode: str, zero_point: int) -> Tensor:
-    """Codes (N, C, H, W), a quantized tensor or plain numbers, padded; of a quantized one the result is
-    channels_last.
-    """
+    """Codes (N, C, H, W), a quantized tensor or plain numbers, padded. A quantized result is channels_last."""
     images = codes.permute(0, 2, 3, 1)
     if mode == "constant":
         zero = 0.0 if codes.is_quantized else zero_point

@@ -1,10 +1,12 @@
-"""`dorefa`, arXiv:1606.06160: weights squashed by tanh into [-1, 1], activations clipped to [0, 1]. (Gradients:
-quant/quantizers/gradients.py.)
+"""`dorefa`, arXiv:1606.06160: weights squashed by tanh into [-1, 1], activations clipped to [0, 1].
 
-    q(r) = round(n r) / n, n = 2^bits - 1          weights:  t = tanh(w), m = max|t|, y = 2 q(t / 2m + 1/2) - 1
-                                                   (equation 9)
-    1 bit: y = sign(w) mean|w| (equation 7)        activations: y = q(clip(x, 0, 1)) (equation 11)
-Weights have 2^bits values, none of them zero, and magnitude 1 whatever w is: they want a batch norm behind each layer.
+    q(r) = round(n r) / n, n = 2^bits - 1
+    weights       y = 2 q(t / 2m + 1/2) - 1, t = tanh(w), m = max|t|    (equation 9)
+    of one bit    y = sign(w) mean|w|                                   (equation 7)
+    activations   y = q(clip(x, 0, 1))                                  (equation 11)
+
+Gradients are in quant/quantizers/gradients.py. Weights have 2^bits values, none of them zero, and magnitude
+1 whatever w is: they want a batch norm behind each layer.
 """
 
 import torch

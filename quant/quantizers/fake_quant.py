@@ -1,8 +1,7 @@
-"""The arithmetic of fake-quant: round onto a grid in the forward pass, pass gradients by a mask of our own in the
-backward pass.
+"""The arithmetic of fake-quant: rounding onto a grid forward, gradients by a mask backward.
 
-    y = scale * round(clamp(x, lo, hi) / scale)      dx = g where lo <= x <= hi, else 0       (arXiv:1712.05877, section
-                                                     3; arXiv:1308.3432)
+    y = scale * round(clamp(x, lo, hi) / scale)      (arXiv:1712.05877, section 3)
+    dx = g where lo <= x <= hi, else 0               (arXiv:1308.3432)
 
 Bounds and scales are Python numbers on a CPU (fastest: one new tensor, then in place, about the cost of two ReLUs) and
 tensors elsewhere, where nothing may wait for the device. The mask is ours because library clamps differ at the bounds:
@@ -65,9 +64,9 @@ def fake_quantize(
 
 
 def fake_quantize_weight(w: Tensor, scale: Tensor) -> Tensor:
-    """Round weights of any shape onto a symmetric grid, unclamped;
+    """Round weights of any shape onto a symmetric grid, unclamped.
 
-    `scale` broadcasts over w; the gradient passes straight through.
+    `scale` broadcasts over w. The gradient passes straight through.
     """
     y = w.clone()
     y.detach().div_(scale).round_().mul_(scale)
@@ -75,9 +74,7 @@ def fake_quantize_weight(w: Tensor, scale: Tensor) -> Tensor:
 
 
 def straight_through(x: Tensor, y: Tensor) -> Tensor:
-    """The values of y, with the gradient of x: exactly y, where the usual x + (y - x).detach() is off by a rounding
-    error.
-    """
+    """The values of y with the gradient of x. Exactly y: the usual x + (y - x).detach() has a rounding error."""
     z = x.clone()
     z.detach().copy_(y)
     return z
@@ -101,9 +98,7 @@ def clamp_backward(
 
 
 def numbers(*values: Tensor) -> tuple[Number, ...]:
-    """0-dim tensors as Python numbers on a CPU, where asking costs nothing; as they are elsewhere and where they have
-    several elements.
-    """
+    """0-dim tensors on a CPU as Python numbers, since asking costs nothing there; others as they are."""
     return tuple(v.item() if v.device.type == "cpu" and v.dim() == 0 else v.detach() for v in values)
 
 

@@ -1,9 +1,9 @@
-"""`fqn`, Fully Quantized Network for object detection (Li et al., CVPR 2019): affine grids over ranges without their
-outliers.
+"""`fqn`, Fully Quantized Network for object detection (Li et al., CVPR 2019): affine grids, ranges without outliers.
 
 Weights      nudged affine grid over [min w_c, max w_c] of each output channel
 Activations  bounds are the (1-percentile, percentile) quantiles of the batch: averaged over the first `calib_batches`,
              then a moving average; values and gradients are clipped outside
+
 The paper freezes batch norm while fine-tuning: QuantConfig(freeze_bn=True).
 """
 

@@ -1,8 +1,9 @@
-"""`gdrq`, group-based distribution reshaping, arXiv:1908.01477: clip at a multiple of the mean, so that a bell becomes
-nearly uniform.
+"""`gdrq`, group-based distribution reshaping, arXiv:1908.01477: clips at a multiple of the mean.
 
-    T = k mean|x|, y = s round(clip(x, -T, T) / s), s = T / levels         (k = 2: a uniform distribution on [-T, T] has
-    mean|x| = T / 2)
+    y = s round(clip(x, -T, T) / s), T = k mean|x|, s = T / levels
+
+A bell-shaped distribution becomes nearly uniform. k = 2, as a uniform one on [-T, T] has mean|x| = T / 2.
+
 Weights take T from their current values; activations keep T <- T - momentum (T - k mean|x|). Two stages: for the first
 `reshape` training batches values are clipped only, then rounded as well. One T a tensor, or one for each group of
 `group_size` filters (weights) or channels (activations).

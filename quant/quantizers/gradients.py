@@ -6,11 +6,11 @@ Rounding up with probability equal to the fraction is unbiased: E[dx] = g. u = 1
 whose range is zero passes unchanged, so nothing here divides by zero: behind a batch norm that starts at weight 0 every
 gradient is zero.
 
-    dorefa   base = -M, step = 2 M / (2^b - 1), M the largest |g| of each sample                      arXiv:1606.06160,
-             equation 12
-    minmax   base = min g, step = (max g - min g) / (2^b - 1), over the whole tensor                  arXiv:1805.11046
-    minmax, zero_point=True   base = 0 and a step over 2^b - 2, so that zeros (ReLU's) stay zero and both ends stay
-                              inside the codes
+    dorefa   base = -M, step = 2 M / (2^b - 1), M the largest |g| of each sample        (arXiv:1606.06160, equation 12)
+    minmax   base = min g, step = (max g - min g) / (2^b - 1), over the whole tensor    (arXiv:1805.11046)
+
+minmax with zero_point=True has base = 0 and a step over 2^b - 2: zeros (ReLU's) stay zero, and both ends stay inside
+the codes.
 
 Example:
     >>> layer = nn.Sequential(nn.Conv2d(3, 8, 3), DorefaGradient(6), nn.ReLU(inplace=True))
@@ -30,8 +30,7 @@ SMALLEST_STEP = torch.finfo(torch.float32).tiny  # below it 1 / step overflows
 
 
 def on_grid(x: Tensor, base: Tensor, step: Tensor, low: Number, high: Number, uniform: Tensor | None = None) -> Tensor:
-    """base + step * q, q integer in [low, high]; a new tensor of x's shape and memory format, which is x where the step
-    is zero.
+    """base + step * q, q integer in [low, high]; x where the step is zero. A new tensor of x's shape and memory format.
 
     base and step broadcast over x. `uniform` in [0, 1), of x's shape, is added before rounding down; None rounds to the
     nearest.
@@ -64,9 +63,7 @@ def dorefa_gradient(grad: Tensor, bits: int, uniform: Tensor) -> Tensor:
 
 
 def minmax_gradient(grad: Tensor, bits: int, uniform: Tensor, zero_point: bool = False) -> Tensor:
-    """The affine grid of at most 2^bits values between the smallest and the largest element; with `zero_point` zero is
-    one of them.
-    """
+    """g on an affine grid of at most 2^bits values between its extremes; with `zero_point` zero is one of them."""
     grad, dtype = widen(grad), grad.dtype
     lo, hi, levels = grad.amin(), grad.amax(), 2**bits - 1
     if not zero_point:

@@ -1,5 +1,4 @@
-"""`int8`, arXiv:1712.05877: ranges are observed, nothing is learned. Right at 8 bits; a maximum follows outliers, so it
-fails at 2.
+"""`int8`, arXiv:1712.05877: ranges are observed, nothing is learned. Right at 8 bits; outliers make it fail at 2.
 
 Weights      scale_c = max|w_c| / qmax, codes -qmax..qmax, recomputed from the current weight at every step (a moving
              average would clip weights that grow); `scheme="affine"`: the nudged range [min w_c, max w_c] instead

@@ -1,8 +1,9 @@
 """`lsq`, learned step size, arXiv:1902.08153.
 
-    v = x / s, y = s round(clip(v, -Qn, Qp))         dx = g [-Qn < v < Qp]
-    ds = sum g * (round(v) - v inside, -Qn below, Qp above) / sqrt(N Qp)                    (equations 3 and 5, section
-    2.2)
+    y = s round(clip(v, -Qn, Qp)), v = x / s
+    dx = g [-Qn < v < Qp]                                                   (equation 5)
+    ds = sum g * (round(v) - v inside, -Qn below, Qp above) / sqrt(N Qp)    (equation 3, section 2.2)
+
 Qn, Qp are 2^(bits-1), 2^(bits-1) - 1 for signed values, 0, 2^bits - 1 for unsigned ones; N is the number of weights, or
 of one picture's features. s starts at 2 mean|x| / sqrt(Qp).
 """

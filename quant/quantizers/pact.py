@@ -1,7 +1,9 @@
 """`pact`, arXiv:1805.06085: a ReLU whose ceiling is learned.
 
-    y = round(clip(x, 0, alpha) n / alpha) alpha / n,  n = 2^bits - 1        dx = g [0 <= x < alpha]        d alpha =
-                                                       sum g [x >= alpha]
+    y = round(clip(x, 0, alpha) n / alpha) alpha / n, n = 2^bits - 1
+    dx = g [0 <= x < alpha]
+    d alpha = sum g [x >= alpha]
+
 Loss + l2 * alpha^2 pulls alpha down (the paper: with the coefficient of the weights' L2 term). Where values can be
 negative (a sum without ReLU, the pictures) the clip is to [-alpha, alpha], with 2^(bits-1) - 1 levels on either side.
 """
@@ -38,8 +40,7 @@ class _LearnedClip(torch.autograd.Function):
 
 
 def learned_clip(x: Tensor, alpha: Tensor, steps: int, signed: bool = False, alpha_grad: str = "paper") -> Tensor:
-    """x clipped at the 0-dim Parameter `alpha` (at 0 below, or at -alpha if `signed`) and rounded to `steps` steps up
-    to it.
+    """x clipped at the Parameter `alpha` (below at 0, or at -alpha if `signed`) and rounded to `steps` steps up to it.
 
     alpha_grad  "paper": only clipped elements pull at alpha; "lsq": rounding errors inside do too, as in
                 arXiv:1902.08153
@@ -48,8 +49,7 @@ def learned_clip(x: Tensor, alpha: Tensor, steps: int, signed: bool = False, alp
 
 
 class PactActivation(ActivationQuantizer):
-    """alpha is None: the first batch's 99.9 % quantile is where it starts; a number: there (the paper's networks start
-    at 10).
+    """alpha starts at the given number (the paper: 10), or for None at the first batch's 99.9 % quantile.
 
     l2          coefficient of alpha^2 in extra_loss()
     alpha_grad  "paper" or "lsq" (learned_clip)

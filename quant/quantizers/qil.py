@@ -1,9 +1,11 @@
 """`qil`, quantization interval learning, arXiv:1808.05779: what to prune and where to clip is learned.
 
-The interval [c - d, c + d] is mapped onto [0, 1] (equations 3 to 5); below it is 0, above it 1; then rounding to q
+The interval [c - d, c + d] is mapped onto [0, 1] (equations 3 to 5); below it is 0, above it 1. Then v is rounded to q
 steps:
+
     weights      v = sign(w) (|w| / 2d + 1/2 - c / 2d)^gamma        q = 2^(bits-1) - 1 (2 bits: ternary)
     activations  v = x / 2d + 1/2 - c / 2d                          q = 2^bits - 1
+
 Values are in [-1, 1] and [0, 1] whatever the input's size is: a batch norm behind the layer absorbs that. Bits are best
 lowered step by step (Schedule(bits=(5, 4, 3, 2))), with a learning rate for intervals 100 times smaller than for
 weights.
@@ -53,9 +55,7 @@ class _WeightInterval(torch.autograd.Function):
 
 
 class _LinearInterval(torch.autograd.Function):
-    """The same with gamma = 1, in few passes: sign(x) max(0, min(|x|, c + d) - (c - d)) is the difference of two
-    clamps.
-    """
+    """The same with gamma = 1: sign(x) max(0, min(|x|, c + d) - (c - d)) is the difference of two clamps."""
 
     @staticmethod
     def forward(ctx, x, c, d, q, signed):

@@ -24,8 +24,7 @@ class Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """Read a spec; 8 bits where it names none. QuantError where it is not one; methods and options are checked when it
-    is used.
+    """Read a spec; 8 bits where it names none. QuantError where it is none. Its use checks method and options.
 
     Files of an older version may say `levels=signed`, which is what every method does, or `levels=unsigned`, which is
     `unsigned=True` of int8 activations.

@@ -1,5 +1,4 @@
-"""Quantized back-propagation with gradient bifurcation (arXiv:1805.11046, section 4): layers whose three products are
-all low-bit.
+"""Quantized back-propagation, gradient bifurcation (arXiv:1805.11046, section 4): all three products are low-bit.
 
     forward    y  = conv(Q8(x), Q8(w)) + Q16(b)
     backward   dx = conv_transposed(Q8(g), Q8(w))      the 8-bit copy of the gradient: sequential, on the critical path
@@ -50,8 +49,7 @@ def round_affine(x: Tensor, bits: int, per_slice: bool = False) -> Tensor:
 
 
 class SampleRange(nn.Module):
-    """Rounds activations (N, ..) to the nearest of 2^bits values between the mean of the samples' minima and that of
-    their maxima.
+    """Rounds activations (N, ..) to 2^bits values between the mean of the samples' minima and that of their maxima.
 
     In training the range is the batch's own, on each rank, and the running one follows it with weight `momentum`
     (torch's sense; the first batch sets it; ranks take their mean). Evaluation uses the running range; before any
@@ -84,8 +82,7 @@ class SampleRange(nn.Module):
 
 
 class Bifurcation(nn.Module):
-    """A gradient's two copies: (`bits` for the layers below, `weight_bits` for the weights), both unbiased, from one
-    draw of noise.
+    """A gradient's two unbiased copies (of `bits` for layers below, `weight_bits` for weights) from one draw of noise.
 
     weight_bits  16, or 32 for the gradient itself
     zero_point   keep zeros exactly zero in both
@@ -147,9 +144,7 @@ class _Linear(torch.autograd.Function):
 
 
 class _QBPLayer:
-    """Mixed into a float layer class: the float layer's fields and Parameters, the range of its input, the split of its
-    gradient.
-    """
+    """Mixed into a float layer class: adds the range of its input and the split of its gradient."""
 
     @classmethod
     def from_float(

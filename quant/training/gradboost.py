@@ -96,8 +96,7 @@ class _Bucket:
 
 
 class GradBoost:
-    """Any torch.optim optimizer (whose step needs no closure), its gradients boosted while `active`; gradients keep the
-    noise.
+    """A torch.optim optimizer (whose step needs no closure) with gradients boosted while `active`; they keep the noise.
 
     `active` is off in the float phase (statistics gather, gradients stay as they are); `progress` in [0, 1] is the
     share of quantized training done. Parameters without a gradient in a step are left out of it, as in torch.optim.

@@ -48,9 +48,7 @@ def boost(grad: Tensor, spread: Tensor, noise: Tensor, bound: float = math.inf) 
 
 
 def noise_levels() -> Tensor:
-    """|Laplace(0,1)| times a fair coin as 2^16 equally likely values: zeros, and the means of the 2^15 equal shares of
-    Exp(1).
-    """
+    """|Laplace(0,1)| times a fair coin as 2^16 equally likely values: zeros, and means of 2^15 shares of Exp(1)."""
     survival = torch.linspace(1.0, 0.0, NOISE_LEVELS + 1, dtype=torch.float64)
     integral = survival - torch.xlogy(survival, survival)  # of -log(survival)
     return torch.cat([torch.zeros(NOISE_LEVELS, dtype=torch.float64), -integral.diff() * NOISE_LEVELS])

@@ -1,5 +1,4 @@
-"""8-bit training (arXiv:1805.11046): a float model's layers exchanged for ones that compute forward and backward in 8
-bits.
+"""8-bit training (arXiv:1805.11046): exchanges a model's layers for ones that compute and differentiate in 8 bits.
 
     model = quant.train_8bit(zoo.build("resnet18"))     # then train as ever, from scratch or on from a float checkpoint
 

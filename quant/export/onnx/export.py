@@ -1,6 +1,4 @@
-"""ONNX files to deploy: written from the integer graph, checked, run, and compared with the reference before they are
-called done.
-"""
+"""ONNX files to deploy: written from the integer graph, checked, run, and compared with the reference."""
 
 import copy
 from collections.abc import Mapping

@@ -1,5 +1,4 @@
-"""An integer graph in ONNX's language: quantize and dequantize pairs around float operators, which runtimes fuse to
-integer kernels.
+"""An integer graph as ONNX: quantize and dequantize pairs around float operators, which runtimes fuse.
 
     codes -> DequantizeLinear -> Conv (weights and biases dequantized per channel) -> QuantizeLinear -> codes
 

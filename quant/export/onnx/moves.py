@@ -10,9 +10,7 @@ from quant.integer.transforms import pad_codes
 
 
 def pad(site: Site) -> str:
-    """Rows and columns around an image, of real values or of codes: torch counts from the last dimension, ONNX from
-    the first.
-    """
+    """Rows and columns around an image. torch counts from the last dimension, ONNX from the first."""
     pads = site.setting(1, "padding" if isinstance(site.module, nn.Module) else "pad")
     mode = ops.PADS.get(type(site.module)) or site.setting(2, "mode", "constant")
     if len(pads) != 4 or len(site.shape) != 4 or mode not in ("constant", "reflect", "replicate"):

@@ -1,5 +1,6 @@
-"""Names of a model's outputs by their places in what the network gives: "output" alone; else "output_1" for the second
-one, "output_1_0" for the first part of that.
+"""Names of a model's outputs by their places in what the network gives.
+
+A single output is "output". Of several, the second one is "output_1", and the first part of that "output_1_0".
 """
 
 import re
@@ -8,7 +9,7 @@ from quant.integer.graph import Ref
 
 
 def output_paths(output: Ref | tuple, path: str = "") -> list[tuple[str, Ref]]:
-    """Every output with its place:
+    """Every output with its place.
 
     "" where it is the only one, "_1" for the second one, "_1_0" for the first part of that.
     """

@@ -28,9 +28,7 @@ def average_pool(site: Site) -> str:
 
 
 def adaptive_average(site: Site) -> str:
-    """Even windows are an average pool; uneven ones two matrix products: rows of weights 1 / length over each
-    window.
-    """
+    """Even windows are an average pool, uneven ones two matrix products with rows of weights 1 / length."""
     (*_, height, width), (*_, h, w) = site.source_shape(), site.shape
     if (h, w) == (1, 1):
         return site.node("GlobalAveragePool", [site.source()])

@@ -84,8 +84,9 @@ class Writer:
         return self.real_of[name]
 
     def plain_real(self, name: str) -> str:
-        """A "dequantize" operation's values by float arithmetic: a runtime would quantize the weights of a float layer
-        behind a DequantizeLinear.
+        """A "dequantize" operation's values by float arithmetic.
+
+        A runtime would quantize the weights of a float layer behind a DequantizeLinear.
         """
         codes = self.graph.op(self.graph.op(name).inputs[0])
         scale, zero = codes.qparams.scale, codes.qparams.zero_point
