@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from common.cli import guard, option, parse
 from common.errors import UserError
 from nas.arch import SHIPPED, Architecture, BlockSpec, find_file, resolve
-from nas.blocks import build_block, build_head, build_stem, init_weights
+from nas.blocks import build, init_weights
 from nas.cost import table
 from nas.spaces import frostnet_head, frostnet_stem, scaled
 
@@ -65,9 +65,9 @@ class FrostNet(nn.Module):
         if output_stride not in (None, 8, 16, 32):
             raise UserError(f"output_stride: {output_stride}, must be 8, 16 or 32")
         self.arch = arch
-        self.stem = build_stem(arch.stem)
+        self.stem = build(arch.stem)
         self.blocks = nn.Sequential(*_blocks(arch.blocks, output_stride))
-        self.head = build_head(arch.head)
+        self.head = build(arch.head)
         self.taps = _taps(arch.blocks)
         self.feature_channels = [arch.blocks[i].out_channels for i in self.taps]
         self.feature_strides = [min(stride, output_stride or stride) for stride in self.taps.values()]
@@ -114,7 +114,7 @@ def _blocks(specs: tuple[BlockSpec, ...], output_stride: int | None) -> list[nn.
     blocks, dilation = [], 1
     for spec, stride in zip(specs, nominal_strides(specs)):
         strided = output_stride is None or stride <= output_stride
-        blocks.append(build_block(spec, dilation, strided))
+        blocks.append(build(spec, dilation, strided))
         dilation *= 1 if strided else spec.stride
     return blocks
 

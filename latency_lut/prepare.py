@@ -24,7 +24,7 @@ from torch import nn
 
 import quant
 from frostnet import FrostNet
-from nas import Architecture, BlockSpec, HeadSpec, StemSpec, build_block, build_head, build_stem
+from nas import Architecture, BlockSpec, HeadSpec, StemSpec, build
 from quant.integer.frozen import OnnxNetwork
 
 IMAGES = 4  # that set the batch norms
@@ -32,12 +32,11 @@ OBSERVED_SIZE = 64  # pixels of the images that set a network's ranges; below 33
 
 # what the axes of the new tensor were in the old one
 _TO_CONTIGUOUS, _TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
-_BUILDERS = {StemSpec: build_stem, BlockSpec: build_block, HeadSpec: build_head}
 
 
 def part(spec: StemSpec | BlockSpec | HeadSpec, size: int, engine: str, batch: int = 1) -> Callable[[], object]:
     """A frozen INT8 part on quantized images of `size` pixels, as a callable without arguments."""
-    return _on_codes(_BUILDERS[type(spec)](spec), (batch, spec.in_channels, size, size), engine)
+    return _on_codes(build(spec), (batch, spec.in_channels, size, size), engine)
 
 
 def call(engine: str, batch: int = 1) -> Callable[[], object]:

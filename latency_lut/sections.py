@@ -74,9 +74,7 @@ class Section:
 
 def parts(arch: Architecture) -> dict[str, str]:
     """Signature of each part of a network: "stem", "blocks.0", .., "head"."""
-    *sizes, head_size = arch.sizes()
-    blocks = {f"blocks.{i}": signature(spec, size) for i, (spec, size) in enumerate(zip(arch.blocks, sizes))}
-    return {"stem": signature(arch.stem, arch.input_size), **blocks, "head": signature(arch.head, head_size)}
+    return {name: signature(spec, size) for name, (spec, size) in arch.components().items()}
 
 
 def section_key(space: str, width: float, input_size: int) -> str:

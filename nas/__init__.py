@@ -2,7 +2,7 @@
 
 from common.errors import UserError  # for modules of users' own spaces, which raise it
 from nas.arch import Architecture, BlockSpec, HeadSpec, StemSpec, resolve, signature
-from nas.blocks import build_block, build_head, build_stem, init_weights
+from nas.blocks import build, init_weights
 from nas.cost import Cost, cost, count
 from nas.space import Choice, SearchSpace, Slot, Stage
 from nas.spaces import SPACES, Bottleneck, bottleneck_space, find_space, frostnet_space
@@ -21,9 +21,7 @@ __all__ = [
     "StemSpec",
     "UserError",
     "bottleneck_space",
-    "build_block",
-    "build_head",
-    "build_stem",
+    "build",
     "cost",
     "count",
     "find_space",

@@ -202,6 +202,12 @@ class Architecture:
             sizes.append(_after(sizes[-1], block.stride))
         return tuple(sizes)
 
+    def components(self) -> dict[str, tuple[StemSpec | BlockSpec | HeadSpec, int]]:
+        """ "stem", "blocks.0", .., "head" -> (spec, spatial input size in pixels), in order."""
+        blocks = {f"blocks.{i}": block for i, block in enumerate(self.blocks)}
+        specs = {"stem": self.stem, **blocks, "head": self.head}
+        return dict(zip(specs, zip(specs.values(), (self.input_size, *self.sizes()), strict=True)))
+
     def to_json(self) -> dict:
         return {"format": FORMAT, "version": VERSION, **asdict(self), "blocks": [asdict(b) for b in self.blocks]}
 

@@ -93,16 +93,19 @@ class Head(nn.Module):
         return self.flatten(self.classifier(self.dropout(self.pool(self.conv(x)))))
 
 
-def build_stem(spec: StemSpec) -> ConvBNAct:
+def build(spec: StemSpec | BlockSpec | HeadSpec, dilation: int = 1, strided: bool = True) -> nn.Module:
+    """The module of a component, with torch's initial weights.
+
+    Args:
+        spec: What to build.
+        dilation: Of a block's depthwise convolution.
+        strided: Whether a block has the stride of its spec, or none.
+    """
+    if isinstance(spec, BlockSpec):
+        return Block(spec, dilation, strided)
+    if isinstance(spec, HeadSpec):
+        return Head(spec)
     return ConvBNAct(spec.in_channels, spec.out_channels, spec.kernel_size, spec.stride, activation=spec.activation)
-
-
-def build_block(spec: BlockSpec, dilation: int = 1, strided: bool = True) -> Block:
-    return Block(spec, dilation, strided)
-
-
-def build_head(spec: HeadSpec) -> Head:
-    return Head(spec)
 
 
 def init_weights(model: nn.Module) -> None:

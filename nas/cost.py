@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas.arch import Architecture, BlockSpec, HeadSpec, StemSpec
-from nas.blocks import build_block, build_head, build_stem
+from nas.blocks import build
 
 aten = torch.ops.aten
 # Matrix products -> where their left factor stands among the arguments.
@@ -43,16 +43,13 @@ class Cost:
 
 def cost(arch: Architecture) -> Cost:
     """Parameters and MACs of `arch` at its input size."""
-    parts = [("stem", arch.stem), *((f"blocks.{i}", block) for i, block in enumerate(arch.blocks)), ("head", arch.head)]
-    sizes = (arch.input_size, *arch.sizes())
-    rows = tuple(Row(name, spec, size, *_counted(spec, size)) for (name, spec), size in zip(parts, sizes, strict=True))
+    rows = tuple(Row(name, spec, size, *_counted(spec, size)) for name, (spec, size) in arch.components().items())
     return Cost(sum(r.params for r in rows), sum(r.macs for r in rows), rows)
 
 
 @lru_cache(maxsize=8192)  # some hundred components make up all networks of a space
 def _counted(spec: StemSpec | BlockSpec | HeadSpec, size: int) -> tuple[int, int]:
     """(parameters, MACs) of one component whose input has `size` x `size` pixels."""
-    build = {StemSpec: build_stem, BlockSpec: build_block, HeadSpec: build_head}[type(spec)]
     with torch.device("meta"):
         return count(build(spec), torch.empty(1, spec.in_channels, size, size))
 

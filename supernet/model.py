@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import quant
-from nas.blocks import Block, build_block, build_head, build_stem, init_weights
+from nas.blocks import Block, build, init_weights
 from nas.space import Choice, SearchSpace
 from supernet.samplers import Gates
 
@@ -17,12 +17,12 @@ class Supernet(nn.Module):
     def __init__(self, space: SearchSpace):
         super().__init__()
         self.space = space
-        self.stem = build_stem(space.stem)
+        self.stem = build(space.stem)
         self.stages = nn.ModuleList(
-            nn.ModuleList(nn.ModuleList(build_block(spec) for spec in slot.candidates) for slot in stage.slots)
+            nn.ModuleList(nn.ModuleList(build(spec) for spec in slot.candidates) for slot in stage.slots)
             for stage in space.stages
         )
-        self.head = build_head(space.head)
+        self.head = build(space.head)
         init_weights(self)
         for block in self.modules():
             if isinstance(block, Block) and block.residual:

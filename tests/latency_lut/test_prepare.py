@@ -59,7 +59,7 @@ def test_a_session_of_a_part_neither_turns_nor_converts_its_tensors(spec):
 def test_turned_tensors_change_no_code(spec):
     torch.manual_seed(0)
     with torch_threads(1):
-        network = prepare.to_int8(prepare._BUILDERS[type(spec)](spec), 16, 8, "onnxruntime", codes_io=True)
+        network = prepare.to_int8(prepare.build(spec), 16, 8, "onnxruntime", codes_io=True)
         codes = quant.code_inputs(network, torch.rand(2, 16, 8, 8))
         plain = quant.freeze(network, *codes)
         turned = prepare.OnnxNetwork(prepare.channels_last(plain.model), "onnxruntime")

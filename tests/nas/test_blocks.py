@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from nas import BlockSpec, HeadSpec, StemSpec, build_block, build_head, build_stem, init_weights
+from nas import BlockSpec, HeadSpec, StemSpec, build, init_weights
 from tests.strategies import block_specs, examples
 
 FROST = BlockSpec("frost", 5, 40, 40, 1, 6, 4, "relu")
@@ -32,7 +32,7 @@ def _bn(x, bn):
 
 
 def test_a_frost_block_follows_the_papers_description_step_by_step():
-    block, x = _randomised(build_block(FROST)), torch.randn(2, 40, 7, 7)
+    block, x = _randomised(build(FROST)), torch.randn(2, 40, 7, 7)
 
     def pointwise(x, part):  # a 1x1 convolution is a matrix product over channels
         return _bn(torch.einsum("nchw,oc->nohw", x, part.conv.weight[:, :, 0, 0]), part.bn)
@@ -47,7 +47,7 @@ def test_a_frost_block_follows_the_papers_description_step_by_step():
 
 
 def test_the_squeezed_channels_come_first_in_the_concatenation():
-    block, x = _randomised(build_block(FROST)), torch.randn(1, 40, 5, 5)
+    block, x = _randomised(build(FROST)), torch.randn(1, 40, 5, 5)
     with torch.no_grad():
         block.expand.conv.weight[:, : FROST.squeeze_channels] = 0
         before = block(x)
@@ -56,7 +56,7 @@ def test_the_squeezed_channels_come_first_in_the_concatenation():
 
 
 def test_a_residual_block_with_a_silent_branch_is_the_identity():
-    block, x = _randomised(build_block(FROST)), torch.randn(1, 40, 5, 5)
+    block, x = _randomised(build(FROST)), torch.randn(1, 40, 5, 5)
     with torch.no_grad():
         block.project.bn.weight.zero_()
         block.project.bn.bias.zero_()
@@ -72,13 +72,13 @@ def test_a_residual_block_with_a_silent_branch_is_the_identity():
     ],
 )
 def test_absent_parts_are_absent(spec, parts):
-    assert [name for name, _ in build_block(spec).named_children()] == parts
+    assert [name for name, _ in build(spec).named_children()] == parts
 
 
 @examples(20)
 @given(block_specs())
 def test_a_block_keeps_its_promise_of_shape_and_traces_to_the_same_function(spec):
-    block, x = _randomised(build_block(spec)), torch.randn(1, spec.in_channels, 9, 9)
+    block, x = _randomised(build(spec)), torch.randn(1, spec.in_channels, 9, 9)
     y = block(x)
     side = -(-9 // spec.stride)
     assert y.shape == (1, spec.out_channels, side, side)
@@ -86,7 +86,7 @@ def test_a_block_keeps_its_promise_of_shape_and_traces_to_the_same_function(spec
 
 
 def test_activations_are_not_in_place():
-    block = build_block(FROST)
+    block = build(FROST)
     assert all(not m.inplace for m in block.modules() if isinstance(m, torch.nn.ReLU))
 
 
@@ -94,8 +94,8 @@ def test_activations_are_not_in_place():
 @pytest.mark.parametrize("size", [8, 9])
 def test_a_dilated_block_equals_the_strided_one_at_subsampled_positions(kernel_size, size):
     # reading with stride 2, and reading every pixel but keeping every second result, are one
-    strided = _randomised(build_block(replace(FROST, kernel_size=kernel_size, stride=2)))
-    dense = build_block(replace(FROST, kernel_size=kernel_size, stride=2), strided=False)
+    strided = _randomised(build(replace(FROST, kernel_size=kernel_size, stride=2)))
+    dense = build(replace(FROST, kernel_size=kernel_size, stride=2), strided=False)
     dense.load_state_dict(strided.state_dict())
     x = torch.randn(1, 40, size, size)
     assert dense.eval()(x).shape[-1] == size
@@ -103,7 +103,7 @@ def test_a_dilated_block_equals_the_strided_one_at_subsampled_positions(kernel_s
 
 
 def test_dilation_spreads_the_taps_of_the_depthwise_kernel():
-    block = build_block(replace(FROST, kernel_size=3), dilation=4)
+    block = build(replace(FROST, kernel_size=3), dilation=4)
     x = torch.zeros(1, 336, 17, 17)
     x[..., 8, 8] = 1
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_dilation_spreads_the_taps_of_the_depthwise_kernel():
 
 
 def test_the_head_is_a_linear_map_of_the_mean_feature():
-    head = _randomised(build_head(HeadSpec(16, 32, 5, 0.2, "relu")))
+    head = _randomised(build(HeadSpec(16, 32, 5, 0.2, "relu")))
     x = torch.randn(2, 16, 4, 4)
     mean = head.conv(x).mean((2, 3))
     expected = mean @ head.classifier.weight[:, :, 0, 0].T + head.classifier.bias
@@ -121,12 +121,12 @@ def test_the_head_is_a_linear_map_of_the_mean_feature():
 
 
 def test_the_stem_halves_the_picture_when_told_to():
-    assert build_stem(StemSpec(3, 16, 3, 2, "relu"))(torch.randn(1, 3, 33, 33)).shape == (1, 16, 17, 17)
+    assert build(StemSpec(3, 16, 3, 2, "relu"))(torch.randn(1, 3, 33, 33)).shape == (1, 16, 17, 17)
 
 
 def test_initialisation_is_kaiming_normal_by_fan_out_but_small_in_the_classifier():
     torch.manual_seed(0)
-    head = build_head(HeadSpec(256, 512, 100, 0.2, "relu"))
+    head = build(HeadSpec(256, 512, 100, 0.2, "relu"))
     init_weights(head)
     assert head.conv.conv.weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.02)
     assert head.classifier.weight.std().item() == pytest.approx(0.01, rel=0.02)

@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from frostnet import FrostNet, architecture
 from nas import Architecture, BlockSpec, HeadSpec, StemSpec, cost, count
-from nas.blocks import build_block
+from nas.blocks import build
 from tests.strategies import architectures, examples
 
 # ---- the formula: weights and batch norms of each component, and the pixels at which the weights run ----------
@@ -55,7 +55,7 @@ def test_a_block_small_enough_to_count_by_hand():
     spec = BlockSpec("frost", 3, 16, 24, 2, 3, 2, "relu")
     convs = 16 * 8 + 24 * 72 + 72 * 9 + 72 * 24
     macs = (16 * 8 + 24 * 72) * 64 + (72 * 9 + 72 * 24) * 16
-    assert count(build_block(spec), torch.zeros(1, 16, 8, 8)) == (convs + 2 * (8 + 72 + 72 + 24), macs)
+    assert count(build(spec), torch.zeros(1, 16, 8, 8)) == (convs + 2 * (8 + 72 + 72 + 24), macs)
 
 
 def test_a_network_whose_maps_shrink_to_one_pixel():

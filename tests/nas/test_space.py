@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from common.errors import UserError
 from frostnet import PUBLISHED, architecture
 from nas import SPACES, BlockSpec, Choice, HeadSpec, SearchSpace, Slot, Stage, StemSpec, cost, frostnet_space
-from nas.blocks import build_block
+from nas.blocks import build
 from tests.strategies import examples
 
 SPACE = frostnet_space()
@@ -36,7 +36,7 @@ def test_where_both_squeezes_vanish_four_candidates_are_left():
 def test_no_slot_holds_the_same_block_twice(width):
     for stage in frostnet_space(width).stages:
         for slot in stage.slots:
-            built = {str(build_block(spec)) for spec in slot.candidates}
+            built = {str(build(spec)) for spec in slot.candidates}
             assert len(built) == len(slot.candidates)
 
 

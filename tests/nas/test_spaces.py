@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
-from nas import SPACES, BlockSpec, Bottleneck, bottleneck_space, build_block, find_space, frostnet_space, init_weights
+from nas import SPACES, BlockSpec, Bottleneck, bottleneck_space, build, find_space, frostnet_space, init_weights
 from nas.spaces import INSIDES
 from supernet.alphas import Alphas
 from supernet.inherit import inherit
@@ -95,7 +95,7 @@ def test_a_broken_bottleneck_file_is_refused_with_its_name_and_field(tmp_path, c
 
 def built(op, factor=4, kernel=3, expand=3, activation="relu", seed=0):
     torch.manual_seed(seed)
-    block = build_block(BlockSpec(op, kernel, 32, 32, 1, expand, factor if op != "mb" else 0, activation))
+    block = build(BlockSpec(op, kernel, 32, 32, 1, expand, factor if op != "mb" else 0, activation))
     for p in block.parameters():
         torch.nn.init.uniform_(p, -0.3, 0.3) if p.dim() > 1 else torch.nn.init.uniform_(p, 0.5, 1.5)
     return block.eval()
@@ -118,7 +118,7 @@ def test_squeeze_and_excite_scales_the_hidden_channels_by_a_gate():
 
 def test_squeeze_and_add_begins_as_a_block_without_squeeze():
     torch.manual_seed(0)
-    block, x = build_block(BlockSpec("add", 3, 32, 32, 1, 3, 4, "hard_swish")), torch.randn(2, 32, 6, 6)
+    block, x = build(BlockSpec("add", 3, 32, 32, 1, 3, 4, "hard_swish")), torch.randn(2, 32, 6, 6)
     init_weights(block)
     assert torch.equal(block.join(x), x)
 
@@ -156,9 +156,9 @@ def test_every_candidate_of_a_slot_can_inherit_from_its_largest():
     ):
         for stage in space.stages[1:]:
             slot = stage.slots[0]
-            giver = build_block(slot.candidates[largest(slot)])
+            giver = build(slot.candidates[largest(slot)])
             for spec in slot.candidates:
-                taker = build_block(spec)
+                taker = build(spec)
                 inherit(giver, taker)
                 assert all(p.isfinite().all() for p in taker.parameters())
                 assert torch.equal(taker.project.bn.bias, giver.project.bn.bias)

@@ -3,7 +3,7 @@
 import torch
 
 from nas.arch import BlockSpec
-from nas.blocks import build_block
+from nas.blocks import build
 from supernet import Supernet
 from supernet.inherit import hand_down, inherit
 from supernet.samplers import largest
@@ -16,7 +16,7 @@ def spec(op="frost", k=5, e=6, r=2):
 
 def test_a_smaller_candidate_computes_what_the_largest_does_where_the_rest_of_it_is_silent():
     torch.manual_seed(0)
-    giver, taker = build_block(spec()), build_block(spec(k=3, e=3, r=4))
+    giver, taker = build(spec()), build(spec(k=3, e=3, r=4))
     hidden, squeezed = taker.project.conv.in_channels, taker.squeeze.conv.out_channels
     with torch.no_grad():
         giver.project.conv.weight[:, torch.randperm(giver.project.conv.in_channels)[hidden:]] = 0.0
@@ -33,7 +33,7 @@ def test_a_smaller_candidate_computes_what_the_largest_does_where_the_rest_of_it
 
 
 def test_a_block_without_squeeze_takes_the_columns_of_the_input():
-    giver, taker = build_block(spec()), build_block(spec("mb", 5, 6))
+    giver, taker = build(spec()), build(spec("mb", 5, 6))
     inherit(giver, taker)
     kept = giver.project.conv.weight.abs().sum((0, 2, 3)).topk(taker.project.conv.in_channels).indices.sort().values
     assert torch.equal(taker.expand.conv.weight, giver.expand.conv.weight[kept][:, giver.squeeze.conv.out_channels :])
