@@ -45,8 +45,9 @@ def call(engine: str, batch: int = 1) -> Callable[[], object]:
 
 
 def _on_codes(module: nn.Module, shape: tuple[int, int, int, int], engine: str) -> Callable[[], object]:
-    """`module` frozen, on codes of `shape` (N, C, H, W), channels_last; raises RuntimeError where codes or mode are not
-    a network's.
+    """`module` frozen, on channels_last codes of `shape` (N, C, H, W).
+
+    Raises RuntimeError where codes or mode are not a network's.
     """
     executor = to_int8(module, shape[1], min(shape[2], OBSERVED_SIZE), engine, codes_io=True)
     codes = quant.code_inputs(executor, torch.rand(shape).contiguous(memory_format=_layout(engine)))
@@ -85,9 +86,7 @@ def to_int8(model: nn.Module, channels: int, size: int, engine: str, codes_io: b
 
 
 def _wake(model: nn.Module) -> None:
-    """Give batch norms that begin at zero a scale of one: a branch that is zero has no range, and is no case of a
-    trained network.
-    """
+    """Give batch norms that begin at zero a scale of one: a branch of zeros has no range, a trained one has."""
     for norm in (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
         if norm.weight is not None and not norm.weight.any():
             nn.init.ones_(norm.weight)

@@ -48,10 +48,8 @@ def figures_text(key: str, validated: Validated) -> str:
     unstable = sum(not network.timing.stable for network in validated.networks.values())
     return (
         f"{key}: {v['networks']} fresh networks (seed {validated.seed}): bias {v['bias']:+.1%}, MAPE {v['mape']:.1%}, "
-        f"RMSE {v['rmse_ms']:.3f} ms, "
-        f"within 5 % {v['within_5']:.0%}, within 10 % {v['within_10']:.0%}, Spearman {v['spearman']:.3f}, Kendall "
-        f"{v['kendall']:.3f}; "
-        f"{unstable} of them unstable{load}"
+        f"RMSE {v['rmse_ms']:.3f} ms, within 5 % {v['within_5']:.0%}, within 10 % {v['within_10']:.0%}, "
+        f"Spearman {v['spearman']:.3f}, Kendall {v['kendall']:.3f}; {unstable} of them unstable{load}"
     )
 
 

@@ -1,6 +1,4 @@
-"""One space at one width and input size inside a latency table: its parts, the networks timed whole, the
-calibration.
-"""
+"""A section of a latency table, one space at one width and input size: parts, networks timed whole, calibration."""
 
 from dataclasses import dataclass, fields
 from typing import Any

@@ -82,10 +82,9 @@ def time_interleaved(
             so that the clock's ticks do not show.
         max_rounds: callables whose best rounds disagree are visited up to that often (default: 3 * rounds).
         seconds: after so much CPU time of this process, nothing is visited more often than `rounds` (default: no
-        limit). On a busy
-            machine, which needs more visits, that takes longer by the clock.
+            limit). On a busy machine, which needs more visits, that takes longer by the clock.
         visits: how often a round visits a callable, by name (default: once). What takes longer meets a quiet moment
-        less often.
+            less often.
         typical: a visit's median call in the place of its quickest, of all `repeats` however long they take.
         done: rounds measured earlier, by name, in milliseconds; they count.
         on_visit: called with (name, milliseconds) after each visit; what it raises ends the measurement.
@@ -95,11 +94,8 @@ def time_interleaved(
     """
     clock = clock or clock_for(torch.get_num_threads())
     measured = {name: list((done or {}).get(name, ())) for name in callables}
-    most, often, begun = (
-        max_rounds or 3 * rounds,
-        {name: (visits or {}).get(name, 1) for name in callables},
-        time.process_time(),
-    )
+    most, begun = max_rounds or 3 * rounds, time.process_time()
+    often = {name: (visits or {}).get(name, 1) for name in callables}
     wanted = _wanted(measured, rounds, most, often)
     with torch.inference_mode():
         tick = clock_tick(clock) if wanted else 0.0
@@ -161,10 +157,10 @@ def clock_for(threads: int) -> Clock:
 
 
 def visit(function: Callable[[], object], repeats: int, burst: int, clock: Clock, typical: bool = False) -> float:
-    """Milliseconds of one call: one untimed call, then the quickest of `repeats` bursts of `burst` calls, or of those
-    within SLICE.
+    """Milliseconds of one call, after an untimed one.
 
-    typical: the median of all of them.
+    It is that of the quickest of `repeats` bursts of `burst` calls, or of those within SLICE; if `typical`, the median
+    of all bursts.
     """
     begun = time.perf_counter()
     function()

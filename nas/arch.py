@@ -203,7 +203,7 @@ class Architecture:
         return tuple(sizes)
 
     def components(self) -> dict[str, tuple[StemSpec | BlockSpec | HeadSpec, int]]:
-        """ "stem", "blocks.0", .., "head" -> (spec, spatial input size in pixels), in order."""
+        """In order, by name ("stem", "blocks.0", .., "head"): (spec, spatial input size in pixels)."""
         blocks = {f"blocks.{i}": block for i, block in enumerate(self.blocks)}
         specs = {"stem": self.stem, **blocks, "head": self.head}
         return dict(zip(specs, zip(specs.values(), (self.input_size, *self.sizes()), strict=True)))

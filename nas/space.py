@@ -235,8 +235,7 @@ def _check_stage(place: str, stage: Stage, channels: int, tied: bool) -> int:
             if j > 0 and getattr(first, field) != kept:
                 raise UserError(
                     f"{place}, slot {j}: {field}: {getattr(first, field)}, must be {kept}: a stage may end after any "
-                    "slot, so only its "
-                    "first changes the shape; begin a new stage here"
+                    "slot, so only its first changes the shape; begin a new stage here"
                 )
         channels = first.out_channels
     return channels

@@ -50,9 +50,11 @@ def space_of(table: LatencyTable, key: str) -> SearchSpace:
 
 
 class Grid:
-    """A section as a matrix:
+    """A section as a matrix.
 
-    `ms` (slots, candidates), NaN where a slot lacks a candidate; `rows` and `columns` name them.
+    Attributes:
+        ms: Milliseconds (slots, candidates), NaN where a slot lacks a candidate.
+        rows, columns: The names of slots and candidates.
     """
 
     def __init__(self, table: LatencyTable, space: SearchSpace):

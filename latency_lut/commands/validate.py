@@ -36,8 +36,7 @@ class ValidateConfig:
     seed: int | None = option(None, "seed of these networks, another one than the table's own (default: that plus one)")
     fail_if: str = option(
         "",
-        "exit with 1 where one of these holds, such as mape>4,spearman<0.97,within_10<95 (errors and shares in "
-        "percent)",
+        "exit with 1 where one of these holds, such as mape>4,spearman<0.97,within_10<95 (errors, shares: percent)",
     )
     restart: bool = option(False, "time again what was validated before")
 

@@ -56,8 +56,8 @@ def _part(row: Row, value: float, longest: float, unit: str, first: bool) -> str
     # without the ratio, which the block's name has
     size, hidden = f"{row.size} px" if first else "", part.hidden.split("  ")[0]
     return (
-        f"<tr{' class=size' if first else ''}><td "
-        f"class=soft>{size}</td><td>{full_name(row.spec)}</td><td>{part.channels}</td>"
+        f"<tr{' class=size' if first else ''}>"
+        f"<td class=soft>{size}</td><td>{full_name(row.spec)}</td><td>{part.channels}</td>"
         f'<td class="soft more">{hidden and f"hidden {hidden}"}</td><td class="soft more">{part.stride}</td>'
         f'<td class=bar><i class="{op}" style="width: {100 * value / longest:.2f}%"></i></td>'
         f"<td class=number>{value:.3f} {unit}</td></tr>"

@@ -35,9 +35,7 @@ def curves_figure(rows: Sequence[dict]) -> Figure | None:
 
 
 def curve_panels(rows: Sequence[dict]) -> dict[str, Draw]:
-    """kind -> what draws the log's numbers of that kind over "step" (or "epoch"), phases shaded; only kinds that the
-    log has.
-    """
+    """Kind -> what draws the log's numbers of it over "step" (or "epoch"), phases shaded; kinds that the log has."""
     axis = next((key for key in ("step", "epoch") if any(is_number(row.get(key)) for row in rows)), None)
     series = _series(rows, axis) if axis else {}
     found = {}
@@ -99,10 +97,7 @@ def _phases(rows: Sequence[dict], axis: str) -> list[tuple[str, float, float]]:
 
 
 def _shade(ax: Axes, phases: list[tuple[str, float, float]], first: float) -> None:
-    """Every other phase shaded and those named for which there is room;
-
-    `first` is where the panel's own curves begin.
-    """
+    """Shade every other phase and name those with room for it; the panel's curves begin at `first`."""
     shown = [(name, max(start, first), end) for name, start, end in phases if end > first]
     for i, (name, start, end) in enumerate(shown if len(shown) > 1 else []):
         if i % 2:

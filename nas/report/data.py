@@ -52,9 +52,7 @@ def read_front(run: Run) -> dict:
 
 
 def read_health(run: Run, metrics: dict) -> tuple[dict, list[str]]:
-    """(numbers, warnings) of the "health" in `metrics`, and the run's further warnings; both are taken out of
-    `metrics`.
-    """
+    """(numbers, warnings) of "health", the run's further warnings among them; both are taken out of `metrics`."""
     path = f"{run.path / 'metrics.json'}: "
     health = check_object(f"{path}health", metrics.pop("health", {}))
     warnings = check_strs(f"{path}warnings", metrics.pop("warnings", []))

@@ -96,9 +96,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def inline_svg(figure: Figure, name: str, text: str) -> str:
-    """A figure as an <svg> element: its colours are the page's, its ids begin with `name`, `text` says what it
-    shows.
-    """
+    """A figure as an <svg> element in the page's colours; its ids begin with `name`, `text` says what it shows."""
     buffer = io.StringIO()
     with _svg_settings(name):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
