@@ -12,7 +12,8 @@ from common.cli import option
 from common.errors import UserError
 from latency_lut.report import figures_text, odd_pairs, table_text
 from latency_lut.table import LatencyTable
-from nas import BlockSpec, SearchSpace, find_space
+from nas import SearchSpace, find_space
+from nas.arch import block_label
 from nas.report.style import INK, save
 
 
@@ -66,11 +67,11 @@ class Grid:
             for j, (slot, size, ms) in enumerate(zip(stage.slots, space.sizes[i], latency.blocks[i]))
         ]
         self.rows = [name for name, _, _ in slots]
-        self.columns = sorted({label(spec) for _, candidates, _ in slots for spec in candidates})
+        self.columns = sorted({block_label(spec) for _, candidates, _ in slots for spec in candidates})
         self.ms = np.full((len(self.rows), len(self.columns)), np.nan)
         for row, (_, candidates, ms) in zip(self.ms, slots):
             for spec, value in zip(candidates, ms):
-                row[self.columns.index(label(spec))] = value
+                row[self.columns.index(block_label(spec))] = value
 
     def text(self) -> str:
         wide = max(map(len, self.rows))
@@ -82,18 +83,6 @@ class Grid:
                 + "".join("  " + (f"{v:{w}.4f}" if np.isfinite(v) else " " * w) for v, w in zip(row, widths))
             )
         return "\n".join([*lines, f"stem {self.stem_ms:.4f}, head {self.head_ms:.4f}"])
-
-
-def label(spec: BlockSpec) -> str:
-    """What tells a candidate from the others of its slot.
-
-    >>> label(BlockSpec("frost", 5, 40, 40, 1, 6, 4, "relu"))
-    'frost k5 e6 r4'
-    """
-    squeeze = f" r{spec.squeeze_factor}" if spec.squeeze_factor else ""
-    return f"{spec.op} k{spec.kernel_size} e{spec.expand_ratio}{squeeze}" + (
-        "" if spec.activation == "relu" else f" {spec.activation}"
-    )
 
 
 def figure(grids: dict[str, Grid]) -> Figure:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from nas import BlockSpec, build_block
+from nas import BlockSpec, build
 from nas.ops import OPS
 
 SQUEEZING = [name for name, op in OPS.items() if op.squeezes]
@@ -35,7 +35,7 @@ def test_titles_and_colours_tell_ops_apart():
 @pytest.mark.parametrize("name", SQUEEZING)
 def test_the_layers_that_write_and_read_the_squeeze_have_its_channels(name):
     spec = spec_of(name)
-    block, op = build_block(spec), OPS[name]
+    block, op = build(spec), OPS[name]
     for layer in op.writes:
         assert next(block.get_submodule(layer).parameters()).shape[0] == spec.squeeze_channels
     for layer in op.reads:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from latency_lut.__main__ import main
-from latency_lut.commands.show import Grid, label, space_of
+from latency_lut.commands.show import Grid, space_of
 from latency_lut.timing import Timing
 from nas import BlockSpec, frostnet_space
+from nas.arch import block_label
 from tests.latency_lut.tables import SECTION, SPACE
 
 
@@ -21,7 +22,7 @@ def test_the_grid_holds_every_candidate_of_every_slot(tables):
     assert np.isfinite(grid.ms).sum() == sum(len(slot.candidates) for stage in SPACE.stages for slot in stage.slots)
     slot = SPACE.stages[2].slots[1]
     row = grid.ms[grid.rows.index("2.1 24-24@8")]
-    assert [row[grid.columns.index(label(spec))] for spec in slot.candidates] == pytest.approx(
+    assert [row[grid.columns.index(block_label(spec))] for spec in slot.candidates] == pytest.approx(
         list(latency.blocks[2][1])
     )
 
@@ -33,7 +34,7 @@ def test_candidates_of_a_slot_have_unlike_labels():
         for k in (3, 5)
         for act in ("relu", "hard_swish")
     ]
-    assert len({label(spec) for spec in specs}) == 8
+    assert len({block_label(spec) for spec in specs}) == 8
 
 
 def test_show_prints_and_draws(tables, tmp_path, capsys):
