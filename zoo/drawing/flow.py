@@ -17,7 +17,7 @@ def network(graph: fx.GraphModule) -> nx.DiGraph:
     `weight_quantizer` (method:bits).
     """
     flow = nx.DiGraph()
-    names = node_names(graph, [n for n in graph.graph.nodes if n.op.startswith("call")])
+    names = node_names([n for n in graph.graph.nodes if n.op.startswith("call")])
     for node in graph.graph.nodes:
         flow.add_node(node.name, **_attributes(graph, node, names.get(node, node.name)))
         flow.add_edges_from((source.name, node.name) for source in node.all_input_nodes)
