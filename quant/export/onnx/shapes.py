@@ -35,10 +35,11 @@ class _ShapesOnly(Reference):
     """Runs a graph for its shapes alone: what changes only values is left out, which is three quarters of the time."""
 
     def conv(self, op: Op, x: Tensor) -> Tensor:
-        return F.conv2d(x.float(), op.weight.float(), **op.attrs).to(torch.uint8)
+        # neither fake tensors of the weights nor casts: they take most of the time
+        return F.conv2d(x, torch.empty(op.weight.shape, dtype=x.dtype), **op.attrs)
 
     def linear(self, op: Op, x: Tensor) -> Tensor:
-        return F.linear(x.float(), op.weight.float()).to(torch.uint8)
+        return x.new_empty(*x.shape[:-1], op.weight.shape[0])
 
     def batch_norm(self, op: Op, x: Tensor) -> Tensor:
         return x
