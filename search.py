@@ -18,6 +18,7 @@ search that was stopped goes on when the same command is given again. With sever
 import dataclasses
 import hashlib
 import json
+import math
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ import frostnet
 import quant
 import supernet
 from common import distributed
+from common.checks import check_fields, check_number
 from common.cli import check_folder_name, guard, option, parse
 from common.errors import UserError
 from common.runs import Run
@@ -126,13 +128,10 @@ class SearchConfig:
 
     def __post_init__(self):
         check_folder_name("name", self.name)
-        for field, low in MINIMUM.items():
-            value = getattr(self, field)
-            if value is not None and value < low:
-                raise UserError(f"{field}: {value}, must be at least {low}")
+        check_fields(self, {field: (low, math.inf) for field, low in MINIMUM.items()})
         for field in ("lr", "alpha_lr", "width"):
-            if getattr(self, field) is not None and getattr(self, field) <= 0:
-                raise UserError(f"{field}: {getattr(self, field)}, must be above 0")
+            if getattr(self, field) is not None:
+                check_number(field, getattr(self, field), above=0)
         if self.bottleneck and self.space != "frostnet":
             raise UserError(f"bottleneck: is placed by the space frostnet, not by {self.space!r}; leave --space out")
 
