@@ -12,7 +12,8 @@
 Float phase, then quantized training with StatAssist and GradBoost (arXiv:2006.09679), then conversion. Writes to
 runs/NAME: the checkpoint, log.jsonl, metrics.json, report.html, and what is shipped: int8.onnx and, for torch's
 engines, int8.pt (the frozen network). The same command goes on after a stop; python -m tasks export makes files for
-other engines later. With several processes or machines (docs/scaling.md):
+other engines later. On a CPU it trains with one process per CPU (--processes); with several GPUs or machines
+(docs/scaling.md):
 
     torchrun --nproc-per-node 2 retrain.py --arch frostnet_a
 
@@ -20,7 +21,6 @@ The tasks are described in docs/classification.md, docs/detection.md, docs/segme
 """
 
 import dataclasses
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -35,7 +35,10 @@ import quant
 from common import distributed
 from common.cli import check_folder_name, guard, option, parse
 from common.errors import UserError
+from common.launch import process_count, ranks
+from common.processes import cpu_count
 from common.runs import CHECKPOINT, Run
+from common.shared import made_once
 from latency_lut import Timing, time_networks, torch_threads
 from latency_lut.timing import TOLERANCE
 from nas.report.page import write_report
@@ -94,7 +97,17 @@ TRAINING = (
     "discriminator",
 )
 # settings that do not change what is trained
-FREE = ("command", "runs", "restart", "download", "checkpoint_seconds", "threads", "workers", "sheet_every")
+FREE = (
+    "command",
+    "runs",
+    "restart",
+    "download",
+    "checkpoint_seconds",
+    "processes",
+    "threads",
+    "workers",
+    "sheet_every",
+)
 DATA_WORDS = "; ".join(f"{name}: {', '.join(kind.data)}" for name, kind in KINDS.items())
 EVERY_DATA = tuple(dict.fromkeys(data for kind in KINDS.values() for data in kind.data))
 
@@ -157,7 +170,7 @@ class RetrainConfig:
     )
     float_epochs: int | None = option(None, "epochs before the quantizers are attached (default: a third of all)")
     batch_size: int | None = option(
-        None, f"pictures in a step, of each process under torchrun (default: {default_words('batch_size')})"
+        None, f"images in a step of all processes together (default: {default_words('batch_size')})"
     )
     optimizer: Literal[tuple(OPTIMIZERS)] | None = option(None, f"optimizer (default: {default_words('optimizer')})")
     lr: float | None = option(None, "peak learning rate (default: the optimizer's); that of discriminators is 2e-4")
@@ -216,6 +229,9 @@ class RetrainConfig:
     calibration_images: int | None = option(None, "training pictures that --calibrate looks at (default: 1024)")
     seed: int = option(0, "seed of everything random")
     runs: str = option("runs", "folder of all runs")
+    processes: int | None = option(
+        None, "processes that train together, of one thread each (default: one for each CPU that may be used)"
+    )
     threads: int = option(1, "threads while the latency is measured")
     checkpoint_seconds: float = option(60.0, "seconds between two checkpoints")
     restart: bool = option(False, "start over where the folder holds an earlier run")
@@ -225,9 +241,9 @@ class RetrainConfig:
         for field, low in LOWEST.items():
             if getattr(self, field) is not None and getattr(self, field) < low:
                 raise UserError(f"{field}: {getattr(self, field)}, must be at least {low}")
-        cpus = os.cpu_count() or 1
+        cpus = cpu_count()
         if not 1 <= self.threads <= cpus:
-            raise UserError(f"threads: {self.threads}, must be 1 to {cpus} (the CPUs here)")
+            raise UserError(f"threads: {self.threads}, must be 1 to {cpus} (the CPUs that this process may use)")
         if self.name is not None:
             check_folder_name("name", self.name)
         for field in ("warmup", "label_smoothing"):
@@ -267,7 +283,7 @@ class RetrainConfig:
                 f"data_root: scenes are drawn, nothing is read from {self.data_root}; add --data, one of "
                 f"{', '.join(self.kind.data[1:])}, or leave it out"
             )
-        own = COMMON | self.kind.defaults | {"workers": min(4, (os.cpu_count() or 1) - 1)}
+        own = COMMON | self.kind.defaults | {"workers": min(4, cpu_count() - 1)}
         for field, value in own.items():
             if getattr(self, field) is None:
                 object.__setattr__(self, field, value)
@@ -360,16 +376,19 @@ def first_width(spec: str, bits: tuple[int, ...]) -> str:
     return str(dataclasses.replace(quant.parse_spec(spec), bits=bits[0])) if bits and spec != quant.FLOAT else spec
 
 
-@guard
+@guard(errors=(quant.QuantError,))
 def main(argv=None) -> Path:
     """Train, convert, measure, or go on with a run that was stopped; returns its folder."""
     with distributed.joined():
         config = parse(RetrainConfig, argv, "retrain.py", __doc__)
         command = shlex.join([*distributed.launcher(), "retrain.py", *(sys.argv[1:] if argv is None else argv)])
-        try:
-            return retrain(config, command)
-        except quant.QuantError as error:
-            raise UserError(str(error)) from error
+        network = find(config)
+        count = process_count(config.processes, config.batch_size, folder(config, network))
+        config = dataclasses.replace(config, processes=count)
+        with ranks(main, argv, count):
+            job = prepare(config, network, command)
+            model, fitted = train(job)
+        return finish(job, model, fitted)
 
 
 @dataclass(frozen=True)
@@ -399,21 +418,29 @@ class Job:
         return Watcher(self.run, self.task, self.data.val, self.network.build, self.config.sheet_every)
 
 
-def retrain(config: RetrainConfig, command: str) -> Path:
+def find(config: RetrainConfig) -> Network:
+    """The network; raises UserError for what is wrong with it, with the engine or with given weights."""
     kind, classes = config.kind, config.kind.num_classes(config.data, config.data_root)
     network = find_network(config.arch, classes, kind.size(config.data), config.input_size, config.runs, config.task)
-    params, macs = network.cost()
     runnable = (quant.ORACLE, *quant.available())
     if config.engine not in runnable:
         raise UserError(f"engine: {config.engine!r} does not run on this machine; choose from {', '.join(runnable)}")
     if config.from_float:
-        # what is wrong with it is said before anything is made
         load_float(network.build(), config.from_float, config.runs)
         before = float_settings(config.from_float, config.runs).get("direction", config.direction)
         if before != config.direction:
             raise UserError(f"direction: {config.from_float} was trained for {before!r}; add --direction {before}")
     if config.backbone:
         load_backbone(network, network.build(), config.backbone, config.runs)
+    return network
+
+
+def folder(config: RetrainConfig, network: Network) -> Path:
+    return Path(config.runs) / (config.name or f"{network.folder_name}_{ENDINGS[config.method]}")
+
+
+def prepare(config: RetrainConfig, network: Network, command: str) -> Job:
+    """The run's folder and its data, on every rank."""
     run = distributed.from_main(lambda: claim(config, network, command))
     data = load_data(config, network)
     if distributed.is_main():
@@ -421,7 +448,13 @@ def retrain(config: RetrainConfig, command: str) -> Path:
     job = Job(config, network, run, data, make_task(config, network, data))
     if config.kind.shows:
         job.task.check(data.held_out)
-    model, fitted = train(job)
+    return job
+
+
+def finish(job: Job, model: nn.Module, fitted: Fitted) -> Path:
+    """Convert, measure and report."""
+    config, network, run = job.config, job.network, job.run
+    params, macs = network.cost()
     metrics = (
         {"arch": network.name, "params": params, "macs": macs} | describe(job, fitted) | measure(job, model, fitted)
     )
@@ -453,11 +486,7 @@ def load_data(config: RetrainConfig, network: Network) -> Any:
         config.bad_data,
         config.direction,
     )
-    data = (
-        distributed.first_on_machine(lambda: config.kind.load(request))
-        if config.download
-        else config.kind.load(request)
-    )
+    data = made_once(lambda: config.kind.load(request))
     if config.backbone:
         return normalise(data, *load_backbone(network, network.build(), config.backbone, config.runs))
     known = load_float(network.build(), config.from_float, config.runs) if config.from_float else None
@@ -466,7 +495,7 @@ def load_data(config: RetrainConfig, network: Network) -> Any:
 
 def claim(config: RetrainConfig, network: Network, command: str) -> Run:
     """The run's folder, made or found again. Raises UserError where it holds anything else than this very run."""
-    run = Run(Path(config.runs) / (config.name or f"{network.folder_name}_{ENDINGS[config.method]}"))
+    run = Run(folder(config, network))
     quantizers = dataclasses.asdict(config.quantizers())
     run.claim(
         {"program": "retrain", "command": command, **dataclasses.asdict(config), "quantizers": quantizers},
@@ -489,10 +518,7 @@ def claim(config: RetrainConfig, network: Network, command: str) -> Run:
 
 
 def train(job: Job) -> tuple[nn.Module, Fitted]:
-    """The float model and the trained one, both on the CPU; after quantized training they share their weights.
-
-    All ranks train; only rank 0 comes back.
-    """
+    """The float model and the trained one, both on the CPU; after quantized training they share their weights."""
     config, network = job.config, job.network
     device = distributed.device()
     torch.manual_seed(config.seed)
@@ -513,7 +539,7 @@ def train(job: Job) -> tuple[nn.Module, Fitted]:
         fitted = Fitted(model, before, before, 0.0)
     else:
         stream = config.kind.stream(job.data.train, config.batch_size, config.seed)
-        if stream.batch_size < LOWEST["batch_size"]:
+        if stream.batch_size < LOWEST["batch_size"] * distributed.world_size():
             raise UserError(
                 f"data_root: {len(job.data.train)} training pictures are too few for batches of two; add some"
             )
@@ -529,8 +555,7 @@ def train(job: Job) -> tuple[nn.Module, Fitted]:
             network.example().to(device),
             job.watcher,
         )
-    distributed.only_main()
-    if config.trains_nothing:
+    if config.trains_nothing and distributed.is_main():
         job.run.save_checkpoint({"attached": False, "model": model.state_dict()})
     if config.method == "ptq":
         fitted = calibrated(job, model, fitted)
@@ -554,7 +579,8 @@ def calibrated(job: Job, model: nn.Module, fitted: Fitted) -> Fitted:
     some = config.kind.some(job.data.train, config.calibration_images or CALIBRATION_IMAGES, config.seed)
     batches = (images for images, *_ in config.kind.in_order(some, config.batch_size))
     graph = parts.calibrate(model, batches, config.quantizers(), config.calibrate, job.task.predict)
-    job.run.save_checkpoint({"attached": True, "model": graph.state_dict()}, CALIBRATED)
+    if distributed.is_main():
+        job.run.save_checkpoint({"attached": True, "model": graph.state_dict()}, CALIBRATED)
     return dataclasses.replace(fitted, model=graph, metrics=job.evaluate(graph))
 
 

@@ -112,7 +112,7 @@ class SearchConfig:
     score_images: int | None = option(None, "held-out images for each of the scores of ops and depths")
     tune_steps: int | None = option(None, "steps that each of these networks trains alone before it is evaluated")
     pareto: int = option(0, "also write the best networks for so many targets, from the fastest to the slowest")
-    batch_size: int | None = option(None, "images in a step, of each process under torchrun (default: 32)")
+    batch_size: int | None = option(None, "images in a step of all processes together (default: 32)")
     lr: float | None = option(None, "peak learning rate of the weights (default: 0.04)")
     sampler: Literal[tuple(supernet.SAMPLERS)] = option(
         "proxyless",

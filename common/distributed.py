@@ -39,6 +39,11 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def is_first_on_machine() -> bool:
+    """Whether this is the first rank of its machine, which downloads and decodes for the others."""
+    return _local_rank() == 0
+
+
 def device() -> torch.device:
     """The GPU of this rank on its machine, or the CPU where there is none."""
     return torch.device("cuda", _local_rank()) if torch.cuda.is_available() else torch.device("cpu")
@@ -49,13 +54,28 @@ def share() -> slice:
     return slice(rank(), None, world_size())
 
 
+def share_of(batch_size: int, images: int) -> int:
+    """Images of each rank in a step of `batch_size` images, fewer where a data set holds fewer.
+
+    Raises UserError where there is none for each rank.
+    """
+    share = min(batch_size, images) // world_size()
+    if not share:
+        raise UserError(f"processes: {world_size()} share {images} training images; add --processes 1, or add images")
+    return share
+
+
 def launcher() -> list[str]:
     """The start of the command line that ran this program: python, or torchrun and its number of processes."""
-    if world_size() == 1:
+    if world_size() == 1 or not _under_torchrun():
         return ["python"]
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
     machines = ["--nnodes", str(world_size() // here)] if here < world_size() else []
     return ["torchrun", *machines, "--nproc-per-node", str(here)]
+
+
+def _under_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _local_rank() -> int:
@@ -68,15 +88,28 @@ def _local_rank() -> int:
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """A context in which the processes that torchrun started are ranks of one process group.
+    """A context in which processes that found torchrun's environment (RANK, WORLD_SIZE, ..) are ranks of one group.
 
     All but rank 0 print nothing. An error on one rank ends all of them, and only the first to fail reports it. Without
-    torchrun (its environment: RANK, WORLD_SIZE, ..) the context does nothing.
+    that environment the context does nothing; common.launch starts ranks then.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    store = start()
+    with _members(start()):
+        yield
+
+
+@contextlib.contextmanager
+def rank_0_of(count: int, store: "dist.Store") -> Iterator[None]:
+    """The same for the process that started the others: rank 0 of `count`, which meet in `store`."""
+    with _members(_join(store, 0, count)):
+        yield
+
+
+@contextlib.contextmanager
+def _members(store: "dist.Store") -> Iterator[None]:
+    """Silence on all ranks but the first, and one report of an error of any of them."""
     try:
         with contextlib.nullcontext() if is_main() else _silence():
             yield
@@ -102,6 +135,12 @@ def start() -> "dist.Store":
         store, number, count = next(dist.rendezvous("env://"))
     except ValueError as error:
         raise UserError(f"ranks: {error}; start the program with torchrun, or unset WORLD_SIZE") from error
+    return _join(store, number, count)
+
+
+def _join(store: "dist.Store", number: int, count: int) -> "dist.Store":
+    """Become a rank of the group that meets in `store`; returns the part of it that belongs to this attempt."""
+    store.add("started", 1)
     # torchrun's store outlives a restart, and with it the addresses of processes that are gone
     store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -146,14 +185,17 @@ def _leave(error: BaseException, store: "dist.Store") -> None:
     if reported:
         raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
     if isinstance(error, KeyboardInterrupt):
-        print("stopped; the same torchrun command goes on from the last checkpoint", file=sys.stderr)
+        print(f"stopped; {_again()}", file=sys.stderr)
         raise SystemExit(130) from None
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         first = str(error).splitlines()[0]
-        raise UserError(
-            f"ranks: another process is gone ({first}); the same torchrun command goes on from the last checkpoint"
-        ) from error
+        raise UserError(f"ranks: another process is gone ({first}); {_again()}") from error
     raise error
+
+
+def _again() -> str:
+    program = "torchrun command" if _under_torchrun() else "command"
+    return f"the same {program} goes on from the last checkpoint"
 
 
 # ---- collectives -------------------------------------------------------------------------------------------
@@ -216,19 +258,43 @@ def mean_each_(tensors: Sequence[Tensor]) -> None:
 
 
 def average(modules: Iterable[nn.Module], also: Sequence[Tensor] = ()) -> None:
-    """Average over ranks, in place, what a training step left in `modules`, and the tensors in `also`.
+    """Reduce over ranks, in place, what a training step left in `modules`, and average the tensors in `also`.
 
-    That is the gradients, and the running statistics of batch norms in training mode. Quantizers average their ranges
-    themselves. All ranks must have run the same modules.
+    Gradients and the running statistics of batch norms in training mode are averaged. A module with a method
+    `across_ranks` (the ranges of quantizers) names its tensors by reduction: "mean", "max" or "min". All of them travel
+    in two all-reduces. All ranks must have run the same modules.
     """
     if world_size() == 1:
         return
     modules = list(modules)
     gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
-    norms = [m for module in modules for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    moving = [m for m in norms if m.training and m.running_mean is not None]
-    statistics = [t for m in moving for t in (m.running_mean, m.running_var)]
-    mean_each_([*gradients, *statistics, *also])
+    found: dict[str, list[Tensor]] = {"mean": gradients, "max": [], "min": []}
+    for child in dict.fromkeys(child for module in modules for child in module.modules()):
+        for reduction, tensors in _statistics(child).items():
+            found[reduction] += tensors
+    mean_each_([*found["mean"], *also])
+    _extremes_each_(found["max"], found["min"])
+
+
+def _statistics(module: nn.Module) -> dict[str, list[Tensor]]:
+    """The tensors of one module that a training batch moves, by the reduction over ranks."""
+    if hasattr(module, "across_ranks"):
+        return module.across_ranks()
+    is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+    moves = is_norm and module.training and module.running_mean is not None
+    return {"mean": [module.running_mean, module.running_var]} if moves else {}
+
+
+@torch.no_grad()
+def _extremes_each_(largest: Sequence[Tensor], smallest: Sequence[Tensor]) -> None:
+    """The maximum over ranks of each of `largest` and the minimum of each of `smallest`, in place: one all-reduce."""
+    if not largest and not smallest:
+        return
+    flat = max_(torch.cat([*(t.reshape(-1) for t in largest), *(-t.reshape(-1) for t in smallest)]))
+    parts = flat.split([t.numel() for t in (*largest, *smallest)])
+    reduced = [*parts[: len(largest)], *(-part for part in parts[len(largest) :])]
+    for tensor, part in zip((*largest, *smallest), reduced, strict=True):
+        tensor.copy_(part.view(tensor.shape))
 
 
 def reseed(seed: int, step: int) -> None:
@@ -249,20 +315,12 @@ def from_main(make: Callable[[], T]) -> T:
     return box[0]
 
 
-def first_on_machine(make: Callable[[], T]) -> T:
-    """`make()` on every rank; the first rank of each machine calls it before the others, because it may download."""
-    first = _local_rank() == 0
-    made = make() if first else None
-    barrier()
-    return made if first else make()
-
-
 def refuse_other_count(before: int) -> None:
     """Raise UserError if a run that `before` ranks began would continue with another number: batches would differ."""
     if before != world_size():
         raise UserError(
-            f"nproc-per-node: this run was begun by {before} processes, and these are {world_size()}; "
-            "start as many, choose another --name, or add --restart"
+            f"processes: this run was begun by {before}, and these are {world_size()}; add --processes {before} "
+            "(or start as many with torchrun), choose another --name, or add --restart"
         )
 
 
@@ -281,10 +339,7 @@ def assert_equal(state: Mapping[str, Any], what: str) -> None:
         different = [name for name in {**rows[0], **row} if row.get(name) != rows[0].get(name)]
         if different:
             names = ", ".join(different[:3]) + (f" and {len(different) - 3} more" if len(different) > 3 else "")
-            raise UserError(
-                f"ranks: {what} differ between rank 0 and rank {number} ({names}); "
-                "start the same torchrun command again, to go on from the last checkpoint"
-            )
+            raise UserError(f"ranks: {what} differ between rank 0 and rank {number} ({names}); {_again()}")
 
 
 def _digest(value: Any) -> bytes:

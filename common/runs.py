@@ -32,6 +32,15 @@ RESULT_FOLDERS = (EVENTS, "tried", "pareto", "figures")
 _FORMAT = {"format": "checkpoint", "version": 1}
 
 
+def processes_before(path: Path) -> int | None:
+    """The number of processes that began the run in a folder; None where there is nothing to go on with."""
+    if not (path / CHECKPOINT).is_file() or not (path / CONFIG).is_file():
+        return None
+    config = read_json(path / CONFIG)
+    count = config.get("processes", 1) if isinstance(config, dict) else None
+    return count if type(count) is int and count >= 1 else None
+
+
 class Run:
     """The folder of one run. Every write is atomic; every failure is a UserError that names the file and the fix."""
 

@@ -28,7 +28,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import distributed
 from quant.errors import QuantError
 from quant.quantizers.base import choose
 
@@ -162,9 +161,12 @@ class _RangeBN(nn.Module):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, scale: Tensor) -> None:
-        mean, scale = distributed.mean_(torch.stack((mean, scale)))
         self.running_mean.lerp_(mean, self.momentum)
         self.running_scale.lerp_(scale, self.momentum)
+
+    def across_ranks(self) -> dict[str, list[Tensor]]:
+        """The mean of all ranks; see common.distributed.average."""
+        return {"mean": [self.running_mean, self.running_scale]} if self.training else {}
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, constant={self.constant}"

@@ -127,10 +127,9 @@ def fit(
             run.rewind_log(training.step)
         print(f"going on at step {training.step} of {total}")
     distributed.assert_equal(training.net.state_dict(), "weights")
-    images = stream.batch_size * distributed.world_size()
     with tqdm(
-        total=total * images,
-        initial=training.step * images,
+        total=total * stream.batch_size,
+        initial=training.step * stream.batch_size,
         desc="training",
         unit="img",
         unit_scale=True,
@@ -194,7 +193,7 @@ class _Training:
             self.step += 1
             if self.watcher and self.step % self.watcher.every == 0:
                 self._show()
-            bar.update(self.stream.batch_size * distributed.world_size())
+            bar.update(self.stream.batch_size)
             bar.set_description(f"loss {watch.last:.3f}", refresh=False)
             if time.monotonic() - saved > self.recipe.checkpoint_seconds and self.step < until:
                 watch.look()

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from common import distributed
-from common.errors import UserError
 
 SMALL = 64  # up to this input size pictures are shifted by up to PAD pixels; above it, cropped at random scales
 PAD = 4
@@ -91,6 +90,9 @@ class Lazy:
     def to(self, device) -> "Lazy":
         return replace(self, labels=self.labels.to(device), mean=self.mean.to(device), std=self.std.to(device))
 
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "_pool"}
+
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(thread_name_prefix="read")
@@ -129,20 +131,17 @@ def in_order(pictures: Pictures, batch_size: int, part: slice = slice(None)) -> 
 class Stream:
     """Endless training batches. Each epoch is a fresh permutation, of which what fills no whole step is dropped.
 
-    batch_size  pictures of one rank in a step; fewer where there are not enough
-    Of each `world_size` batches that follow one another a rank takes one: n ranks see in a step what one with n *
-    batch_size would. Raises UserError for fewer pictures than ranks.
+    batch_size  images in a step, of all ranks together, a multiple of their number; fewer where there are not enough
+    Each rank takes an equal share of a step: n ranks see in a step what one would. Raises UserError for fewer images
+    than ranks.
     """
 
     def __init__(self, pictures: Pictures, batch_size: int, seed: int, augment: bool = True):
         self.pictures, self.seed, self.augment = pictures, seed, augment
         self.rank, self.ranks = distributed.rank(), distributed.world_size()
-        if len(pictures) < self.ranks:
-            raise UserError(
-                f"nproc-per-node: {self.ranks} processes share {len(pictures)} training pictures; start fewer"
-            )
-        self.batch_size = min(batch_size, len(pictures) // self.ranks)
-        self.steps_per_epoch = len(pictures) // (self.batch_size * self.ranks)
+        self.share = distributed.share_of(batch_size, len(pictures))
+        self.batch_size = self.share * self.ranks
+        self.steps_per_epoch = len(pictures) // self.batch_size
         self._permutation = (-1, torch.empty(0))
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="prefetch") if isinstance(pictures, Lazy) else None
         self._next = (-1, None)
@@ -161,7 +160,7 @@ class Stream:
 
     def _make(self, step: int) -> tuple[Tensor, Tensor]:
         epoch, position = divmod(step, self.steps_per_epoch)
-        indices = self._order(epoch)[(position * self.ranks + self.rank) * self.batch_size :][: self.batch_size]
+        indices = self._order(epoch)[position * self.batch_size + self.rank * self.share :][: self.share]
         return labelled(
             self.pictures, indices, generator(self.seed, 1, step * self.ranks + self.rank) if self.augment else None
         )

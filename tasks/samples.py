@@ -282,19 +282,16 @@ class _Singles:
 class Stream:
     """Endless training batches. Each epoch is a fresh permutation, of which what fills no whole step is dropped.
 
-    batch_size  pictures of one rank in a step; fewer where there are not enough
-    Of each `world_size` batches that follow one another a rank takes one: n ranks see in a step what one with n *
-    batch_size would. A picture that cannot be used is, where that is wanted, replaced by the next that can. Raises
-    UserError for fewer pictures than ranks.
+    batch_size  images in a step, of all ranks together, a multiple of their number; fewer where there are not enough
+    Each rank takes an equal share of a step: n ranks see in a step what one would. An image that cannot be used is,
+    where that is wanted, replaced by the next that can. Raises UserError for fewer images than ranks.
     """
 
     def __init__(self, samples: Samples, batch_size: int, seed: int):
-        count = distributed.world_size()
-        if len(samples) < count:
-            raise UserError(f"nproc-per-node: {count} processes share {len(samples)} training pictures; start fewer")
-        self.samples, self.batch_size = samples, min(batch_size, len(samples) // count)
-        self.steps_per_epoch = len(samples) // (self.batch_size * count)
-        self._batches = _Batches(replace(samples, mean=torch.zeros(3), std=torch.ones(3)), self.batch_size, seed)
+        share = distributed.share_of(batch_size, len(samples))
+        self.samples, self.batch_size = samples, share * distributed.world_size()
+        self.steps_per_epoch = len(samples) // self.batch_size
+        self._batches = _Batches(replace(samples, mean=torch.zeros(3), std=torch.ones(3)), share, seed)
         self._next, self._ahead = -1, iter(())
 
     def batch(self, step: int) -> tuple[Tensor, list[Target]]:
@@ -324,17 +321,17 @@ class _From:
 
 
 class _Batches(Dataset):
-    """Training batches by the number of their step; an error is a value."""
+    """This rank's batches of `share` images by the number of their step; an error is a value."""
 
-    def __init__(self, samples: Samples, batch_size: int, seed: int):
-        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+    def __init__(self, samples: Samples, share: int, seed: int):
+        self.samples, self.share, self.seed = samples, share, seed
         self.rank, self.ranks = distributed.rank(), distributed.world_size()
-        self.steps_per_epoch = len(samples) // (batch_size * self.ranks)
+        self.steps_per_epoch = len(samples) // (share * self.ranks)
         self._permutation = (-1, torch.empty(0))
 
     def __getitem__(self, step: int):
         epoch, position = divmod(step, self.steps_per_epoch)
-        chosen = self._order(epoch)[(position * self.ranks + self.rank) * self.batch_size :][: self.batch_size]
+        chosen = self._order(epoch)[(position * self.ranks + self.rank) * self.share :][: self.share]
         word = generator(self.seed, 1, step * self.ranks + self.rank).initial_seed()
         bad: dict[str, str] = {}
         try:

@@ -12,7 +12,6 @@ Weights take T from their current values; activations keep T <- T - momentum (T 
 import torch
 from torch import Tensor
 
-from common import distributed
 from quant.errors import QuantError
 from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, check_range, choose
 from quant.quantizers.fake_quant import fake_quantize, numbers, straight_through
@@ -93,12 +92,16 @@ class GdrqActivation(ActivationQuantizer):
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
         x = x.clamp(self.floor, self.ceiling) if self.floor == 0.0 else x
-        now = distributed.mean_(self.k * grouped_mean(x.abs(), self.group_size, 1))
+        now = self.k * grouped_mean(x.abs(), self.group_size, 1)
         now = now if self.group_size > 0 else now.reshape(())
         if self.batches == 0:
             self.largest = now
         else:
             self.largest.lerp_(now, self.momentum)
+
+    def across_ranks(self) -> dict[str, list[Tensor]]:
+        """The mean of all ranks; see common.distributed.average."""
+        return {"mean": [self.largest]} if self.training and self.observer_enabled else {}
 
     def quantize(self, x: Tensor) -> Tensor:
         below, above = self.levels()

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from common import distributed
 from quant.quantizers.base import INF, ActivationQuantizer, check_range
 from quant.quantizers.fake_quant import at_least, fake_quantize
 from quant.quantizers.grid import SMALLEST_SCALE, QParams, affine_qparams
@@ -43,12 +42,13 @@ class MovingRange(ActivationQuantizer):
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
         lo, hi = self.batch_range(x)
-        if distributed.world_size() > 1:
-            hi, lo = distributed.max_(torch.stack((hi.float(), -lo.float()))).unbind()
-            lo = -lo
         if self.floor != 0.0:
             self.lo.lerp_(lo.float().clamp_(self.floor, 0.0), self.newest_weight())
         self.hi.lerp_(hi.float().clamp_(0.0, self.ceiling), self.newest_weight())
+
+    def across_ranks(self) -> dict[str, list[Tensor]]:
+        """The bounds follow the largest range of all ranks; see common.distributed.average."""
+        return {"max": [self.hi], "min": [self.lo]} if self.training and self.observer_enabled else {}
 
     def quantize(self, x: Tensor) -> Tensor:
         bounds = self._bounds() if self.hi.device.type == "cpu" else self._device_bounds()

@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import distributed
 from quant.attach.layers import take_over
 from quant.errors import QuantError
 from quant.quantizers.fake_quant import widen
@@ -70,12 +69,15 @@ class SampleRange(nn.Module):
     @torch.no_grad()
     def _batch_range(self, x: Tensor) -> tuple[Tensor, Tensor]:
         lo, hi = (widen(ends).mean() for ends in slice_range(x))
-        mean_lo, mean_span = distributed.mean_(torch.stack((lo, hi - lo)).to(self.lo.dtype))
         weight = torch.where(self.batches == 0, 1.0, self.momentum).to(self.lo.dtype)
-        self.lo.lerp_(mean_lo, weight)
-        self.span.lerp_(mean_span, weight)
+        self.lo.lerp_(lo.to(self.lo.dtype), weight)
+        self.span.lerp_((hi - lo).to(self.lo.dtype), weight)
         self.batches.add_(1)
         return lo, hi - lo
+
+    def across_ranks(self) -> dict[str, list[Tensor]]:
+        """The mean of all ranks; see common.distributed.average."""
+        return {"mean": [self.lo, self.span]} if self.training else {}
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, momentum={self.momentum}"
