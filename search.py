@@ -37,7 +37,9 @@ from common import distributed
 from common.checks import check_fields, check_number
 from common.cli import check_folder_name, guard, option, parse
 from common.errors import UserError
+from common.launch import process_count, ranks
 from common.runs import Run
+from common.shared import made_once
 from latency_lut import LatencyTable, SpaceLatency, prepare, time_interleaved, torch_threads
 from latency_lut.machine import revision
 from nas import Architecture, Bottleneck, SearchSpace, find_space
@@ -70,7 +72,7 @@ RECALIBRATION_BATCHES = 16
 
 # Fields of SearchConfig that may differ when a search is resumed, because they do not change its result. The last two
 # are file names: what the files hold is compared by its hash, see `hashes`.
-RESUMABLE = ("command", "runs", "restart", "checkpoint_seconds", "download", "allow_other_cpu", "pareto",
+RESUMABLE = ("command", "runs", "restart", "checkpoint_seconds", "download", "processes", "allow_other_cpu", "pareto",
              "latency_lut", "bottleneck")  # fmt: skip
 # The smallest value of a field that is accepted.
 MINIMUM = {
@@ -121,6 +123,9 @@ class SearchConfig:
     alpha_lr: float = option(0.015, "learning rate of the alphas")
     boost: Literal["paper", "released", "off"] = option("paper", "GradBoost on the weights")
     seed: int = option(0, "seed of everything random")
+    processes: int | None = option(
+        None, "processes that train together, of one thread each (default: one for each CPU that may be used)"
+    )
     runs: str = option("runs", "folder of all runs")
     checkpoint_seconds: float = option(60.0, "seconds between two checkpoints")
     restart: bool = option(False, "start over where the folder holds an earlier search")
@@ -151,36 +156,59 @@ def main(argv=None) -> Path:
     with distributed.joined():
         config = parse(SearchConfig, argv, "search.py", __doc__).filled()
         given = sys.argv[1:] if argv is None else argv
-        return run_search(config, shlex.join([*distributed.launcher(), "search.py", *given]))
+        command = shlex.join([*distributed.launcher(), "search.py", *given])
+        path = Path(config.runs) / config.name
+        count = process_count(config.processes, config.batch_size, path)
+        goal = find_goal(config)
+        with ranks(main, argv, count):
+            searched = run_search(replace(config, processes=count), goal, command)
+        print(write_report(path) if searched else f"{path}: this search has ended; --restart searches again")
+        return path
 
 
-def run_search(config: SearchConfig, command: str) -> Path:
-    """From the table to the network. All ranks train the supernet; rank 0 alone evaluates, measures and writes."""
+@dataclass(frozen=True)
+class Goal:
+    """What is searched, and for which latency."""
+
+    table: LatencyTable
+    space: SearchSpace
+    latency: SpaceLatency
+    target_ms: float
+
+
+def find_goal(config: SearchConfig) -> Goal:
+    """Raises UserError for a table, a space or a target that cannot be used."""
     table = LatencyTable.load(config.latency_lut)
     if distributed.is_main():
         table.check(allow_other_cpu=config.allow_other_cpu)
     space = config.find_space()(config.width, config.input_size, num_classes(config.data, config.data_root))
     latency = table.for_space(space)
-    target_ms = find_target(config, table, space, latency)
-    settings = {"command": command, **dataclasses.asdict(config), "target_ms": target_ms, **hashes(space, latency)}
+    return Goal(table, space, latency, find_target(config, table, space, latency))
+
+
+def run_search(config: SearchConfig, goal: Goal, command: str) -> bool:
+    """From the table to the networks, on every rank; rank 0 measures and writes. False where the search had ended."""
+    table, space, latency = goal.table, goal.space, goal.latency
+    given = {**dataclasses.asdict(config), "target_ms": goal.target_ms}
+    settings = {"command": command, **given, **hashes(space, latency)}
     run, ended = distributed.from_main(lambda: claim(config, settings, space))
     if ended:
-        print(f"{run.path}: this search has ended; --restart searches again")
-        return run.path
-    search, parts = build(config, space, latency, target_ms, table.meta["engine"])
+        return False
+    search, parts = build(config, space, latency, goal.target_ms, table.meta["engine"])
     train(search, run, config.checkpoint_seconds)
-    distributed.only_main()
     held_out = parts.alphas.select(balanced(parts.alphas.labels.cpu(), config.score_images, config.seed))
     scores = supernet.score_candidates(search, even_batches(held_out))
     evaluator = make_evaluator(search, space, parts, config, run, table.meta["threads"])
     source = provenance(space, table, settings)
-    if not run.has("metrics.json"):
+    if not distributed.from_main(lambda: run.has("metrics.json")):
         networks = select(evaluator, scores, config.rescored, baselines=config.controls)
-        finish(evaluator, networks, front(space, scores, latency), table, source)
+        if distributed.is_main():
+            finish(evaluator, networks, front(space, scores, latency), table, source)
     if config.pareto:
-        save_pareto(evaluator, pareto_networks(evaluator, scores, config.pareto), config.pareto, source)
-    print(write_report(run.path))
-    return run.path
+        networks = pareto_networks(evaluator, scores, config.pareto)
+        if distributed.is_main():
+            save_pareto(evaluator, networks, config.pareto, source)
+    return True
 
 
 # ---- settings ----------------------------------------------------------------------------------------------
@@ -247,7 +275,7 @@ def build(
     def made():
         return training_pictures(config.data, config.data_root, size, config.seed, config.train_images, config.download)
 
-    pictures = (distributed.first_on_machine(made) if config.download else made()).to(device)
+    pictures = made_once(made).to(device)
     parts = split(pictures, config.seed)
     torch.manual_seed(config.seed)
     network = supernet.Supernet(config.find_space()(config.width, size, space.head.num_classes))
@@ -271,13 +299,13 @@ def make_evaluator(
     search: supernet.Search, space: SearchSpace, parts: Split, config: SearchConfig, run: Run, threads: int
 ) -> Evaluator:
     """What finds accuracy and latency of single networks of this search."""
-    plain = Stream(parts.weights, config.batch_size, config.seed + 2, augment=False)
+    plain = Stream(parts.weights, config.batch_size, config.seed + 2, augment=False, shared=False)
     return Evaluator(
         search,
         space,
         run,
         recalibration=[plain.batch(i)[0] for i in range(RECALIBRATION_BATCHES)],
-        train=Stream(parts.weights, config.batch_size, config.seed + 3).batch,
+        train=Stream(parts.weights, config.batch_size, config.seed + 3, shared=False).batch,
         held_out=lambda: (batch() for batch in even_batches(parts.evaluation)),
         image_count=len(parts.evaluation),
         tune_steps=config.tune_steps,

@@ -54,14 +54,14 @@ def share() -> slice:
     return slice(rank(), None, world_size())
 
 
-def share_of(batch_size: int, images: int) -> int:
+def share_of(batch_size: int, images: int, ranks: int) -> int:
     """Images of each rank in a step of `batch_size` images, fewer where a data set holds fewer.
 
     Raises UserError where there is none for each rank.
     """
-    share = min(batch_size, images) // world_size()
+    share = min(batch_size, images) // ranks
     if not share:
-        raise UserError(f"processes: {world_size()} share {images} training images; add --processes 1, or add images")
+        raise UserError(f"processes: {ranks} share {images} training images; add --processes 1, or add images")
     return share
 
 
@@ -232,6 +232,12 @@ def gather(rows: list[T]) -> list[T]:
     shares: list = [None] * world_size()
     dist.all_gather_object(shares, rows)
     return [row for share in shares for row in share]
+
+
+def each(work: Callable[[Any], T], items: Sequence) -> list[T]:
+    """`work(item)` of every item in their order, on all ranks, which divide the items; `work` must not communicate."""
+    mine = gather([(number, work(items[number])) for number in range(len(items))[share()]])
+    return [result for _, result in sorted(mine, key=lambda row: row[0])]
 
 
 def gather_tensor(rows: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common import distributed
 from nas.derive import Scores
 from nas.space import Choice, SearchSpace
 from quant.statistics import frozen_statistics
@@ -20,11 +21,18 @@ LazyBatch = Callable[[], tuple[Tensor, Tensor]]  # () -> (images, targets)
 
 
 def score_candidates(search: Search, batches: Sequence[LazyBatch]) -> Scores:
-    """Scores of a trained search: alphas and perturbation losses on held-out batches, blended. Shows a progress bar."""
+    """Scores of a trained search: alphas and perturbation losses on held-out batches, blended. Shows a progress bar.
+
+    Ranks divide the batches; all get the scores.
+    """
     base = most_probable(search.alphas)
-    total = len(batches) * evaluations(search.supernet.space)
+    total = len(batches[distributed.share()]) * evaluations(search.supernet.space)
     with tqdm(total=total, desc="scoring ops and depths", unit="path") as bar:
-        losses = [perturbation_losses(search.supernet, base, *batch(), search.loss, bar.update) for batch in batches]
+
+        def losses_on(batch: LazyBatch) -> Scores:
+            return perturbation_losses(search.supernet, base, *batch(), search.loss, bar.update)
+
+        losses = distributed.each(losses_on, batches)
     return blended_scores(search.alphas, mean_scores(losses))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import quant
+from common import distributed
 from common.errors import UserError
 from common.runs import Run
 from nas.arch import Architecture
@@ -30,7 +31,8 @@ SLACK = 1.03  # of the target, for what is accepted in the last try
 class Evaluator:
     """Accuracy and latency of single networks of a search.
 
-    Accuracies are stored in the run's folder, so that a resumed search does not compute them again.
+    Ranks divide the networks; all get the results. Accuracies are stored in the run's folder, so that a resumed search
+    does not compute them again. Rank 0 measures while the others wait.
 
     Attributes:
         search: The finished search.
@@ -56,17 +58,23 @@ class Evaluator:
     known: dict[str, list[float]] = field(init=False)
 
     def __post_init__(self):
-        self.known = self.run.read_json(RESCORED) if self.run.has(RESCORED) else {}
+        self.known = distributed.from_main(lambda: self.run.read_json(RESCORED) if self.run.has(RESCORED) else {})
 
     def evaluate(self, networks: list[Finalist]) -> None:
         """Fill in `inherited`, `accuracy` and `measured_ms`."""
-        for network in tqdm(networks, desc="re-scoring networks", unit="net"):
-            key = repr(network.choice)
-            if key not in self.known:
-                self.known[key] = self.accuracies(network.choice)
-                self.run.write_json(RESCORED, self.known)
-            network.inherited, network.accuracy = self.known[key]
-        measured = self.measure({network.name: self.space.architecture(network.choice) for network in networks})
+        unknown = list({repr(n.choice): n.choice for n in networks if repr(n.choice) not in self.known}.items())
+        with tqdm(total=len(unknown), desc="re-scoring networks", unit="net") as bar:
+            for start in range(0, len(unknown), distributed.world_size()):
+                some = unknown[start : start + distributed.world_size()]
+                found = distributed.each(lambda item: (item[0], self.accuracies(item[1])), some)
+                self.known |= dict(found)
+                if distributed.is_main():
+                    self.run.write_json(RESCORED, self.known)
+                bar.update(len(some))
+        for network in networks:
+            network.inherited, network.accuracy = self.known[repr(network.choice)]
+        archs = {network.name: self.space.architecture(network.choice) for network in networks}
+        measured = distributed.from_main(lambda: self.measure(archs))
         for network in networks:
             network.measured_ms = measured[network.name]
 

@@ -132,14 +132,15 @@ class Stream:
     """Endless training batches. Each epoch is a fresh permutation, of which what fills no whole step is dropped.
 
     batch_size  images in a step, of all ranks together, a multiple of their number; fewer where there are not enough
-    Each rank takes an equal share of a step: n ranks see in a step what one would. Raises UserError for fewer images
-    than ranks.
+    shared      each rank takes an equal share of a step, so that n ranks see in a step what one would; else each takes
+                whole steps
+    Raises UserError for fewer images than ranks.
     """
 
-    def __init__(self, pictures: Pictures, batch_size: int, seed: int, augment: bool = True):
+    def __init__(self, pictures: Pictures, batch_size: int, seed: int, augment: bool = True, shared: bool = True):
         self.pictures, self.seed, self.augment = pictures, seed, augment
-        self.rank, self.ranks = distributed.rank(), distributed.world_size()
-        self.share = distributed.share_of(batch_size, len(pictures))
+        self.rank, self.ranks = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
+        self.share = distributed.share_of(batch_size, len(pictures), self.ranks)
         self.batch_size = self.share * self.ranks
         self.steps_per_epoch = len(pictures) // self.batch_size
         self._permutation = (-1, torch.empty(0))

@@ -288,8 +288,9 @@ class Stream:
     """
 
     def __init__(self, samples: Samples, batch_size: int, seed: int):
-        share = distributed.share_of(batch_size, len(samples))
-        self.samples, self.batch_size = samples, share * distributed.world_size()
+        ranks = distributed.world_size()
+        share = distributed.share_of(batch_size, len(samples), ranks)
+        self.samples, self.batch_size = samples, share * ranks
         self.steps_per_epoch = len(samples) // self.batch_size
         self._batches = _Batches(replace(samples, mean=torch.zeros(3), std=torch.ones(3)), share, seed)
         self._next, self._ahead = -1, iter(())

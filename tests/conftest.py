@@ -24,3 +24,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker(pytest.mark.property)
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """Programs train in the test's own process, unless a test asks for more with --processes."""
+    monkeypatch.setattr("common.launch.cpu_count", lambda: 1)
