@@ -38,7 +38,7 @@ def gradients(model: nn.Module, stream: Stream, step: int) -> list[torch.Tensor]
 
 
 def train(path, task=None):
-    """Dropout, batch norm, every phase; each rank 6 of 50 pictures a step, four steps an epoch."""
+    """Dropout, batch norm, every phase; two ranks 12 of 50 images a step, four steps an epoch."""
     held_out = {"val": pictures(9, 1), "test": pictures(1, 2)}  # one rank has nothing of the test part
     stream = Stream(pictures(50), 6, seed=0)
     fitted = fit(tiny_model(), task or Classification(3), stream, held_out, RECIPE, Run(path), torch.zeros(2, 3, 8, 8))
