@@ -111,14 +111,6 @@ class ActivationQuantizer(Quantizer):
         if self.batches == 0:
             self.init_from(x)
 
-    def across_ranks(self) -> dict[str, list[Tensor]]:
-        """The tensors that the ranks of a distributed run reduce after a step; see common.distributed.average.
-
-        Parameters of the method start at the mean of what the ranks found in their first batches.
-        """
-        first = self.training and self.observer_enabled and self.batches == 1
-        return {"mean": [p.data for p in self.parameters(recurse=False)]} if first else {}
-
     @abstractmethod
     def quantize(self, x: Tensor) -> Tensor:
         """Fake-quantize x (float32 or wider)."""

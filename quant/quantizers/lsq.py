@@ -11,6 +11,7 @@ of one picture's features. s starts at 2 mean|x| / sqrt(Qp).
 import torch
 from torch import Tensor, nn
 
+from common import distributed
 from quant.quantizers.base import INF, ActivationQuantizer, WeightQuantizer, choose, inner
 from quant.quantizers.fake_quant import at_least, clamp_backward, numbers, round_to_grid
 from quant.quantizers.grid import QParams, symmetric_levels, symmetric_qparams
@@ -98,7 +99,7 @@ class LsqActivation(_LearnedStepSize, ActivationQuantizer):
     @torch.no_grad()
     def init_from(self, x: Tensor) -> None:
         x = x if self.signed else x.clamp(min=0.0)
-        self.step.copy_(2.0 * x.abs().mean() / self.levels()[1] ** 0.5)
+        self.step.copy_(distributed.mean_(2.0 * x.abs().mean() / self.levels()[1] ** 0.5))
 
     def quantize(self, x: Tensor) -> Tensor:
         return self.quantize_with(self.clamp_to_ceiling(x), x.numel() / len(x))

@@ -11,6 +11,7 @@ negative (a sum without ReLU, the pictures) the clip is to [-alpha, alpha], with
 import torch
 from torch import Tensor, nn
 
+from common import distributed
 from quant.errors import QuantError
 from quant.quantizers.base import INF, ActivationQuantizer, check_range, choose, inner, quantiles
 from quant.quantizers.fake_quant import at_least, clamp_backward, numbers, round_to_grid
@@ -78,7 +79,7 @@ class PactActivation(ActivationQuantizer):
     def init_from(self, x: Tensor) -> None:
         if self.alpha0 is None:
             lo, hi = quantiles(x, 0.001)
-            self.alpha.copy_(torch.maximum(hi, -lo) if self.signed else hi)
+            self.alpha.copy_(distributed.mean_(torch.maximum(hi, -lo) if self.signed else hi))
 
     def quantize(self, x: Tensor) -> Tensor:
         if self.training:

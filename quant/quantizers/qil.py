@@ -14,6 +14,7 @@ weights.
 import torch
 from torch import Tensor, nn
 
+from common import distributed
 from quant.quantizers.base import (
     INF,
     ActivationQuantizer,
@@ -176,7 +177,7 @@ class QilActivation(_Interval, ActivationQuantizer):
 
     def init_from(self, x: Tensor) -> None:
         lo, hi = quantiles(x, 0.001)
-        self.cover(torch.maximum(hi, -lo) if self.signed else hi)
+        self.cover(distributed.mean_(torch.maximum(hi, -lo) if self.signed else hi))
 
     def quantize(self, x: Tensor) -> Tensor:
         if self.training:

@@ -40,7 +40,7 @@ def gradients(model: nn.Module, stream: Stream, step: int) -> list[torch.Tensor]
 def train(path, task=None):
     """Dropout, batch norm, every phase; two ranks 12 of 50 images a step, four steps an epoch."""
     held_out = {"val": pictures(9, 1), "test": pictures(1, 2)}  # one rank has nothing of the test part
-    stream = Stream(pictures(50), 6, seed=0)
+    stream = Stream(pictures(50), 6 * distributed.world_size(), seed=0)
     fitted = fit(tiny_model(), task or Classification(3), stream, held_out, RECIPE, Run(path), torch.zeros(2, 3, 8, 8))
     return fitted.model.state_dict(), fitted.float_metrics, fitted.metrics
 
@@ -57,7 +57,8 @@ def stopped_and_resumed(path):
 def searching() -> Search:
     torch.manual_seed(0)
     space = tiny_space(8, 3)
-    train, val = Stream(pictures(50), 6, seed=0), Stream(pictures(30, 1), 6, seed=1)
+    images = 6 * distributed.world_size()
+    train, val = Stream(pictures(50), images, seed=0), Stream(pictures(30, 1), images, seed=1)
     return Search(
         Supernet(space),
         Plan(2, 3, 3, 6),
@@ -115,11 +116,11 @@ def statistics():
 def one_rank(number: int, port: int, path: Path) -> None:
     as_rank(number, port)
     with distributed.joined():
-        stream = Stream(pictures(50), 6, seed=3)
+        stream = Stream(pictures(50), 12, seed=3)
         found = {
             "numbers": [distributed.rank(), distributed.world_size(), distributed.is_main()],
             "from_main": distributed.from_main(lambda: {"from": distributed.rank()}),
-            "gradients": gradients(double_model(), Stream(pictures(50), 12, seed=0, augment=False), 5),
+            "gradients": gradients(double_model(), Stream(pictures(50), 24, seed=0, augment=False), 5),
             "batches": [stream.batch(step) for step in range(2 * stream.steps_per_epoch)],
             "statistics": statistics(),
             "reduced": [
@@ -228,7 +229,7 @@ def test_ranks_have_numbers_and_rank_0_goes_on_alone(two):
     assert torch.load(path / "alone0.pt")["numbers"] == [0, 1, True] and not (path / "alone1.pt").exists()
 
 
-def test_two_ranks_have_the_gradient_of_one_with_twice_the_batch(two):
+def test_two_ranks_have_the_gradient_of_one_with_the_same_batch(two):
     stream = Stream(pictures(50), 24, seed=0, augment=False)
     expected = gradients(double_model(), stream, 5)
     for row in two[0]:
@@ -240,7 +241,7 @@ def test_two_ranks_have_the_gradient_of_one_with_twice_the_batch(two):
     )
 
 
-@pytest.mark.parametrize("batch, count", [(6, 2), (7, 3), (50, 2), (1, 50)])
+@pytest.mark.parametrize("batch, count", [(12, 2), (21, 3), (50, 2), (50, 50)])
 def test_ranks_share_an_epoch_without_overlap(monkeypatch, batch, count):
     images, streams = replace(pictures(50), labels=torch.arange(50)), []
     monkeypatch.setattr(distributed, "world_size", lambda: count)
@@ -251,13 +252,13 @@ def test_ranks_share_an_epoch_without_overlap(monkeypatch, batch, count):
     for epoch in range(2):
         steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
         seen = [int(i) for stream in streams for step in steps for i in stream.batch(step)[1]]
-        assert len(set(seen)) == len(seen) == per_epoch * size * count > 50 - size * count
+        assert len(set(seen)) == len(seen) == per_epoch * size > 50 - size and size == batch
 
 
 def test_more_ranks_than_pictures_are_refused(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 51)
     monkeypatch.setattr(distributed, "rank", lambda: 0)
-    assert "51 processes share 50 training pictures; start fewer" in said(lambda: Stream(pictures(50), 6, seed=0))
+    assert "51 share 50 training images; add --processes 1" in said(lambda: Stream(pictures(50), 60, seed=0))
 
 
 def test_each_rank_draws_its_own_batches_and_augmentation(two):
@@ -328,13 +329,13 @@ def test_a_stopped_search_of_two_ranks_ends_in_the_same_bits(two, step):
 
 
 def test_a_search_of_two_ranks_is_not_continued_by_one(two):
-    assert "was begun by 2 processes, and these are 1" in said(
+    assert "was begun by 2, and these are 1; add --processes 2" in said(
         lambda: searching().load_state_dict(two[0][0]["search"][0])
     )
 
 
 def test_a_run_of_two_ranks_is_not_continued_by_one(two):
-    assert "was begun by 2 processes, and these are 1" in said(lambda: train(two[1] / "whole"))
+    assert "was begun by 2, and these are 1; add --processes 2" in said(lambda: train(two[1] / "whole"))
 
 
 def test_what_ends_one_rank_ends_all_and_is_said_once(tmp_path):
@@ -354,5 +355,5 @@ def test_what_ends_one_rank_ends_all_and_is_said_once(tmp_path):
         "Ctrl-C": ["exit 130"] * 2,
         "kill": ["exit 2"],
     }
-    assert "".join(said["Ctrl-C"]).count("stopped; the same torchrun command goes on from the last checkpoint") == 1
+    assert "".join(said["Ctrl-C"]).count("stopped; the same command goes on from the last checkpoint") == 1
     assert "error: ranks: another process is gone (" in said["kill"][0]

@@ -10,6 +10,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 import quant
+from common import distributed
 from quant.errors import QuantError
 from quant.quantizers import activation_quantizer, parse_spec, weight_quantizer
 from tests.quant.quantizers.methods import ACTIVATIONS, WEIGHTS
@@ -172,11 +173,11 @@ def _train_on_a_rank(rank: int, port_file: str, results: str) -> None:
         graph = quant.attach(
             Net(), torch.randn(2, 3, 8, 8), quant.QuantConfig(activation=spec, residual=residual)
         ).train()
-        model = nn.parallel.DistributedDataParallel(graph)
         optimizer = torch.optim.SGD([p for p in graph.parameters() if p.requires_grad], lr=0.01)
         for _ in range(2):
             optimizer.zero_grad()
-            (model((1 + rank) * torch.randn(4, 3, 8, 8)).square().sum() + quant.extra_loss(graph)).backward()
+            (graph((1 + rank) * torch.randn(4, 3, 8, 8)).square().sum() + quant.extra_loss(graph)).backward()
+            distributed.average([graph])
             optimizer.step()
         states[spec] = {n: p.detach().clone() for n, q in quant.quantizers_of(graph).items() for n, p in _own(n, q)}
     torch.save(states, f"{results}/{rank}.pt")

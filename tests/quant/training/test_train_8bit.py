@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common import distributed
 from quant import QuantError
 from quant.quantizers.gradients import NoiseStream, minmax_gradient
 from quant.training.backprop import Bifurcation, QBPConv2d, QBPLinear, QBPRangeBN2d, SampleRange, _Linear, round_affine
@@ -348,7 +349,7 @@ def pictures(step, n=32):
     return waves[labels].unsqueeze(1) + torch.randn(n, 3, 12, 12, generator=generator), labels
 
 
-def train(model, steps, optimizer=None):
+def train(model, steps, optimizer=None, after=lambda: None):
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     losses = []
     for step in steps:
@@ -356,6 +357,7 @@ def train(model, steps, optimizer=None):
         optimizer.zero_grad()
         loss = F.cross_entropy(model(x), labels)
         loss.backward()
+        after()
         optimizer.step()
         losses.append(loss.item())
     return losses, optimizer
@@ -429,13 +431,12 @@ def test_range_bn_rounds_its_input_and_its_gradient():
 def _one_rank(rank, address, results):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=2)
-    model = nn.parallel.DistributedDataParallel(train_8bit(residual_net()))
+    model = train_8bit(residual_net())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    train(model, [rank, 2 + rank], optimizer)
-    stream = model.module[0].bifurcation.noise
-    torch.save(
-        {"state": model.module.state_dict(), "noise": stream.uniform_like(torch.empty(8))}, f"{results}/{rank}.pt"
-    )
+    for step in (rank, 2 + rank):
+        train(model, [step], optimizer, after=lambda: distributed.average([model]))
+    stream = model[0].bifurcation.noise
+    torch.save({"state": model.state_dict(), "noise": stream.uniform_like(torch.empty(8))}, f"{results}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
