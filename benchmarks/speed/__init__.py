@@ -1,0 +1,1 @@
+"""Speed and memory: scripts that measure both sides of a comparison in one run."""
