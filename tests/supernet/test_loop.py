@@ -25,7 +25,7 @@ def test_phases_come_in_order_and_alphas_move_only_in_the_last():
 
 
 def test_training_lowers_the_loss():
-    rows = run(search(Plan(15, 30, 10, 30)))
+    rows = run(search(Plan(8, 15, 5, 20)))
     assert sum(r["loss"] for r in rows[-9:]) < 0.7 * sum(r["loss"] for r in rows[:9])
 
 
