@@ -112,6 +112,7 @@ def translated(small_generator, pairs, tmp_path_factory) -> Path:
         patch.setattr(
             retrain, "time_networks", lambda networks, *_, **__: {name: Timing((1.0, 1.0, 1.0)) for name in networks}
         )
+        patch.setattr(retrain, "write_report", lambda path: path / "report.html")
         more = ("--lr", "0.002", "--sheet-every", "7")
         return main(arguments("pix2pix", pairs, tmp_path_factory.mktemp("runs"), *more, epochs=12))
 
