@@ -62,12 +62,12 @@ def is_stochastic_depth(target) -> bool:
     return getattr(target, "__module__", None) == "torchvision.ops.stochastic_depth"
 
 
-class _KindOf(dict):
-    def get(self, target, default=None):
-        return "dropout" if is_stochastic_depth(target) else super().get(target, default)
+def kind_of(target) -> str | None:
+    """The kind of a function, a method's name or a module class; None for what has none."""
+    return "dropout" if is_stochastic_depth(target) else _KIND_OF.get(target)
 
 
-KIND_OF = _KindOf((target, kind) for kind, targets in _KINDS.items() for target in targets)  # ask it by `get`
+_KIND_OF = {target: kind for kind, targets in _KINDS.items() for target in targets}
 
 # values are selected, moved or cut off at zero; those of "resize" are averages, which are rounded to the same grid
 ON_INPUT_GRID = ("relu", "dropout", "move", "resize")
@@ -108,8 +108,8 @@ def kind(graph: fx.GraphModule, node: fx.Node) -> str:
             return _RESIZED.get(module.mode, "function")
         if isinstance(module, nn.InstanceNorm2d) and module.track_running_stats:
             return "function"  # of running statistics in evaluation
-        return next(filter(None, map(KIND_OF.get, type(module).__mro__)), "function")
-    name = KIND_OF.get(node.target, "function")
+        return next(filter(None, map(kind_of, type(module).__mro__)), "function")
+    name = kind_of(node.target) or "function"
     if node.target is F.interpolate and not argument(node, 6, "antialias", False):
         return _RESIZED.get(argument(node, 3, "mode", "nearest"), "function")
     if name == "cat" and not isinstance(node.args[0], (tuple, list)):
