@@ -1,10 +1,7 @@
 """Plain float modules of an architecture's parts. torch.fx traces all of them; nothing here knows quantization."""
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
-from torchvision.ops import SqueezeExcitation
 
 from nas.arch import BlockSpec, HeadSpec, StemSpec
 from nas.ops import OPS
@@ -39,8 +36,14 @@ class ConvBNAct(nn.Module):
         return x if self.act is None else self.act(x)
 
 
+def _squeeze_excitation(hidden_channels: int, squeeze_channels: int) -> nn.Module:
+    from torchvision.ops import SqueezeExcitation  # a slow import, not needed by most networks
+
+    return SqueezeExcitation(hidden_channels, squeeze_channels, scale_activation=nn.Hardsigmoid)
+
+
 # Ops that squeeze the hidden channels -> module of (hidden_channels, squeeze_channels): a gate on (N, hidden, H, W).
-GATES = {"se": partial(SqueezeExcitation, scale_activation=nn.Hardsigmoid)}
+GATES = {"se": _squeeze_excitation}
 
 
 class Block(nn.Module):

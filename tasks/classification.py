@@ -6,7 +6,6 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
 from common import distributed
@@ -37,6 +36,8 @@ class Classification:
 
         The ranks divide the images among themselves and return the same numbers.
         """
+        from torchmetrics.classification import MulticlassAccuracy  # a slow import, not needed to read pictures
+
         model.eval()
         device = pictures.mean.device
         top1, loss = (

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -21,6 +21,9 @@ from common.errors import UserError
 from tasks import scenes
 from tasks.pictures import Lazy, Memory, Pictures, balanced, fit_square, stored_size, subset
 from tasks.samples import Data, check_wanted, normalise
+
+if TYPE_CHECKING:
+    from torchvision.datasets import ImageFolder
 
 DATA = ("scenes", "imagefolder", "cifar10", "cifar100")
 # each split is a world (a seed) of its own, the same in every run
@@ -151,13 +154,15 @@ def _source(name: str, read: Callable[[int], Image.Image], labels: Sequence[int]
     return _Source(name, read, torch.arange(len(labels)), torch.as_tensor(labels))
 
 
-def _folder(path: Path) -> torchvision.datasets.ImageFolder:
+def _folder(path: Path) -> "ImageFolder":
+    from torchvision.datasets import ImageFolder  # a slow import, not needed for scenes
+
     if not path.is_dir():
         raise UserError(f"data_root: there is no folder {path}; an image folder holds {path.name}/<class>/<picture>")
     if not any(entry.is_dir() for entry in path.iterdir()):
         raise UserError(f"data_root: {path} holds no class folders; put pictures into {path}/<class>/<picture>")
     try:
-        return torchvision.datasets.ImageFolder(path)
+        return ImageFolder(path)
     except FileNotFoundError as error:  # a class folder without pictures
         raise UserError(f"data_root: {path}: {error}") from error
 
@@ -177,7 +182,9 @@ class _FileReader:
 
 
 def _cifar_sources(data: str, root: Path, download: bool) -> tuple[dict[str, _Source], Sequence[str]]:
-    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[data]
+    from torchvision.datasets import CIFAR10, CIFAR100  # a slow import, not needed for scenes
+
+    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[data]
     try:
         splits = {"train": kind(root, train=True, download=download), "test": kind(root, train=False)}
     except RuntimeError as error:

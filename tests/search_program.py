@@ -1,6 +1,7 @@
 """A small search through search.main(argv): a tiny space, a made-up table and small images."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -34,6 +35,23 @@ def pictures(tmp_path_factory):
 @pytest.fixture
 def world(tmp_path, pictures, monkeypatch):
     """argv of a small search: a tiny space, networks take 90 % of what the table says, no report is drawn."""
+    return made_world(tmp_path, pictures, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory, pictures):
+    """The folder of the search of `world`, run to its end. Tests read it and leave it as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        return search.main(made_world(tmp_path_factory.mktemp("once"), pictures, patch))
+
+
+@pytest.fixture
+def ended(once, world, tmp_path):
+    """A copy of the folder of that search, where the argv of `world` finds it."""
+    return shutil.copytree(once, tmp_path / "runs" / once.name)
+
+
+def made_world(tmp_path, pictures, monkeypatch):
     monkeypatch.setitem(SPACES, "frostnet", lambda width, size, num_classes: tiny_space(size, num_classes))
     monkeypatch.setattr(search, "write_report", lambda path: (path / "report.html").touch())
     space = tiny_space(16, 4)

@@ -32,13 +32,15 @@ RETRAIN = (
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A copy of the first version's files, as the working folder; nothing is timed."""
+    """A copy of the first version's files, as the working folder; nothing is timed, and no run writes a report."""
     shutil.copytree(FIRST_VERSION, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         retrain, "time_networks", lambda networks, *_, **__: {name: Timing((1.0, 1.0, 1.0)) for name in networks}
     )
     monkeypatch.setattr(search, "measure", lambda networks, *_: dict.fromkeys(networks, 0.17))
+    for program in (retrain, search):
+        monkeypatch.setattr(program, "write_report", lambda path: path / "report.html")
     return tmp_path
 
 

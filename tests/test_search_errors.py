@@ -10,7 +10,7 @@ import torch
 
 import search
 from common.runs import Run
-from tests.search_program import pictures, refused, world  # noqa: F401
+from tests.search_program import ended, once, pictures, refused, world  # noqa: F401
 
 
 def test_only_one_space_is_asked_for(world, capsys):
@@ -39,10 +39,9 @@ def test_impossible_settings_are_named(world, words, capsys):
     assert words[0][2:].replace("-", "_") + ": " + words[1] in refused(capsys, [*world, *words]).replace("0.0", "0")
 
 
-def test_a_checkpoint_of_something_else_is_refused(world, tmp_path, capsys):
-    path = search.main(world)
-    (path / "metrics.json").unlink()
-    Run(path).save_checkpoint({"model": {}})
+def test_a_checkpoint_of_something_else_is_refused(world, ended, capsys):
+    (ended / "metrics.json").unlink()
+    Run(ended).save_checkpoint({"model": {}})
     assert "not of this search" in refused(capsys, world)
 
 
@@ -68,11 +67,12 @@ def test_a_missing_data_folder_is_named(world, tmp_path, capsys):
     assert "no_such_folder" in refused(capsys, [*world, "--data-root", str(tmp_path / "no_such_folder")])
 
 
-def test_a_broken_checkpoint_is_named_and_left_alone(world, tmp_path, capsys):
-    path = search.main(world)
-    (path / "metrics.json").unlink()
-    (path / "checkpoint.pt").write_bytes((path / "checkpoint.pt").read_bytes()[:1000])
+def test_a_broken_checkpoint_is_named_and_left_alone(world, ended, capsys):
+    (ended / "metrics.json").unlink()
+    broken = (ended / "checkpoint.pt").read_bytes()[:1000]
+    (ended / "checkpoint.pt").write_bytes(broken)
     assert "checkpoint.pt" in refused(capsys, world)
+    assert (ended / "checkpoint.pt").read_bytes() == broken
 
 
 def test_a_loss_that_is_not_a_number_names_the_step(world, monkeypatch, capsys):

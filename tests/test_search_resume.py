@@ -16,12 +16,12 @@ from nas import SPACES
 from supernet.selection import Evaluator
 from tests import ROOT
 from tests.latency_lut.tables import made_up
-from tests.search_program import SMALL, arch_without_provenance, log, pictures, refused, world  # noqa: F401
+from tests.search_program import SMALL, arch_without_provenance, ended, log, once, pictures, refused, world  # noqa: F401
 
 
-@pytest.mark.parametrize("stop", [2, 4, 8, 12])
-def test_a_stopped_search_goes_on_to_the_same_end(world, tmp_path, stop, monkeypatch, capsys):
-    expected = search.main(world)
+# in the base, float and quantized phase, and after steps of the alphas; test_loop stops in the other phases, too
+@pytest.mark.parametrize("stop", [*(pytest.param(stop, marks=pytest.mark.slow) for stop in (2, 4, 8)), 12])
+def test_a_stopped_search_goes_on_to_the_same_end(world, once, stop, monkeypatch, capsys):
     step = supernet.Search.step
 
     def stops(self):
@@ -37,8 +37,8 @@ def test_a_stopped_search_goes_on_to_the_same_end(world, tmp_path, stop, monkeyp
     assert "resume with" in capsys.readouterr().err
     monkeypatch.setattr(supernet.Search, "step", step)
     path = search.main(again)
-    assert log(path) == log(expected)
-    assert arch_without_provenance(path) | {"name": ""} == arch_without_provenance(expected) | {"name": ""}
+    assert log(path) == log(once)
+    assert arch_without_provenance(path) | {"name": ""} == arch_without_provenance(once) | {"name": ""}
 
 
 PROGRAM = """
@@ -102,8 +102,7 @@ def test_a_search_killed_in_every_phase_goes_on_to_the_same_end(tmp_path, pictur
     assert arch_without_provenance(killed) == arch_without_provenance(whole)
 
 
-def test_a_search_stopped_while_networks_are_evaluated_does_not_evaluate_them_again(world, monkeypatch):
-    expected = search.main(world)
+def test_a_search_stopped_while_networks_are_evaluated_does_not_evaluate_them_again(world, once, ended, monkeypatch):
     evaluated, accuracies = [], Evaluator.accuracies
 
     def stops(self, choice):
@@ -112,24 +111,24 @@ def test_a_search_stopped_while_networks_are_evaluated_does_not_evaluate_them_ag
         evaluated.append(choice)
         return accuracies(self, choice)
 
-    again = [*world, "--name", "again"]
+    for name in ("metrics.json", "rescored.json", "front.json"):
+        (ended / name).unlink()
     monkeypatch.setattr(Evaluator, "accuracies", stops)
     with pytest.raises(SystemExit):
-        search.main(again)
+        search.main(world)
     monkeypatch.setattr(
         Evaluator, "accuracies", lambda self, choice: evaluated.append(choice) or accuracies(self, choice)
     )
-    path = search.main(again)
-    assert len(evaluated) == len(set(evaluated)) == 4
-    assert (path / "front.json").read_text() == (expected / "front.json").read_text()
-
-
-def test_a_search_that_has_ended_is_left_as_it_is(world, capsys):
     path = search.main(world)
+    assert len(evaluated) == len(set(evaluated)) == 4
+    assert (path / "front.json").read_text() == (once / "front.json").read_text()
+
+
+def test_a_search_that_has_ended_is_left_as_it_is(world, ended, capsys):
+    path = ended
     before = {file.name: file.stat().st_mtime_ns for file in path.glob("*.pt")} | {
         "arch": (path / "arch.json").read_bytes()
     }
-    capsys.readouterr()
     assert search.main(world) == path
     assert "has ended" in capsys.readouterr().out
     assert before == {file.name: file.stat().st_mtime_ns for file in path.glob("*.pt")} | {
@@ -137,8 +136,7 @@ def test_a_search_that_has_ended_is_left_as_it_is(world, capsys):
     }
 
 
-def test_other_settings_are_not_mixed_into_a_run(world, capsys):
-    search.main(world)
+def test_other_settings_are_not_mixed_into_a_run(world, ended, capsys):
     message = refused(capsys, [*world, "--lr", "0.01"])
     assert "lr" in message and "--restart" in message
     assert search.main([*world, "--lr", "0.01", "--restart"]).name == "frostnet_a"

@@ -151,15 +151,15 @@ def _out_of_place(graph: fx.GraphModule) -> None:
             node.target = ops.OUT_OF_PLACE.get(node.target, node.target)
             if node.kwargs.get("inplace"):
                 node.update_kwarg("inplace", False)
-        if node.op == "call_function" and node.target in ops.DROPOUTS:
-            _dropout_to_module(graph, node)
+        if node.op == "call_function" and (module := ops.dropout_module(node.target)):
+            _dropout_to_module(graph, node, module)
 
 
-def _dropout_to_module(graph: fx.GraphModule, node: fx.Node) -> None:
+def _dropout_to_module(graph: fx.GraphModule, node: fx.Node, module: type[nn.Module]) -> None:
     """Replace a functional dropout, whose trace keeps one value of `training`, by a module that follows train()."""
-    chosen = (ops.argument(node, 1, "p", 0.5), *([node.args[2]] if node.target is ops.stochastic_depth else []))
+    chosen = (ops.argument(node, 1, "p", 0.5), *([node.args[2]] if ops.is_stochastic_depth(node.target) else []))
     with graph.graph.inserting_after(node):
-        graph.add_submodule(f"{node.name}_module", ops.DROPOUTS[node.target](*chosen).train(graph.training))
+        graph.add_submodule(f"{node.name}_module", module(*chosen).train(graph.training))
         new = graph.graph.call_module(f"{node.name}_module", (node.args[0],))
     node.replace_all_uses_with(new)
     graph.graph.erase_node(node)

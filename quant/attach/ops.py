@@ -5,12 +5,11 @@ import operator
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torchvision.ops import StochasticDepth, stochastic_depth
 
 CATS = (torch.cat, torch.concat, torch.concatenate)
 # Functions that a trace freezes with that moment's value of `training`, and the modules that follow train() and eval()
 DROPOUTS = {F.dropout: nn.Dropout, F.dropout1d: nn.Dropout1d, F.dropout2d: nn.Dropout2d, F.dropout3d: nn.Dropout3d,
-            F.alpha_dropout: nn.AlphaDropout, stochastic_depth: StochasticDepth}  # fmt: skip
+            F.alpha_dropout: nn.AlphaDropout}  # fmt: skip
 
 _KINDS = {
     "conv": (nn.Conv2d,),
@@ -23,7 +22,7 @@ _KINDS = {
     "add": (operator.add, torch.add, "add"),
     "mul": (operator.mul, torch.mul, "mul"),
     "cat": CATS,
-    "dropout": (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, StochasticDepth, *DROPOUTS),
+    "dropout": (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, *DROPOUTS),
     "move": (
         nn.Identity,
         nn.Flatten,
@@ -53,7 +52,22 @@ _KINDS = {
         "dim",
     ),
 }
-KIND_OF = {target: kind for kind, targets in _KINDS.items() for target in targets}
+
+
+def is_stochastic_depth(target) -> bool:
+    """Whether a function or class is torchvision's stochastic depth.
+
+    Its name decides: to import torchvision takes seconds, and a model without it does not need it.
+    """
+    return getattr(target, "__module__", None) == "torchvision.ops.stochastic_depth"
+
+
+def kind_of(target) -> str | None:
+    """The kind of a function, a method's name or a module class; None for what has none."""
+    return "dropout" if is_stochastic_depth(target) else _KIND_OF.get(target)
+
+
+_KIND_OF = {target: kind for kind, targets in _KINDS.items() for target in targets}
 
 # values are selected, moved or cut off at zero; those of "resize" are averages, which are rounded to the same grid
 ON_INPUT_GRID = ("relu", "dropout", "move", "resize")
@@ -94,14 +108,23 @@ def kind(graph: fx.GraphModule, node: fx.Node) -> str:
             return _RESIZED.get(module.mode, "function")
         if isinstance(module, nn.InstanceNorm2d) and module.track_running_stats:
             return "function"  # of running statistics in evaluation
-        return next((KIND_OF[c] for c in type(module).__mro__ if c in KIND_OF), "function")
-    name = KIND_OF.get(node.target, "function")
+        return next(filter(None, map(kind_of, type(module).__mro__)), "function")
+    name = kind_of(node.target) or "function"
     if node.target is F.interpolate and not argument(node, 6, "antialias", False):
         return _RESIZED.get(argument(node, 3, "mode", "nearest"), "function")
     if name == "cat" and not isinstance(node.args[0], (tuple, list)):
         return "function"  # of the parts of something that makes several
     of_two_tensors = len(node.args) == 2 and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs
     return "function" if name in ("add", "mul") and not of_two_tensors else name
+
+
+def dropout_module(target) -> type[nn.Module] | None:
+    """The module for a functional dropout; None for any other target."""
+    if is_stochastic_depth(target):
+        from torchvision.ops import StochasticDepth  # has been imported: the target is its function
+
+        return StochasticDepth
+    return DROPOUTS.get(target)
 
 
 def folds(graph: fx.GraphModule, node: fx.Node) -> bool:

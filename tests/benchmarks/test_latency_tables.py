@@ -315,6 +315,7 @@ def compared(monkeypatch):
         return {engine: figures for engine in wanted}
 
     monkeypatch.setattr(parity, "compare", compare)
+    monkeypatch.setattr("tasks.data.SCENES", {"train": 32, "val": 32, "test": 32})
     monkeypatch.setattr(quant, "available", lambda: ("fbgemm", "onnxruntime"))
     return calls
 

@@ -11,11 +11,13 @@ import quant.engines as engines
 row = engines.Engine("mirror", "numpy", "quant.executors.reference:Reference", "never")
 engines.ENGINES["mirror"] = row
 
-from latency_lut import LatencyTable
+from latency_lut import LatencyTable, build
+from latency_lut.bench import measure, profile
 from latency_lut.__main__ import main
 from latency_lut.build import build_section
 from tests.spaces import tiny_space
 
+build.MAX_ROUNDS = measure.MAX_ROUNDS = profile.RUNS = profile.WARM_UP = 1  # what is measured is not the point
 table = build_section(LatencyTable.new("mirror", 1, "lut.json"), tiny_space(), (4,), networks=3, rounds=3)
 assert LatencyTable.load("lut.json") == table and table.meta["runtime"].startswith("numpy ")
 network = "frostnet_small_0_35"

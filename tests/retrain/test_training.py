@@ -16,6 +16,7 @@ import retrain
 import tasks.engine
 import zoo
 from common.runs import Run
+from latency_lut import Timing
 from retrain import main
 from tasks.ship import SHIPPED
 from tests import ROOT
@@ -68,9 +69,19 @@ def test_a_network_is_trained_converted_and_measured(folder, tmp_path, capsys):
     assert shipped(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
 
 
+@pytest.fixture(scope="module")
+def never_stopped(folder, tmp_path_factory) -> dict:
+    """The results of a run in one sitting."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            retrain, "time_networks", lambda networks, *_, **__: {name: Timing((1.0, 1.0, 1.0)) for name in networks}
+        )
+        patch.setattr(retrain, "write_report", lambda path: path / "report.html")
+        return results(main(arguments(folder, tmp_path_factory.mktemp("never_stopped"))))
+
+
 @pytest.mark.parametrize("stop", [4, 9, 16])
-def test_a_stopped_run_goes_on_and_ends_alike(folder, tmp_path, quick, monkeypatch, capsys, stop):
-    whole = results(main(arguments(folder, tmp_path / "a")))
+def test_a_stopped_run_goes_on_and_ends_alike(folder, never_stopped, tmp_path, quick, monkeypatch, capsys, stop):
     step = tasks.engine._Training._train_step
 
     def interrupted(self, watch):
@@ -83,7 +94,7 @@ def test_a_stopped_run_goes_on_and_ends_alike(folder, tmp_path, quick, monkeypat
         main(arguments(folder, tmp_path / "b"))
     assert end.value.code == 130 and "resume with: python" in capsys.readouterr().err
     monkeypatch.setattr(tasks.engine._Training, "_train_step", step)
-    assert results(main(arguments(folder, tmp_path / "b"))) == whole
+    assert results(main(arguments(folder, tmp_path / "b"))) == never_stopped
 
 
 def test_float_only_then_quantized_from_its_checkpoint(folder, tmp_path, quick, monkeypatch, capsys):
@@ -128,9 +139,18 @@ def test_a_loss_that_explodes_ends_in_words(folder, tmp_path, quick, capsys):
     assert "error: the loss became" in message or "error: weights or ranges stopped being finite" in message
 
 
-def test_a_comparison_network_is_trained_like_a_frostnet(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(retrain, "time_networks", lambda networks, *_, **__: {})
-    path = main(zoo_arguments(folder, tmp_path))
+@pytest.fixture(scope="module")
+def comparison(folder, tmp_path_factory):
+    """A finished run of a comparison network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            retrain, "time_networks", lambda networks, *_, **__: {name: Timing((1.0, 1.0, 1.0)) for name in networks}
+        )
+        return main(zoo_arguments(folder, tmp_path_factory.mktemp("comparison")))
+
+
+def test_a_comparison_network_is_trained_like_a_frostnet(comparison):
+    path = comparison
     found, network = metrics(path), json.loads((path / "network.json").read_text())
     assert path.name == "resnet20_int8" and not (path / "arch.json").exists()
     assert (network["name"], network["input_size"], network["classes"]) == ("resnet20", 16, ["dark", "grey", "light"])
@@ -146,8 +166,7 @@ def test_a_comparison_network_is_trained_like_a_frostnet(folder, tmp_path, monke
     )
 
 
-def test_a_stopped_comparison_network_goes_on_and_ends_alike(folder, tmp_path, quick, monkeypatch):
-    whole = metrics(main(zoo_arguments(folder, tmp_path / "a")))
+def test_a_stopped_comparison_network_goes_on_and_ends_alike(folder, comparison, tmp_path, quick, monkeypatch):
     step = tasks.engine._Training._train_step
     stop = {9}
 
@@ -159,8 +178,8 @@ def test_a_stopped_comparison_network_goes_on_and_ends_alike(folder, tmp_path, q
 
     monkeypatch.setattr(tasks.engine._Training, "_train_step", interrupted)
     with pytest.raises(SystemExit):
-        main(zoo_arguments(folder, tmp_path / "b"))
-    assert metrics(main(zoo_arguments(folder, tmp_path / "b"))) == whole
+        main(zoo_arguments(folder, tmp_path))
+    assert not stop and results(main(zoo_arguments(folder, tmp_path))) == results(comparison)
 
 
 @pytest.mark.slow

@@ -10,14 +10,12 @@ from tests.tasks.test_samples import numbers, samples
 def main() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    ahead, here = Stream(samples(1), 3, seed=5), Stream(samples(), 3, seed=5)
-    for step in (0, 1, 2, 6, 2):
+    ahead, here = (Stream(samples(workers, "skip", broken=(4, 7)), 5, seed=5) for workers in (1, 0))
+    for step in (0, 1, 2, 0):  # each jump starts a process
         (x, targets), (y, same) = ahead.batch(step), here.batch(step)
         assert torch.equal(x, y) and numbers((x, targets)) == numbers((y, same)), step
     assert torch.equal(before, torch.get_rng_state()), "reading ahead has drawn from the global generator"
-    skipping, plain = (Stream(samples(workers, "skip", broken=(4, 7)), 5, 0) for workers in (1, 0))
-    assert [numbers(skipping.batch(step)) for step in range(2)] == [numbers(plain.batch(step)) for step in range(2)]
-    assert skipping.samples.skipped == {"4.jpg": "truncated", "7.jpg": "truncated"}
+    assert ahead.samples.skipped == {"4.jpg": "truncated", "7.jpg": "truncated"}
     try:
         refusing = Stream(samples(1, broken=(4,)), 5, 0)
         [refusing.batch(step) for step in range(2)]

@@ -1,7 +1,5 @@
 """Data sources and streams: batches are pure functions of (seed, step), splits never mix, mistakes are named."""
 
-import types
-
 import numpy as np
 import pytest
 import torch
@@ -253,9 +251,7 @@ def fake_cifar(calls):
 
 def test_cifar_comes_from_torchvision_and_is_fetched_only_when_asked(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(
-        data_module.torchvision, "datasets", types.SimpleNamespace(CIFAR10=fake_cifar(calls), CIFAR100=None)
-    )
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", fake_cifar(calls))
     found = classification("cifar10", tmp_path, 32)
     assert (len(found.train), len(found.val), len(found.test)) == (
         36,

@@ -24,7 +24,7 @@ def write_call(writer: Writer, op: Op, output: str) -> str | list[str]:
     function = site.module
     names = type(function).__mro__ if isinstance(function, nn.Module) else (getattr(function, "name", function),)
     for name in names:
-        write = _CALLS.get(name) or _KINDS.get(ops.KIND_OF.get(name))
+        write = _CALLS.get(name) or _KINDS.get(ops.kind_of(name))
         if write is not None:
             return write(site)
     if op.kind == "float" and not op.inputs and hasattr(function, "value"):

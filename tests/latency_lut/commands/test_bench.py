@@ -21,6 +21,9 @@ def run(tmp_path, *words):
 
 
 def test_a_network_is_measured_once_and_then_shown_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("latency_lut.bench.profile.RUNS", 1)
+    monkeypatch.setattr("latency_lut.bench.profile.WARM_UP", 1)
+    monkeypatch.setattr("latency_lut.bench.measure.MAX_ROUNDS", 1)
     results = run(tmp_path, "--engine", "all", "--batch", "2", "--profile")
     (only,) = results.results
     assert only["params"] == cost(frostnet.architecture("small", 0.35, 10, 32)).params and only["batch"] == 2

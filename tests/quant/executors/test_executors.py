@@ -155,9 +155,18 @@ def test_every_engine_is_within_two_steps_layer_by_layer(engine, act):
     assert len(report.rows) >= 7
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", ["frostnet", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0"])
-def test_whole_networks_convert_on_every_engine(engine, name):
+NETWORKS = ("frostnet", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0")
+# a session for each operation of a network takes seconds; their operations have tests one by one
+QUICK = {"openvino": NETWORKS[:1], "onnxruntime": NETWORKS[:1] + NETWORKS[-1:]}
+WHOLE = [
+    pytest.param(name, engine, marks=() if name in QUICK.get(engine, NETWORKS) else pytest.mark.slow)
+    for name in NETWORKS
+    for engine in ENGINES
+]
+
+
+@pytest.mark.parametrize(("name", "engine"), WHOLE)
+def test_whole_networks_convert_on_every_engine(name, engine):
     torch.manual_seed(0)
     x = torch.randn(4, 3, 32, 32)
     model = (
