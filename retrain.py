@@ -422,6 +422,7 @@ def find(config: RetrainConfig) -> Network:
     """The network; raises UserError for what is wrong with it, with the engine or with given weights."""
     kind, classes = config.kind, config.kind.num_classes(config.data, config.data_root)
     network = find_network(config.arch, classes, kind.size(config.data), config.input_size, config.runs, config.task)
+    network.cost()  # runs it: raises where the images are too small
     runnable = (quant.ORACLE, *quant.available())
     if config.engine not in runnable:
         raise UserError(f"engine: {config.engine!r} does not run on this machine; choose from {', '.join(runnable)}")

@@ -65,7 +65,7 @@ PRESETS = {
               "rescored": 12, "controls": 8, "score_images": 1000, "tune_steps": 400, "batch_size": 64, "lr": 0.05},
     "imagenet": {"base_steps": 5000, "float_steps": 20_000, "quant_steps": 5000, "joint_steps": 30_000,
                  "train_images": None, "rescored": 12, "controls": 8, "score_images": 2000, "tune_steps": 500,
-                 "batch_size": 128, "lr": 0.1, "input_size": 224},
+                 "batch_size": 1024, "lr": 0.1, "input_size": 224},
 }  # fmt: skip
 DEFAULTS = {"batch_size": 32, "lr": 0.04, "input_size": 32}  # where neither the command line nor the preset has a value
 RECALIBRATION_BATCHES = 16

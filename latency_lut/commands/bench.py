@@ -6,7 +6,6 @@ Writes bench.json, bench.csv and bench.png after each network. The same command 
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from common.checks import check_fields
 from common.cli import option
 from common.errors import UserError
 from common.files import read_json
+from common.processes import cpu_count
 from latency_lut.bench import report
 from latency_lut.bench.contenders import FLOATS
 from latency_lut.bench.measure import Job, measure
@@ -30,7 +30,7 @@ from nas.arch import find_file
 ALL = "all"
 _NAMED = ", ".join(name for name, engine in quant.ENGINES.items() if not engine.by_default)
 _BOUNDS = {
-    "threads": (1, os.cpu_count() or 1),
+    "threads": (1, cpu_count()),
     "batch": (1, 1024),
     "input_size": (16, 1024),
     "classes": (1, 100_000),

@@ -16,6 +16,7 @@ import quant
 from common.checks import check_fields
 from common.cli import arguments, option
 from common.errors import UserError
+from common.processes import cpu_count
 from latency_lut.advice import Advice, heads
 from latency_lut.build import NETWORKS, begun, build_section
 from latency_lut.machine import FINGERPRINT
@@ -60,6 +61,8 @@ class BuildConfig:
             raise UserError(
                 f"output: {self.output!r} is a folder or no name; give the name of a file, such as {self.engine}.json"
             )
+        if self.threads > cpu_count():
+            raise UserError(f"threads: {self.threads}, but this process may use {cpu_count()} CPUs")
         if self.engine not in quant.available():
             raise UserError(f"engine: {self.engine!r} does not run here; choose from {', '.join(quant.available())}")
         find_space(self.space)

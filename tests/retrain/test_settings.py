@@ -100,7 +100,7 @@ def test_the_switches_of_the_ablation_mean_what_they_say():
             ["--calibrate", "mse", "--from-float", "a", "--lr", "1", "--optimizer", "adam"],
             "^lr, optimizer: --calibrate with --from-float",
         ),
-        (["--threads", "500000"], r"threads: 500000, must be 1 to \d+ \(the CPUs here\)"),
+        (["--threads", "500000"], r"threads: 500000, must be 1 to \d+ \(the CPUs that this process may use\)"),
         (["--threads", "0"], "threads: 0, must be 1 to"),
         (["--name", "../../zz"], "name: '../../zz', must be the plain name of a folder"),
         (["--name", ".."], r"name: '\.\.', must be"),

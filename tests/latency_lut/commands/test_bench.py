@@ -1,12 +1,11 @@
 """bench: the command line, going on after a stop, and mistakes."""
 
-import os
-
 import pytest
 
 import frostnet
 import quant
 from common.files import write_json
+from common.processes import cpu_count
 from latency_lut.__main__ import main
 from latency_lut.bench.contenders import EAGER, FLOATS, FROZEN
 from latency_lut.bench.results import Results, latency_ms
@@ -118,7 +117,7 @@ def test_openvino_has_to_be_named():
         (["--engine", "foo"], "engine: 'foo' is not one of all, fbgemm"),
         (["--engine", "reference"], "engine: 'reference' is not one of"),
         (["--threads", "0"], "threads: 0, must be a number from 1 to"),
-        (["--threads", "100000"], f"threads: 100000, must be a number from 1 to {os.cpu_count()}"),
+        (["--threads", "100000"], f"threads: 100000, must be a number from 1 to {cpu_count()}"),
         (["--batch", ","], "batch: an empty list"),
         (["--batch", "1;2"], "invalid int value: '1;2'"),
         (["--output", "."], "output: '.' is a folder or no name"),

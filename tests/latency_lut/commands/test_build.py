@@ -17,6 +17,12 @@ from tests.latency_lut.small import ENGINE, small_space
 from tests.latency_lut.tables import SECTION, made_up
 
 
+@pytest.fixture(autouse=True)
+def four_cpus(monkeypatch):
+    """Several threads may be asked for, whatever the machine."""
+    monkeypatch.setattr("latency_lut.commands.build.cpu_count", lambda: 4)
+
+
 @pytest.fixture
 def small(monkeypatch):
     """The command line on the small space, with few rounds."""
@@ -116,6 +122,7 @@ def test_ctrl_c_exits_with_130_and_the_command_that_goes_on(tmp_path, fakes, sma
     [
         (["--networks", "5"], "networks: 5, must be a number from 24 to 1000"),
         (["--threads", "0"], "threads: 0, must be a number from 1"),
+        (["--threads", "5"], "threads: 5, but this process may use 4 CPUs"),
         (["--input-size", "8"], "input_size: 8, must be a number from 16 to 1024"),
         (["--num-classes", "0"], "num_classes: 0"),
         (["--width", "9"], "width: 9.0"),
