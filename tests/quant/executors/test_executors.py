@@ -156,8 +156,13 @@ def test_every_engine_is_within_two_steps_layer_by_layer(engine, act):
 
 
 NETWORKS = ("frostnet", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0")
-# a session for each operation of a network takes seconds; their operations have tests one by one
-QUICK = {"openvino": NETWORKS[:1], "onnxruntime": NETWORKS[:1] + NETWORKS[-1:]}
+# A session for each operation of a network takes seconds; their operations have tests one by one. torch's engines share
+# their executor.
+QUICK = {
+    "openvino": NETWORKS[:1],
+    "onnxruntime": ("frostnet", "shufflenet_v2_x1_0"),
+    **dict.fromkeys(("qnnpack", "x86", "onednn"), ("frostnet", "mobilenet_v3_small")),
+}
 WHOLE = [
     pytest.param(name, engine, marks=() if name in QUICK.get(engine, NETWORKS) else pytest.mark.slow)
     for name in NETWORKS
