@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
+from common.checks import check_choice
 from common.cli import guard, option, parse
 from common.errors import UserError
 from common.files import read_json, write_bytes, write_json
@@ -30,17 +30,24 @@ DRIVER = Path(__file__).with_name("drive_training.py")
 RETRAIN = ("--arch", "frostnet_small_0_5", "--input-size", "32", "--epochs", "3", "--train-images", "8192")
 SEARCH = ("--width", "0.5", "--preset", "smoke", "--controls", "2", "--train-images", "4000")
 STEPS = {"base-steps": 24, "float-steps": 48, "quant-steps": 48, "joint-steps": 64, "rescored": 4, "tune-steps": 40}
+CONDITIONS, PROGRAMS = ("idle", "one_core", "busy"), ("retrain", "search")
 BUSY = "while True: pass"
 
 
 @dataclass(frozen=True)
 class SpeedConfig:
     before: str = option(help="commit to compare with")
-    conditions: tuple[Literal["idle", "one_core", "busy"], ...] = option(("idle",), "what else the machine does")
+    conditions: tuple[str, ...] = option(("idle",), f"what else the machine does: {', '.join(CONDITIONS)}")
     repeats: int = option(3, "repeats of each program in each tree")
-    programs: tuple[Literal["retrain", "search"], ...] = option(("retrain", "search"), "programs to time")
+    programs: tuple[str, ...] = option(PROGRAMS, "programs to time")
     folder: str = option("runs/training_speed", "folder of the runs and of the latency table")
     output: str = option("docs/results/training_speed", "results, without the ending")
+
+    def __post_init__(self):
+        for condition in self.conditions:
+            check_choice("conditions", condition, CONDITIONS)
+        for program in self.programs:
+            check_choice("programs", program, PROGRAMS)
 
 
 @guard
