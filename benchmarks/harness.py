@@ -103,6 +103,10 @@ class Study(ABC):
         return Store(Path(self.runs) / (f"{self.name}_smoke" if self.smoke else self.name))
 
     @property
+    def output_folder(self) -> Path:
+        return self.store.folder if self.smoke else Path(self.output)
+
+    @property
     def command(self) -> str:
         """The command that makes these results; folders of data are replaced by FOLDER."""
         shared = {field.name: field.default for field in fields(Study)}
@@ -136,8 +140,7 @@ def start(study: Study) -> Path | None:
 
 def write(study: Study) -> Path | None:
     """OUTPUT/NAME.json from the records; the page from that file, which may be older than the folder of the runs."""
-    output = study.store.folder if study.smoke else Path(study.output)
-    data, page = output / f"{study.name}.json", output / f"{study.name}.md"
+    data, page = (study.output_folder / f"{study.name}.{ending}" for ending in ("json", "md"))
     records = [record for cell in study.cells() if (record := study.store.read(cell))]
     if records:
         write_json(data, study.result(records))
