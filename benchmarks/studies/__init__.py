@@ -1,0 +1,1 @@
+"""Studies of accuracy, one file each: python -m benchmarks.studies.NAME."""
