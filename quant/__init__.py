@@ -21,6 +21,7 @@ from quant.attach.graph_pass import (
 from quant.attach.plan import PlanRow
 from quant.attach.settings import load_settings
 from quant.calibrate import calibrate
+from quant.depthwise import speed_up
 from quant.engines import ENGINES, ORACLE, available, use_engine, weight_qmax
 from quant.errors import QuantError
 from quant.export import FORMATS
@@ -83,6 +84,7 @@ __all__ = [
     "set_bits",
     "set_mode",
     "snap_biases",
+    "speed_up",
     "train_8bit",
     "use_engine",
     "weight_decay_groups",

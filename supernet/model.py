@@ -24,6 +24,7 @@ class Supernet(nn.Module):
         )
         self.head = build(space.head)
         init_weights(self)
+        quant.speed_up(self)
         for block in self.modules():
             if isinstance(block, Block) and block.residual:
                 # a residual block begins as the identity: deep paths learn from the start

@@ -153,7 +153,7 @@ class _Training:
             example,
         )
         self.watcher = watcher if distributed.is_main() else None
-        self.net, self.attached = model, False
+        self.net, self.attached = quant.speed_up(model), False
         self.device = next(model.parameters()).device
         self.rival = getattr(task, "rival", None)
         if self.rival is not None:

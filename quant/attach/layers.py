@@ -6,6 +6,7 @@ They take over the Parameter objects of the float layer they replace.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quant.depthwise import conv_forward
 from quant.errors import QuantError
 from quant.quantizers import WeightQuantizer
 
@@ -27,7 +28,7 @@ class _QuantizedWeight:
 
 class QuantConv2d(_QuantizedWeight, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        return self.gradient_quant(self._conv_forward(x, self.weight_quant(self.weight), self.bias))
+        return self.gradient_quant(conv_forward(self, x, self.weight_quant(self.weight), self.bias))
 
 
 class QuantConvTranspose2d(_QuantizedWeight, nn.ConvTranspose2d):
