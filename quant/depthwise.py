@@ -1,8 +1,8 @@
 """A faster weight gradient of 5x5 depthwise convolutions on small maps, on CPUs.
 
-oneDNN's kernel for it takes many times as long as the forward pass where the map is hardly larger than the kernel. A 5x5
-weight gradient is put together from four 3x3 ones, whose kernel is fast: tap (i, j) of the large kernel is tap
-(i - a, j - b) of a 3x3 kernel on the input shifted by (a, b), a and b in {0, 2}.
+Where the map is hardly larger than the kernel, oneDNN takes many times as long for it as for the forward pass. The
+gradient is put together from four 3x3 ones, whose kernel is fast: tap (i, j) of the large kernel is tap (i - a, j - b)
+of a 3x3 kernel on the input shifted by (a, b), a and b in {0, 2}.
 """
 
 import functools
