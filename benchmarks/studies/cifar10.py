@@ -109,7 +109,7 @@ class Cifar10(Study):
     def retrain_flags(self, cell: Cell, folder: Path) -> list[str]:
         run = ["--arch", self.source(cell["network"]), "--name", folder.name, "--runs", str(folder.parent)]
         recipe = ["--epochs", str(self.epochs), "--lr", str(self.lr), "--train-images", str(self.train_images)]
-        size = ["--input-size", str(SIZE), "--engine", self.engine]
+        size = ["--input-size", str(SIZE), "--engine", self.engine, "--processes", "1"]
         return [*run, "--seed", str(cell["seed"]), *self.data_flags(), *size, *recipe]
 
     def data_flags(self) -> list[str]:
