@@ -383,7 +383,8 @@ def main(argv=None) -> Path:
         config = parse(RetrainConfig, argv, "retrain.py", __doc__)
         command = shlex.join([*distributed.launcher(), "retrain.py", *(sys.argv[1:] if argv is None else argv)])
         network = find(config)
-        count = process_count(config.processes, config.batch_size, folder(config, network))
+        path = None if config.restart else folder(config, network)
+        count = process_count(config.processes, config.batch_size, path)
         config = dataclasses.replace(config, processes=count)
         with ranks(main, argv, count):
             job = prepare(config, network, command)

@@ -158,7 +158,7 @@ def main(argv=None) -> Path:
         given = sys.argv[1:] if argv is None else argv
         command = shlex.join([*distributed.launcher(), "search.py", *given])
         path = Path(config.runs) / config.name
-        count = process_count(config.processes, config.batch_size, path)
+        count = process_count(config.processes, config.batch_size, None if config.restart else path)
         goal = find_goal(config)
         with ranks(main, argv, count):
             searched = run_search(replace(config, processes=count), goal, command)

@@ -321,11 +321,17 @@ def from_main(make: Callable[[], T]) -> T:
     return box[0]
 
 
-def refuse_other_count(before: int) -> None:
-    """Raise UserError if a run that `before` ranks began would continue with another number: batches would differ."""
-    if before != world_size():
+def refuse_other_count(before: int, now: int | None = None) -> None:
+    """Raise UserError if a run that `before` ranks began would continue with another number: batches would differ.
+
+    Args:
+        before: Number of ranks that began the run.
+        now: Number of ranks that would continue it (default: those of this group).
+    """
+    now = world_size() if now is None else now
+    if before != now:
         raise UserError(
-            f"processes: this run was begun by {before}, and these are {world_size()}; add --processes {before} "
+            f"processes: this run was begun by {before}, and these are {now}; add --processes {before} "
             "(or start as many with torchrun), choose another --name, or add --restart"
         )
 

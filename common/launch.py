@@ -44,18 +44,19 @@ def process_count(asked: int | None, batch_size: int, run: Path | None = None) -
         asked: What the user wants. None: as many as began the run, or one for each CPU that this process may use, at
             most as many as leave each SMALLEST_SHARE images and divide the batch. On a GPU one.
         batch_size: Images in a step of all ranks together.
-        run: Folder of the run.
+        run: Folder of the run that may go on.
 
     Raises:
-        UserError: `asked` is no divisor of the batch, or differs from torchrun's number.
+        UserError: `asked` is no divisor of the batch, or differs from torchrun's number or the run's.
     """
     world = distributed.world_size()
     if world > 1:
         if asked not in (None, world):
             raise UserError(f"processes: {asked}, but torchrun started {world}; leave --processes out")
         asked = world
-    elif asked is None and run:
-        asked = processes_before(run)
+    if before := processes_before(run) if run else None:
+        distributed.refuse_other_count(before, asked or before)
+        asked = before
     if asked is None:
         return _default_count(batch_size)
     if asked < 1:

@@ -33,11 +33,12 @@ _FORMAT = {"format": "checkpoint", "version": 1}
 
 
 def processes_before(path: Path) -> int | None:
-    """The number of processes that began the run in a folder; None where there is nothing to go on with."""
-    if not (path / CHECKPOINT).is_file() or not (path / CONFIG).is_file():
+    """The number of processes that trained the checkpoint in a run's folder; None where there is none to read."""
+    try:
+        saved = torch.load(path / CHECKPOINT, map_location="cpu", weights_only=True, mmap=True)
+        count = saved["state"]["ranks"]
+    except Exception:  # what is wrong with the file is said when it is loaded
         return None
-    config = read_json(path / CONFIG)
-    count = config.get("processes", 1) if isinstance(config, dict) else None
     return count if type(count) is int and count >= 1 else None
 
 

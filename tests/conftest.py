@@ -26,7 +26,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.property)
 
 
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch):
+@pytest.fixture(autouse=True, scope="session")
+def one_process():
     """Programs train in the test's own process, unless a test asks for more with --processes."""
-    monkeypatch.setattr("common.launch.cpu_count", lambda: 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("common.launch.cpu_count", lambda: 1)
+        yield

@@ -73,10 +73,10 @@ def test_a_row_is_read_from_the_metrics_of_the_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error, diverged", [(Diverged("the loss became nan"), True), (UserError("no images"), False)])
 def test_a_diverged_training_is_a_row_and_a_mistake_is_not(error, diverged, monkeypatch, tmp_path):
-    def fail(config, command):
+    def fail(config):
         raise error
 
-    monkeypatch.setattr(retrain, "retrain", fail)
+    monkeypatch.setattr(retrain, "find", fail)
     cifar10 = study(runs=str(tmp_path))
     cell = cifar10.cells()[0]
     if diverged:

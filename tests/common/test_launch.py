@@ -8,8 +8,8 @@ import torch
 
 from common import distributed, launch
 from common.errors import UserError
-from common.files import write_json
 from common.launch import process_count
+from common.runs import Run
 from tests.common.rank_program import main
 
 
@@ -46,16 +46,17 @@ def test_an_asked_for_number_must_divide_the_batch(cpus):
 
 def test_a_run_goes_on_with_the_number_that_began_it(cpus, tmp_path):
     cpus(2)
-    assert process_count(None, 64, tmp_path / "nothing") == 2
-    write_json(tmp_path / "config.json", {"program": "retrain"})  # of a version that had one process
-    assert process_count(None, 64, tmp_path) == 2  # without a checkpoint there is nothing to go on with
-    (tmp_path / "checkpoint.pt").write_bytes(b"")
-    assert process_count(None, 64, tmp_path) == 1
-    write_json(tmp_path / "config.json", {"processes": 4})
-    assert process_count(None, 64, tmp_path) == 4 and process_count(2, 64, tmp_path) == 2
+    run = Run(tmp_path)
+    assert process_count(None, 64, tmp_path) == 2
+    run.save_checkpoint({"step": 1, "ranks": 4})
+    assert process_count(None, 64, tmp_path) == process_count(4, 64, tmp_path) == 4
+    with pytest.raises(UserError, match="was begun by 4, and these are 2; add --processes 4"):
+        process_count(2, 64, tmp_path)
     for odd in (0, "4", None, True):
-        write_json(tmp_path / "config.json", {"processes": odd})
+        run.save_checkpoint({"ranks": odd})
         assert process_count(None, 64, tmp_path) == 2
+    (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
+    assert process_count(None, 64, tmp_path) == 2
 
 
 def test_torchruns_number_holds(monkeypatch):
