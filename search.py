@@ -69,6 +69,7 @@ PRESETS = {
 }  # fmt: skip
 DEFAULTS = {"batch_size": 32, "lr": 0.04, "input_size": 32}  # where neither the command line nor the preset has a value
 RECALIBRATION_BATCHES = 16
+SMALLEST_SHARE = 32  # images of a rank in a step: with fewer the many small operations of a path take all the time
 
 # Fields of SearchConfig that may differ when a search is resumed, because they do not change its result. The last two
 # are file names: what the files hold is compared by its hash, see `hashes`.
@@ -158,7 +159,7 @@ def main(argv=None) -> Path:
         given = sys.argv[1:] if argv is None else argv
         command = shlex.join([*distributed.launcher(), "search.py", *given])
         path = Path(config.runs) / config.name
-        count = process_count(config.processes, config.batch_size, None if config.restart else path)
+        count = process_count(config.processes, config.batch_size, None if config.restart else path, SMALLEST_SHARE)
         goal = find_goal(config)
         with ranks(main, argv, count):
             searched = run_search(replace(config, processes=count), goal, command)

@@ -37,14 +37,17 @@ SMALLEST_SHARE = 4  # images of a rank in a step, below which batch norm suffers
 FAREWELL = 10.0  # seconds that a process has to end in by itself
 
 
-def process_count(asked: int | None, batch_size: int, run: Path | None = None) -> int:
+def process_count(
+    asked: int | None, batch_size: int, run: Path | None = None, smallest_share: int = SMALLEST_SHARE
+) -> int:
     """The number of ranks of a training.
 
     Args:
         asked: What the user wants. None: as many as began the run, or one for each CPU that this process may use, at
-            most as many as leave each SMALLEST_SHARE images and divide the batch. On a GPU one.
+            most as many as divide the batch and leave each `smallest_share` images. On a GPU one.
         batch_size: Images in a step of all ranks together.
         run: Folder of the run that may go on.
+        smallest_share: Images of a rank in a step, below which more ranks do not train faster.
 
     Raises:
         UserError: `asked` is no divisor of the batch, or differs from torchrun's number or the run's.
@@ -58,7 +61,7 @@ def process_count(asked: int | None, batch_size: int, run: Path | None = None) -
         distributed.refuse_other_count(before, asked or before)
         asked = before
     if asked is None:
-        return _default_count(batch_size)
+        return _default_count(batch_size, smallest_share)
     if asked < 1:
         raise UserError(f"processes: {asked}, must be at least 1")
     if batch_size % asked:
@@ -66,8 +69,8 @@ def process_count(asked: int | None, batch_size: int, run: Path | None = None) -
     return asked
 
 
-def _default_count(batch_size: int) -> int:
-    most = 1 if torch.cuda.is_available() else min(cpu_count(), batch_size // SMALLEST_SHARE)
+def _default_count(batch_size: int, smallest_share: int) -> int:
+    most = 1 if torch.cuda.is_available() else min(cpu_count(), batch_size // smallest_share)
     return next(count for count in range(max(1, most), 0, -1) if batch_size % count == 0)
 
 

@@ -27,9 +27,9 @@ from latency_lut.machine import cpu_model
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("drive_training.py")
-RETRAIN = ("--arch", "frostnet_small_0_5", "--input-size", "32", "--epochs", "3", "--train-images", "8192")
+RETRAIN = ("--arch", "frostnet_small_0_5", "--input-size", "32", "--epochs", "2", "--train-images", "4096")
 SEARCH = ("--width", "0.5", "--preset", "smoke", "--controls", "2", "--train-images", "4000")
-STEPS = {"base-steps": 24, "float-steps": 48, "quant-steps": 48, "joint-steps": 64, "rescored": 4, "tune-steps": 40}
+STEPS = {"base-steps": 8, "float-steps": 16, "quant-steps": 16, "joint-steps": 24, "rescored": 4, "tune-steps": 20}
 CONDITIONS, PROGRAMS = ("idle", "one_core", "busy"), ("retrain", "search")
 BUSY = "while True: pass"
 
