@@ -58,13 +58,19 @@ def program(flags):
 
     def start(*more):
         command = [sys.executable, "-m", "tests.benchmarks.toy_study", *flags, *more]
-        begun.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        begun.append(subprocess.Popen(command, cwd=ROOT, preexec_fn=_take_ctrl_c, **pipes))
         return begun[-1]
 
     yield start
     for process in begun:
         process.kill()
         process.communicate()
+
+
+def _take_ctrl_c() -> None:
+    """Tests that run in the background of a shell inherit that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 # ---- cells and their records ----
