@@ -1,4 +1,4 @@
-"""The programs under torchrun, as two processes."""
+"""The programs as two ranks, which torchrun starts or they themselves."""
 
 import os
 import signal
@@ -39,6 +39,12 @@ def torchrun(program: str, *words, flags=(), cwd=ROOT) -> subprocess.Popen:
     )
 
 
+def two_processes(program: str, *words, cwd=ROOT) -> subprocess.Popen:
+    """The program that starts its second rank itself."""
+    command = [sys.executable, str(ROOT / program), *words, "--processes", "2"]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def test_retrain_under_torchrun(folder, tmp_path):  # noqa: F811
     process = torchrun("retrain.py", *arguments(folder, tmp_path, "--float-epochs", "1", epochs=2))
     out, err = process.communicate(timeout=300)
@@ -77,7 +83,8 @@ def test_a_run_that_lost_a_process_goes_on_to_the_same_end(folder, tmp_path):  #
     assert first == second and len(first) == 30
 
 
-def test_search_under_torchrun(folder, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("launcher", ["torchrun", "--processes"])
+def test_search_with_two_ranks(folder, tmp_path, launcher):  # noqa: F811
     """A space of one's own, so that the program finds a tiny one; two ranks end in one architecture."""
     code = (
         "from tests.spaces import tiny_space\n\n"
@@ -111,7 +118,8 @@ def test_search_under_torchrun(folder, tmp_path):  # noqa: F811
         str(tmp_path),
         *(word for name, value in numbers.items() for word in (f"--{name}", str(value))),
     ]
-    process = torchrun("search.py", *words, cwd=tmp_path)
+    start = torchrun if launcher == "torchrun" else two_processes
+    process = start("search.py", *words, cwd=tmp_path)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     run = Run(tmp_path / "frostnet_a")
