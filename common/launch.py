@@ -27,8 +27,9 @@ import torch.distributed as dist
 
 from common import distributed
 from common.errors import UserError
+from common.files import read_json
 from common.processes import cpu_count
-from common.runs import processes_before
+from common.runs import CONFIG, processes_before
 
 HOST = "127.0.0.1"
 POLL = 0.05  # seconds
@@ -50,7 +51,8 @@ def process_count(
         smallest_share: Images of a rank in a step, below which more ranks do not train faster.
 
     Raises:
-        UserError: `asked` is no divisor of the batch, or differs from torchrun's number or the run's.
+        UserError: `asked` is no divisor of the batch, or differs from torchrun's number or the run's. Or the run
+            counted the images of a step in another way.
     """
     world = distributed.world_size()
     if world > 1:
@@ -58,6 +60,7 @@ def process_count(
             raise UserError(f"processes: {asked}, but torchrun started {world}; leave --processes out")
         asked = world
     if before := processes_before(run) if run else None:
+        _refuse_batches_per_rank(run, before)
         distributed.refuse_other_count(before, asked or before)
         asked = before
     if asked is None:
@@ -67,6 +70,16 @@ def process_count(
     if batch_size % asked:
         raise UserError(f"batch_size: {batch_size}, must be a multiple of the {asked} processes (--processes)")
     return asked
+
+
+def _refuse_batches_per_rank(run: Path, before: int) -> None:
+    """A run of several ranks whose settings name no `processes` counted the images of each rank in --batch-size."""
+    config = read_json(run / CONFIG) if (run / CONFIG).is_file() else None
+    if before > 1 and isinstance(config, dict) and "processes" not in config:
+        raise UserError(
+            f"batch_size: {run} was begun by an earlier version, in which it was the images of each of {before} "
+            "processes; start over with --restart and a batch size of all together, or choose another --name"
+        )
 
 
 def _default_count(batch_size: int, smallest_share: int) -> int:
@@ -89,7 +102,7 @@ def ranks(main: Callable, argv: Sequence[str] | None, count: int) -> Iterator[No
     Raises:
         UserError: A process ended before all had started, or while they trained.
     """
-    with _threads(1 if count > 1 else min(torch.get_num_threads(), cpu_count())):
+    with torch_threads(1 if count > 1 else min(torch.get_num_threads(), cpu_count())):
         if count == 1 or distributed.world_size() > 1:
             yield
             distributed.only_main()
@@ -100,9 +113,10 @@ def ranks(main: Callable, argv: Sequence[str] | None, count: int) -> Iterator[No
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def torch_threads(threads: int) -> Iterator[None]:
+    """torch's intra-op thread count set to `threads`, and restored."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(threads)
     try:
         yield
     finally:

@@ -12,18 +12,18 @@ less than 0.3 %); on a busy one the wall clock also counts the turns of other pr
 turn, hence every whole network, has to wait for, while a block often slips through: their ratio would be off.
 """
 
-import contextlib
 import functools
 import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 import quant
+from common.launch import torch_threads
 
 WARM_UP = 3  # untimed calls of each callable before the first round
 BEST = 3  # that many rounds must agree before a minimum is believed
@@ -138,17 +138,6 @@ def time_networks(
     images = images.contiguous(memory_format=torch.channels_last)
     with torch_threads(threads), quant.use_engine(engine):
         return time_interleaved({n: functools.partial(f, images) for n, f in networks.items()}, **options)
-
-
-@contextlib.contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """torch's intra-op thread count set to `threads`, and restored."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def clock_for(threads: int) -> Clock:

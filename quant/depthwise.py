@@ -43,7 +43,9 @@ def _is_depthwise(layer: nn.Conv2d) -> bool:
 
 def _profits(x: Tensor, weight: Tensor) -> bool:
     trains = torch.is_grad_enabled() and weight.requires_grad and not torch.jit.is_tracing()
-    return trains and x.device.type == "cpu" and x.dim() == 4 and x.shape[2] * x.shape[3] <= LARGEST_MAP
+    # autocast would hand the backward pass a gradient of another type than what was kept for it
+    plain = x.device.type == "cpu" and x.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
+    return trains and plain and x.dim() == 4 and x.shape[2] * x.shape[3] <= LARGEST_MAP
 
 
 class _Depthwise(torch.autograd.Function):

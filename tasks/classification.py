@@ -36,7 +36,7 @@ class Classification:
 
         The ranks divide the images among themselves and return the same numbers.
         """
-        from torchmetrics.classification import MulticlassAccuracy  # a slow import, not needed to read pictures
+        from torchmetrics.classification import MulticlassAccuracy  # a slow import, not needed to read images
 
         model.eval()
         device = pictures.mean.device

@@ -59,6 +59,20 @@ def test_a_run_goes_on_with_the_number_that_began_it(cpus, tmp_path):
     assert process_count(None, 64, tmp_path) == 2
 
 
+def test_a_run_whose_batch_size_was_of_each_rank_is_not_continued(cpus, tmp_path):
+    """The same flags would train on other batches, without an error."""
+    run = Run(tmp_path)
+    run.save_checkpoint({"ranks": 2})
+    run.write_json("config.json", {"program": "retrain", "batch_size": 64})
+    with pytest.raises(UserError, match="images of each of 2 processes; start over with --restart"):
+        process_count(None, 64, tmp_path)
+    run.write_json("config.json", {"program": "retrain", "batch_size": 64, "processes": 2})
+    assert process_count(None, 64, tmp_path) == 2
+    run.save_checkpoint({"ranks": 1})
+    run.write_json("config.json", {"program": "retrain", "batch_size": 64})  # one rank: both mean the same
+    assert process_count(None, 64, tmp_path) == 1
+
+
 def test_torchruns_number_holds(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 4)
     assert process_count(None, 64) == process_count(4, 64) == 4

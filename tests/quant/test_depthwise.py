@@ -100,3 +100,13 @@ def test_a_quick_model_is_copied_and_traced():
         other[0].bias.zero_()
     assert other(x).abs().max() == 0 and model(x).abs().max() > 0  # the copy computes with its weights
     torch.testing.assert_close(quant.freeze_float(model.eval(), x)(x), model(x).detach())
+
+
+def test_under_autocast_and_with_no_images_it_trains_as_torch_does():
+    quick, x = quant.speed_up(layer()), torch.randn(2, 6, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        quick(x).float().sum().backward()
+    assert quick.weight.grad.abs().sum() > 0
+    quick.zero_grad()
+    quick(x[:0]).sum().backward()
+    assert quick.weight.grad.abs().sum() == 0
